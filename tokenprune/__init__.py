@@ -1,0 +1,54 @@
+"""Visual token pruning for multimodal LLMs.
+
+Compose a strategy from parts (``build``), run it on tensors (``Strategy.select``) or inside a stock transformers model
+(``attach``, ``prepare``).
+"""
+
+from tokenprune._version import __version__
+from tokenprune.budget import Budget
+from tokenprune.components.base import (
+    Aggregator,
+    Merged,
+    Merger,
+    Normalizer,
+    Objective,
+    PairTable,
+    Pairwise,
+    Prior,
+    Problem,
+    Scorer,
+    Selector,
+)
+from tokenprune.errors import TokenPruneError, TokenPruneWarning
+from tokenprune.features import SIGNALS, Features, Grid
+from tokenprune.registry import build, build_component, list_components, list_strategies, register
+from tokenprune.selection import Selection
+from tokenprune.strategy import Strategy
+
+__all__ = [
+    "SIGNALS",
+    "Aggregator",
+    "Budget",
+    "Features",
+    "Grid",
+    "Merged",
+    "Merger",
+    "Normalizer",
+    "Objective",
+    "PairTable",
+    "Pairwise",
+    "Prior",
+    "Problem",
+    "Scorer",
+    "Selection",
+    "Selector",
+    "Strategy",
+    "TokenPruneError",
+    "TokenPruneWarning",
+    "__version__",
+    "build",
+    "build_component",
+    "list_components",
+    "list_strategies",
+    "register",
+]

@@ -1,0 +1,1 @@
+"""The parts strategies are made of: abstract kinds (``base``) and the reusable ones."""

@@ -1,0 +1,191 @@
+"""What a set of visual tokens is worth: gains of candidates given the picks so far."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenprune.components.base import Objective, Oracle, PairTable, Pairwise, check_number
+from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
+from tokenprune.features import Features
+
+__all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance", "Modular"]
+
+
+@dataclass(frozen=True)
+class Modular(Objective):
+    """The sum of the scores: greedy is then top-k, and exact."""
+
+    modular = True
+    submodular = True
+    non_increasing_gains = True
+
+    def start(self, features: Features, scores: Tensor) -> Tensor:
+        """The scores themselves."""
+        return scores
+
+    def gains(self, state: Tensor) -> Tensor:
+        """The scores, whatever was picked."""
+        return state
+
+    def take(self, state: Tensor, index: Tensor) -> Tensor:
+        """Nothing changes."""
+        return state
+
+
+@dataclass(frozen=True)
+class ExtremumState:
+    """A bonus per token, the pairwise table, and the extremum over the picks' columns (infinite before any pick)."""
+
+    bonus: Tensor
+    table: PairTable
+    extremum: Tensor
+
+
+class ExtremumObjective(Objective):
+    """An objective that sees the picks through one extremum over a pairwise table's columns.
+
+    Extrema are exact in floating point, so folding the columns in one by one, or all from scratch for one candidate,
+    gives the same bits: naive, lazy and vectorised greedy agree, ties included.
+    """
+
+    largest: ClassVar[bool]
+    """True where the extremum is the maximum."""
+
+    @abstractmethod
+    def entry(self, column: Tensor) -> Tensor:
+        """Turn a column of the table into what the extremum is taken over."""
+
+    @abstractmethod
+    def gain(self, bonus: Any, extremum: Any) -> Any:
+        """Gain of candidates, elementwise, once something has been picked (tensors or NumPy numbers)."""
+
+    def before(self, bonus: Tensor, table: PairTable) -> ExtremumState:
+        """Return the state with no pick, in which gains are the bonus itself."""
+        return ExtremumState(bonus, table, torch.full_like(bonus, -math.inf if self.largest else math.inf))
+
+    def gains(self, state: ExtremumState) -> Tensor:
+        """The bonus before the first pick, the gain from then on."""
+        return torch.where(state.extremum.isinf(), state.bonus, self.gain(state.bonus, state.extremum))
+
+    def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
+        """Fold in the picked token's column, in rows that pick one."""
+        column = self.entry(state.table.column(index.clamp_min(0)))
+        fold = torch.maximum if self.largest else torch.minimum
+        extremum = torch.where(index.unsqueeze(-1) >= 0, fold(state.extremum, column), state.extremum)
+        return replace(state, extremum=extremum)
+
+    def oracle(self, state: ExtremumState, row: int) -> Oracle:
+        """Read single entries of the picks' columns."""
+        return _ExtremumOracle(self, state, row)
+
+
+class _ExtremumOracle(Oracle):
+    def __init__(self, objective: ExtremumObjective, state: ExtremumState, row: int) -> None:
+        self.objective, self.state, self.row = objective, state, row
+        self.bonus: NDArray[np.floating[Any]] = state.bonus[row].cpu().numpy()
+        self.columns: list[NDArray[np.floating[Any]]] = []
+        self.known: dict[int, tuple[int, Any]] = {}
+        self.fold: Callable[[Any, Any], Any] = max if objective.largest else min
+
+    def gain(self, candidate: int) -> float:
+        if not self.columns:
+            return float(self.bonus[candidate])
+        done, extremum = self.known.get(candidate) or (1, self.columns[0][candidate])
+        for column in self.columns[done:]:
+            extremum = self.fold(extremum, column[candidate])
+        self.known[candidate] = (len(self.columns), extremum)
+        return float(self.objective.gain(self.bonus[candidate], extremum))
+
+    def take(self, pick: int) -> None:
+        index = torch.full(self.state.bonus.shape[:1], pick, device=self.state.bonus.device)
+        column = self.objective.entry(self.state.table.column(index))
+        self.columns.append(column[self.row].cpu().numpy())
+
+
+@dataclass(frozen=True)
+class MaximalMarginalRelevance(ExtremumObjective):
+    """lam * relevance - (1 - lam) * redundancy with the most similar pick (MI-Pruner, Eqn 22 and Algorithm 1).
+
+    The first pick is the most relevant token (Algorithm 1 leaves the maximum over no pick open). These are the gains
+    of a greedy sequence, not of a set function: the same tokens picked in another order add up to another total.
+    With ``lam=1`` the pairwise table is never made.
+
+    Parameters
+    ----------
+    lam : float, default 0.5
+        Weight of relevance, in [0, 1]. With 0 the first pick is a tie, so index 0.
+    pairs : Pairwise, default ``SelfPMI()``
+        What redundancy is measured with, entry [candidate, selected].
+    """
+
+    lam: float = 0.5
+    pairs: Pairwise = SelfPMI()  # noqa: RUF009  (immutable)
+    non_increasing_gains = True
+    largest = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "lam", 0, 1)
+
+    def start(self, features: Features, scores: Tensor) -> ExtremumState:
+        """Relevance alone; the table waits until it is read."""
+        return self.before(self.lam * scores, DeferredTable(self.pairs, features))
+
+    def entry(self, column: Tensor) -> Tensor:
+        """Redundancy as it stands."""
+        return column
+
+    def gain(self, bonus: Any, extremum: Any) -> Any:
+        """lam c_i - (1 - lam) max_j D_ij."""
+        return bonus - (1 - self.lam) * extremum
+
+    def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
+        """Fold the pick's column in, unless redundancy counts for nothing."""
+        return state if self.lam == 1 else super().take(state, index)
+
+    def oracle(self, state: ExtremumState, row: int) -> Oracle:
+        """Read single entries of the picks' columns, or none at all where redundancy counts for nothing."""
+        return Modular().oracle(state.bonus, row) if self.lam == 1 else super().oracle(state, row)
+
+
+@dataclass(frozen=True)
+class MaxMin(ExtremumObjective):
+    """Max-min dispersion: distance to the nearest pick (DivPrune; the greedy farthest-point rule).
+
+    The first pick is the most isolated token, the one whose nearest neighbour is farthest.
+
+    Parameters
+    ----------
+    pairs : Pairwise, default ``Cosine("visual")``
+        Similarity s; the distance is 1 - s.
+    """
+
+    pairs: Pairwise = Cosine()  # noqa: RUF009  (immutable)
+    non_increasing_gains = True
+    uses_scores = False
+    largest = False
+
+    def start(self, features: Features, scores: Tensor) -> ExtremumState:
+        """Distance of each token to its nearest neighbour among real tokens."""
+        table = self.pairs.table(features)
+        valid = features.valid()
+        distance = self.entry(table.dense()).masked_fill(~valid.unsqueeze(1), math.inf)
+        distance.diagonal(dim1=1, dim2=2).fill_(math.inf)
+        isolation = distance.amin(-1)
+        return self.before(isolation.masked_fill(isolation.isinf(), 0), table)
+
+    def entry(self, column: Tensor) -> Tensor:
+        """Cosine distance."""
+        return 1 - column
+
+    def gain(self, bonus: Any, extremum: Any) -> Any:
+        """Distance to the nearest pick."""
+        return extremum

@@ -1,0 +1,200 @@
+"""How alike two visual tokens are, as tables that are read column by column.
+
+A greedy selector reads one column a pick, so the table itself is only kept where it is small (``dense_limit``);
+otherwise columns are computed when asked for, and what normalises a row is reduced in blocks of rows. Memory is then
+O(N * block), time O(N^2 d) once plus O(N d) a pick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokenprune.components.base import Normalizer, PairTable, Pairwise, check_choice
+from tokenprune.components.normalizers import Softmax
+from tokenprune.errors import ConfigError
+from tokenprune.features import Features
+from tokenprune.information import unit_norm
+
+__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
+
+SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
+
+DENSE_LIMIT = 2048
+"""Up to this many tokens the N x N cosine matrix of a unit is kept (16 MiB in float32)."""
+
+BLOCK = 256
+"""Rows reduced at a time where it is not."""
+
+
+class CosineTable(PairTable):
+    """Cosine of every pair of tokens, kept whole up to ``dense_limit`` tokens and recomputed by columns beyond."""
+
+    def __init__(self, tokens: Tensor, dense_limit: int = DENSE_LIMIT) -> None:
+        self.unit = unit_norm(tokens)
+        self.gram = self.unit @ self.unit.mT if tokens.shape[1] <= dense_limit else None
+
+    def column(self, index: Tensor) -> Tensor:
+        """Cosine of all tokens to one token a row: (B,) -> (B, N)."""
+        row = torch.arange(index.shape[0], device=index.device)
+        if self.gram is not None:
+            return self.gram[row, index]
+        return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, cosines of those rows to all tokens (B, rows, N))."""
+        for start in range(0, self.unit.shape[1], size):
+            rows = slice(start, start + size)
+            yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
+
+    def dense(self) -> Tensor:
+        """(B, N, N)."""
+        return self.unit @ self.unit.mT if self.gram is None else self.gram
+
+
+class DeferredTable(PairTable):
+    """A table that is made when it is first read."""
+
+    def __init__(self, pairs: Pairwise, features: Features) -> None:
+        self._pairs, self._features = pairs, features
+
+    @cached_property
+    def _table(self) -> PairTable:
+        return self._pairs.table(self._features)
+
+    def column(self, index: Tensor) -> Tensor:
+        """(B,) -> (B, N)."""
+        return self._table.column(index)
+
+    def dense(self) -> Tensor:
+        """(B, N, N)."""
+        return self._table.dense()
+
+
+@dataclass(frozen=True)
+class Cosine(Pairwise):
+    """Cosine similarity of a signal's tokens.
+
+    Parameters
+    ----------
+    signal : str, default "visual"
+        Which signal; its shape must be (B, N, width).
+    """
+
+    signal: str = "visual"
+
+    @property
+    def requires(self) -> frozenset[str]:  # type: ignore[override]
+        """The signal compared."""
+        return frozenset({self.signal})
+
+    def table(self, features: Features) -> CosineTable:
+        """Cosine table of the signal."""
+        return CosineTable(features[self.signal])
+
+
+class SelfPMITable(PairTable):
+    """D_ij = log p(v_j | v_i) - log p(v_j), candidate i against selected j; not symmetric in general."""
+
+    def __init__(self, cosine: CosineTable, normalizer: Normalizer, statistics: Tensor, log_marginal: Tensor) -> None:
+        self.cosine = cosine
+        self.normalizer = normalizer
+        self.statistics = statistics
+        self.log_marginal = log_marginal
+
+    def column(self, index: Tensor) -> Tensor:
+        """D_{.,j} for one token a row: (B,) -> (B, N)."""
+        row = torch.arange(index.shape[0], device=index.device)
+        log_prob = self.normalizer.log_prob(self.cosine.column(index).unsqueeze(-1), self.statistics).squeeze(-1)
+        return _finite(log_prob - self.log_marginal[row, index].unsqueeze(-1))
+
+    def dense(self) -> Tensor:
+        """(B, N, N)."""
+        log_prob = self.normalizer.log_prob(self.cosine.dense(), self.statistics)
+        return _finite(log_prob - self.log_marginal.unsqueeze(-2))
+
+
+def _finite(table: Tensor) -> Tensor:
+    """Exchange -inf (an outcome of probability 0) for the log of the smallest positive number.
+
+    A candidate that the selected token makes impossible is not redundant at all; with -inf its gain would be infinite
+    and relevance could no longer tell such candidates apart.
+    """
+    return table.clamp_min(math.log(torch.finfo(table.dtype).tiny))
+
+
+@dataclass(frozen=True)
+class SelfPMI(Pairwise):
+    """Pointwise mutual information between visual tokens (MI-Pruner, Eqns 15 and 17 with x = v).
+
+    Parameters
+    ----------
+    normalizer : Normalizer, default ``Softmax(0.1)``
+    marginal : str, default "uniform"
+        What stands for p(v_j). ``uniform`` is the paper's 1/N, which the row softmax contradicts (its own law of
+        total probability gives another marginal). ``total``: that one, the mean of the rows. ``stationary``: the
+        prior under which the rows' marginal is the prior itself; D becomes symmetric. ``sinkhorn``: scale the kernel
+        until both marginals are uniform, as the paper assumes; D becomes symmetric. The last two need a softmax.
+    """
+
+    normalizer: Normalizer = Softmax()  # noqa: RUF009  (immutable)
+    marginal: SelfMarginal = "uniform"
+    requires = frozenset({"visual"})
+
+    def __post_init__(self) -> None:
+        check_choice(self, "marginal", get_args(SelfMarginal))
+        if self.marginal in ("stationary", "sinkhorn") and not isinstance(self.normalizer, Softmax):
+            raise ConfigError(f"SelfPMI.marginal {self.marginal!r} needs normalizer 'softmax', got {self.normalizer!r}")
+
+    def table(self, features: Features) -> SelfPMITable:
+        """Reduce the rows of the cosine table block by block; columns come later."""
+        cosine = CosineTable(features.visual)
+        mask = features.visual_mask
+        statistics = torch.cat([self.normalizer.statistics(block, mask) for _, block in cosine.blocks()], dim=1)
+        valid = features.valid()
+        log_n = valid.sum(1, keepdim=True).to(statistics.dtype).log()
+        if self.marginal == "uniform":
+            log_marginal = -log_n.expand(valid.shape)
+        elif self.marginal == "total":
+            log_marginal = _log_row_mean(cosine, self.normalizer, statistics, mask) - log_n
+        elif self.marginal == "stationary":
+            log_z = statistics.squeeze(-1)
+            log_marginal = log_z - torch.logsumexp(log_z.masked_fill(~valid, -math.inf), dim=1, keepdim=True)
+        else:
+            assert isinstance(self.normalizer, Softmax)
+            log_u = _sinkhorn(cosine, self.normalizer.tau, valid)
+            statistics, log_marginal = -(log_u + log_n).unsqueeze(-1), -(log_u + log_n)
+        return SelfPMITable(cosine, self.normalizer, statistics, log_marginal)
+
+
+def _log_row_mean(cosine: CosineTable, normalizer: Normalizer, statistics: Tensor, mask: Tensor | None) -> Tensor:
+    """log sum_i p(v_j | v_i) over real rows, blocks folded by logaddexp: (B, N)."""
+    total: Tensor | None = None
+    for rows, block in cosine.blocks():
+        log_prob = normalizer.log_prob(block, statistics[:, rows])
+        if mask is not None:
+            log_prob = log_prob.masked_fill(~mask[:, rows].unsqueeze(-1), -math.inf)
+        part = torch.logsumexp(log_prob, dim=1)
+        total = part if total is None else torch.logaddexp(total, part)
+    assert total is not None
+    return total
+
+
+def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 200, tolerance: float = 1e-6) -> Tensor:
+    """log u with exp(cos_ij / tau + log u_i + log u_j) summing to 1/N over each row and column: (B, N)."""
+    n = valid.sum(1, keepdim=True).to(cosine.unit.dtype)
+    log_u = torch.zeros_like(valid, dtype=cosine.unit.dtype) - n.log()
+    for _ in range(steps):
+        seen = log_u.masked_fill(~valid, -math.inf).unsqueeze(1)
+        row = torch.cat([torch.logsumexp(block / tau + seen, dim=-1) for _, block in cosine.blocks()], dim=1)
+        step = (-n.log() - row - log_u) / 2
+        log_u = log_u + step
+        if float(step[valid].abs().max()) < tolerance:
+            break
+    return log_u

@@ -1,0 +1,177 @@
+"""Which tokens to keep, given scores and an objective. Ties go to the lowest index everywhere."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokenprune.components.base import Objective, Oracle, Problem, Scorer, Selector, check_choice, check_number
+from tokenprune.components.objectives import MaximalMarginalRelevance
+from tokenprune.errors import ConfigError
+from tokenprune.indexing import as_mask, left_aligned
+
+__all__ = ["Greedy", "Optimizer", "TopK", "TwoStage", "top_k"]
+
+Optimizer = Literal["vectorized", "lazy", "naive"]
+
+
+def top_k(scores: Tensor, counts: tuple[int, ...], available: Tensor) -> Tensor:
+    """Positions of the largest scores a row, best first, ties to the lowest index: (B, max count), -1 as padding."""
+    ranked = scores.masked_fill(~available, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    return _padded(ranked[:, : max(counts)], counts)
+
+
+def _padded(order: Tensor, counts: tuple[int, ...]) -> Tensor:
+    if len(set(counts)) <= 1:
+        return order
+    limit = torch.tensor(counts, device=order.device).unsqueeze(-1)
+    return order.masked_fill(torch.arange(order.shape[1], device=order.device) >= limit, -1)
+
+
+@dataclass(frozen=True)
+class TopK(Selector):
+    """The tokens with the largest scores."""
+
+    def select(self, problem: Problem) -> Tensor:
+        """Best first."""
+        return top_k(problem.scores, problem.counts, problem.available)
+
+
+@dataclass(frozen=True)
+class Greedy(Selector):
+    """Add the candidate with the largest gain until the budget is used up (MI-Pruner, Algorithm 1).
+
+    A fixed budget is filled even where gains are negative.
+
+    Parameters
+    ----------
+    objective : Objective, default ``MaximalMarginalRelevance()``
+    optimizer : str, default "vectorized"
+        How the same picks are found. ``vectorized``: all gains of the batch at each pick, updated as tensors.
+        ``lazy``: a heap of stale gains, re-evaluated only at the top (Minoux); needs gains that never rise.
+        ``naive``: every gain from scratch at each pick; slow, the reference for the other two.
+    """
+
+    objective: Objective = MaximalMarginalRelevance()  # noqa: RUF009  (immutable)
+    optimizer: Optimizer = "vectorized"
+
+    def __post_init__(self) -> None:
+        check_choice(self, "optimizer", get_args(Optimizer))
+        if self.optimizer == "lazy" and not self.objective.non_increasing_gains:
+            raise ConfigError(
+                f"Greedy.optimizer 'lazy' needs an objective whose gains never rise, and {self.objective!r} does not "
+                "declare non_increasing_gains; use 'vectorized'"
+            )
+
+    def select(self, problem: Problem) -> Tensor:
+        """Best first at each step."""
+        if self.optimizer == "vectorized":
+            return self._vectorized(problem)
+        start = self.objective.start(problem.features, problem.scores)
+        rows = []
+        for row, count in enumerate(problem.counts):
+            context = [] if problem.context is None else [i for i in problem.context[row].tolist() if i >= 0]
+            candidates = problem.available[row].nonzero().flatten().tolist()
+            if self.optimizer == "lazy":
+                oracle = self.objective.oracle(start, row)
+                for pick in context:
+                    oracle.take(pick)
+                picks = _lazy(oracle, candidates, count, started=bool(context))
+            else:
+                picks = []
+                for _ in range(count):
+                    oracle = self.objective.oracle(start, row)
+                    for pick in context + picks:
+                        oracle.take(pick)
+                    left = [i for i in candidates if i not in picks]
+                    picks.append(min(left, key=lambda i: (-oracle.gain(i), i)))
+            rows.append(picks + [-1] * (max(problem.counts) - count))
+        return torch.tensor(rows, dtype=torch.long, device=problem.scores.device).view(len(rows), -1)
+
+    def _vectorized(self, problem: Problem) -> Tensor:
+        state = self.objective.start(problem.features, problem.scores)
+        if problem.context is not None:
+            for pick in problem.context.unbind(1):
+                state = self.objective.take(state, pick)
+        open_ = problem.available.clone()
+        order: list[Tensor] = []
+        ragged = len(set(problem.counts)) > 1
+        limit = torch.tensor(problem.counts, device=open_.device)
+        for step in range(max(problem.counts)):
+            gains = self.objective.gains(state)
+            # a candidate whose gain is -inf still comes before a token that is no candidate
+            gains = gains.clamp_min(torch.finfo(gains.dtype).min).masked_fill(~open_, -math.inf)
+            pick = gains.argmax(-1)
+            open_.scatter_(1, pick.unsqueeze(-1), False)
+            if ragged:
+                pick = pick.masked_fill(step >= limit, -1)
+            order.append(pick)
+            if step + 1 < max(problem.counts):
+                state = self.objective.take(state, pick)
+        return torch.stack(order, dim=1) if order else open_.new_zeros((open_.shape[0], 0), dtype=torch.long)
+
+
+def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -> list[int]:
+    """Lazy greedy. Gains may rise from no pick to one, so the heap is made after the first pick."""
+    picks: list[int] = []
+    if not started and count:
+        first = min(candidates, key=lambda i: (-oracle.gain(i), i))
+        picks.append(first)
+        oracle.take(first)
+    if len(picks) == count:
+        return picks
+    # (negative gain, index): the smallest is the largest gain, ties to the lowest index
+    heap = [(-oracle.gain(i), i, len(picks)) for i in candidates if i not in picks]
+    heapq.heapify(heap)
+    while len(picks) < count:
+        _, index, evaluated = heap[0]
+        if evaluated == len(picks):
+            heapq.heappop(heap)
+            picks.append(index)
+            if len(picks) < count:
+                oracle.take(index)
+        else:
+            heapq.heapreplace(heap, (-oracle.gain(index), index, len(picks)))
+    return picks
+
+
+@dataclass(frozen=True)
+class TwoStage(Selector):
+    """A share of the budget by one score, the rest by another selector (VisPruner, VisionZip, MI-Attention).
+
+    Parameters
+    ----------
+    salience : Scorer
+        Score of round 1, which keeps its top ``int(share * K)`` tokens.
+    fill : Selector
+        Round 2: chooses among the rest, by the strategy's own scores.
+    share : float, default 0.5
+        Round 1's share of the budget, in [0, 1].
+    seed_redundancy : bool, default True
+        Whether round 2 counts round 1's tokens as already selected.
+    """
+
+    salience: Scorer
+    fill: Selector
+    share: float = 0.5
+    seed_redundancy: bool = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "share", 0, 1)
+
+    def select(self, problem: Problem) -> Tensor:
+        """Round 1 best first, then round 2."""
+        first = tuple(int(self.share * k) for k in problem.counts)
+        salient = top_k(self.salience.score(problem.features), first, problem.available)
+        rest = replace(
+            problem,
+            counts=tuple(k - f for k, f in zip(problem.counts, first, strict=True)),
+            available=problem.available & ~as_mask(salient, problem.available.shape[1]),
+            context=salient if self.seed_redundancy else None,
+        )
+        return left_aligned(torch.cat([salient, self.fill.select(rest)], dim=1))[:, : max(problem.counts)]

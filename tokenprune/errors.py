@@ -1,0 +1,119 @@
+"""Every error and warning that tokenprune raises on purpose, and the closest-match hint they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BudgetError",
+    "ConfigError",
+    "DegenerateRelevanceWarning",
+    "DuplicateNameError",
+    "FeatureError",
+    "FeatureTypeError",
+    "MissingSignalError",
+    "NestedAttachError",
+    "NonFiniteError",
+    "OptionTypeError",
+    "PluginError",
+    "SecondTurnError",
+    "TokenPruneError",
+    "TokenPruneWarning",
+    "UnknownNameError",
+    "UnknownOptionError",
+    "UnsupportedError",
+    "closest",
+]
+
+
+class TokenPruneError(Exception):
+    """Base class of every error raised on purpose."""
+
+
+class FeatureError(TokenPruneError, ValueError):
+    """A tensor of the features has the wrong rank, size or content."""
+
+
+class FeatureTypeError(TokenPruneError, TypeError):
+    """A feature is not a tensor, or not of an accepted dtype."""
+
+
+class NonFiniteError(FeatureError):
+    """A tensor holds NaN or infinity (``argmax`` would pick the NaN and say nothing)."""
+
+
+class MissingSignalError(FeatureError):
+    """A component asks for a signal that the features or the model do not have."""
+
+
+class BudgetError(TokenPruneError, ValueError):
+    """A budget is not a count in 1..N, nor a ratio in (0, 1]."""
+
+
+class ConfigError(TokenPruneError, ValueError):
+    """An option has a value outside its range, or two options contradict each other."""
+
+
+class OptionTypeError(TokenPruneError, TypeError):
+    """An option has a value of the wrong type."""
+
+
+class UnknownNameError(TokenPruneError, ValueError):
+    """No strategy, component or command has this name."""
+
+
+class UnknownOptionError(TokenPruneError, TypeError):
+    """A strategy or component has no option of this name."""
+
+
+class DuplicateNameError(TokenPruneError, ValueError):
+    """Two components claim one name."""
+
+
+class PluginError(TokenPruneError, ImportError):
+    """A plugin's entry point cannot be loaded; the message names its distribution."""
+
+
+class UnsupportedError(TokenPruneError, ValueError):
+    """The model, or this way of calling it, is not supported; the message names what is."""
+
+
+class NestedAttachError(UnsupportedError):
+    """A second ``attach`` on a model that already has one (indices would be relative to one another)."""
+
+
+class SecondTurnError(UnsupportedError):
+    """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
+
+
+class TokenPruneWarning(UserWarning):
+    """Base class of every warning."""
+
+
+class DegenerateRelevanceWarning(TokenPruneWarning):
+    """The text says nothing about which visual token matters; the documented fallback was used."""
+
+
+def closest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """Return a hint naming what is most like ``name``.
+
+    Parameters
+    ----------
+    name : str
+        What was given.
+    known : iterable of str
+        What is accepted.
+    n : int, default 3
+        How many matches to name.
+
+    Returns
+    -------
+    str
+        ``"did you mean 'a' or 'b'?"`` or, with nothing alike, ``"known: a, b, c"``.
+    """
+    options = sorted(set(known))
+    matches = difflib.get_close_matches(name, options, n=n, cutoff=0.5)
+    if matches:
+        return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
+    return "known: " + (", ".join(options) if options else "none")

@@ -1,0 +1,311 @@
+"""What a strategy may look at: the tensors of one batch of pruning units, validated once.
+
+A *unit* is the pool that one budget applies to: an image by default, a frame, or all images of a sample.
+Everything downstream (scores, selections) has one row per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tokenprune.errors import (
+    FeatureError,
+    FeatureTypeError,
+    MissingSignalError,
+    NonFiniteError,
+    UnknownNameError,
+    closest,
+)
+
+__all__ = ["SIGNALS", "Features", "Grid", "Signal", "working_precision"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Name, shape (einops notation; ``b`` units, ``n`` visual tokens, ``t`` text tokens) and meaning of a signal."""
+
+    name: str
+    shape: str
+    meaning: str
+
+
+SIGNALS: Final[Mapping[str, Signal]] = {
+    s.name: s
+    for s in (
+        Signal("visual", "b n d", "visual tokens in the space where they are pruned (projection space by default)"),
+        Signal("text", "b t d", "the prompt's own tokens, embedded by the language model"),
+        Signal("encoder", "b n e", "patch features of the vision encoder, before the projector"),
+        Signal("encoder_cls", "b e", "the encoder's [CLS] feature of the layer that `encoder` comes from"),
+        Signal("keys", "b n k", "keys of that encoder layer, averaged over heads"),
+        Signal("cls_attention", "b h n", "attention of [CLS] to each patch in that layer, after softmax, per head"),
+        Signal("received_attention", "b n", "attention each patch receives from the other patches, head mean, summed"),
+        Signal("joint_visual", "b n c", "patches in the joint space of a contrastive model (CLIP)"),
+        Signal("joint_text", "b s c", "text segments in that joint space"),
+        Signal("attention", "b h r n", "attention rows of the language model over the visual tokens, after softmax"),
+        Signal("llm_keys", "b n k", "keys of a language-model layer, heads concatenated"),
+    )
+}
+
+
+def working_precision(x: Tensor) -> Tensor:
+    """Cast half precision to float32; leave float32 and float64 as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where visual tokens lie: raster order, rows by columns, frame after frame.
+
+    Parameters
+    ----------
+    height, width : int
+        Rows and columns of tokens in a frame.
+    frames : int, default 1
+        Frames; 1 for an image.
+    """
+
+    height: int
+    width: int
+    frames: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "frames"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise FeatureError(f"Grid.{name} must be an int of at least 1, got {value!r}")
+
+    @property
+    def size(self) -> int:
+        """Tokens in all frames together."""
+        return self.frames * self.height * self.width
+
+    def coordinates(self, device: torch.device | str | None = None) -> Tensor:
+        """Return (N, 3) int64 coordinates (frame, row, column) in raster order."""
+        axes = (torch.arange(k, device=device) for k in (self.frames, self.height, self.width))
+        return torch.cartesian_prod(*axes).reshape(-1, 3)
+
+
+class Features:
+    """The tensors a strategy may look at; one row per pruning unit.
+
+    Parameters
+    ----------
+    visual : Tensor, (B, N, d)
+        Visual tokens; float16, bfloat16, float32 or float64.
+    text : Tensor, (B, T, d), optional
+        The prompt's tokens in the same space. Strategies that ignore the prompt need none.
+    visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
+        True where a token is real. Padding is never scored, never selected and never normalised over.
+    grid : Grid, optional
+        Where the visual tokens lie; ``grid.size`` must equal N.
+    extra : mapping of str to Tensor, optional
+        Signals of your own, batch first.
+    **signals : Tensor
+        Any of :data:`SIGNALS` (``cls_attention``, ``encoder``, ``keys``, ...).
+
+    Raises
+    ------
+    FeatureTypeError
+        An argument is not a floating-point tensor (or a bool tensor, for masks).
+    FeatureError
+        Wrong rank, mismatched batch, width or number of tokens, or no text token in a row.
+    NonFiniteError
+        NaN or infinity in a real token.
+    UnknownNameError
+        A keyword that is no signal's name.
+    """
+
+    __slots__ = ("_signals", "grid", "text_mask", "visual_mask")
+
+    def __init__(
+        self,
+        visual: Tensor,
+        text: Tensor | None = None,
+        *,
+        visual_mask: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        grid: Grid | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+        **signals: Tensor | None,
+    ) -> None:
+        given: dict[str, Tensor] = {"visual": visual}
+        if text is not None:
+            given["text"] = text
+        for name, value in signals.items():
+            if name not in SIGNALS:
+                hint = closest(name, SIGNALS)
+                raise UnknownNameError(f"unknown signal {name!r}; {hint} Signals of your own go into extra={{...}}.")
+            if value is not None:
+                given[name] = value
+        if isinstance(cls := given.get("cls_attention"), Tensor) and cls.ndim == 2:
+            given["cls_attention"] = cls[:, None]
+        _check_shapes(given)
+        batch, n = visual.shape[:2]
+        self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), "visual token")
+        n_text = None if text is None else text.shape[1]
+        if text is None and text_mask is not None:
+            raise FeatureError("text_mask was given without text")
+        self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), "text token") if n_text else None
+        if grid is not None and grid.size != n:
+            raise FeatureError(f"grid has {grid.size} cells but visual has {n} tokens (shape {tuple(visual.shape)})")
+        self.grid = grid
+        for name, value in given.items():
+            given[name] = self._without_padding(name, value)
+        for name, value in (extra or {}).items():
+            if name in SIGNALS:
+                raise FeatureError(f"extra[{name!r}] is a built-in signal: pass it by keyword")
+            if not isinstance(value, Tensor) or value.ndim < 1 or value.shape[0] != batch:
+                raise FeatureError(f"extra[{name!r}] must be a tensor with {batch} rows, got {_describe(value)}")
+            given[name] = value
+        self._signals: Mapping[str, Tensor] = given
+
+    def _without_padding(self, name: str, value: Tensor) -> Tensor:
+        """Zero what the masks leave out, then insist that the rest is finite."""
+        shape = SIGNALS[name].shape.split()
+        mask = {"n": self.visual_mask, "t": self.text_mask}
+        for axis, letter in enumerate(shape):
+            if letter in mask and (m := mask[letter]) is not None:
+                view = [1] * value.ndim
+                view[0], view[axis] = m.shape
+                value = value.masked_fill(~m.view(view), 0)
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"{name} holds NaN or infinity in {int((~torch.isfinite(value)).sum())} places")
+        return value
+
+    @property
+    def visual(self) -> Tensor:
+        """Visual tokens, (B, N, d)."""
+        return self._signals["visual"]
+
+    @property
+    def text(self) -> Tensor:
+        """Text tokens, (B, T, d)."""
+        return self["text"]
+
+    @property
+    def batch(self) -> int:
+        """Number of units B."""
+        return self.visual.shape[0]
+
+    @property
+    def n_visual(self) -> int:
+        """Number of visual tokens N, padding included."""
+        return self.visual.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the visual tokens."""
+        return self.visual.device
+
+    def counts(self) -> list[int]:
+        """Real visual tokens of each unit."""
+        if self.visual_mask is None:
+            return [self.n_visual] * self.batch
+        return [int(c) for c in self.visual_mask.sum(1).tolist()]
+
+    def valid(self) -> Tensor:
+        """Bool (B, N): True at real visual tokens."""
+        if self.visual_mask is not None:
+            return self.visual_mask
+        return torch.ones(self.batch, self.n_visual, dtype=torch.bool, device=self.device)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._signals
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._signals)
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self._signals[name]
+        except KeyError:
+            meaning = f" ({SIGNALS[name].meaning}; {SIGNALS[name].shape})" if name in SIGNALS else ""
+            have = ", ".join(self._signals)
+            raise MissingSignalError(f"signal {name!r}{meaning} is needed but was not given; given: {have}") from None
+
+    def replace(self, **changes: object) -> Features:
+        """Return a copy with some signals, masks or the grid exchanged."""
+        known = {k: v for k, v in self._signals.items() if k in SIGNALS}
+        extra = {k: v for k, v in self._signals.items() if k not in SIGNALS}
+        own = {"visual_mask": self.visual_mask, "text_mask": self.text_mask, "grid": self.grid, "extra": extra}
+        return Features(**{**known, **own, **changes})  # type: ignore[arg-type]
+
+    def frames(self) -> Features:
+        """Return the same tokens with one row per frame instead of one per unit (needs ``grid.frames``).
+
+        Signals that do not run over visual tokens (the text) are repeated for each frame.
+        """
+        if self.grid is None:
+            raise FeatureError("unit='frame' needs Features(grid=Grid(height, width, frames))")
+        f = self.grid.frames
+        changes: dict[str, object] = {"grid": Grid(self.grid.height, self.grid.width)}
+        for name, value in self._signals.items():
+            if name not in SIGNALS:
+                raise FeatureError(f"unit='frame' cannot split the signal {name!r}: its layout is not known")
+            shape = SIGNALS[name].shape.split()
+            changes[name] = _split_frames(value, shape.index("n") if "n" in shape else None, f)
+        changes["visual_mask"] = None if self.visual_mask is None else _split_frames(self.visual_mask, 1, f)
+        changes["text_mask"] = None if self.text_mask is None else _split_frames(self.text_mask, None, f)
+        return self.replace(**changes)
+
+    def __repr__(self) -> str:
+        parts = [f"{k}={tuple(v.shape)}" for k, v in self._signals.items()]
+        return f"Features({', '.join(parts)}, dtype={self.visual.dtype}, device={self.device})"
+
+
+def _split_frames(value: Tensor, axis: int | None, frames: int) -> Tensor:
+    """(B, ..., F n, ...) -> (B F, ..., n, ...); repeated where no axis runs over visual tokens."""
+    if axis is None:
+        return value.repeat_interleave(frames, dim=0)
+    shape = (*value.shape[:axis], frames, -1, *value.shape[axis + 1 :])
+    return value.reshape(shape).movedim(axis, 1).flatten(0, 1)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!r}"[:80]
+
+
+def _check_shapes(given: Mapping[str, Tensor]) -> None:
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, value in given.items():
+        shape = SIGNALS[name].shape
+        if not isinstance(value, Tensor):
+            raise FeatureTypeError(f"{name} must be a tensor ({shape}), got {_describe(value)}")
+        if not value.is_floating_point():
+            raise FeatureTypeError(f"{name} must be a floating-point tensor ({shape}), got {_describe(value)}")
+        letters = shape.split()
+        if value.ndim != len(letters):
+            raise FeatureError(f"{name} must have {len(letters)} dimensions ({shape}), got shape {tuple(value.shape)}")
+        for letter, size in zip(letters, value.shape, strict=True):
+            if size == 0:
+                empty = {"t": "no text token", "n": "no visual token", "b": "an empty batch"}
+                what = empty.get(letter, "an empty axis")
+                raise FeatureError(f"{name} has {what}: shape {tuple(value.shape)} ({shape})")
+            if letter in "bndt" and sizes.setdefault(letter, (size, name))[0] != size:
+                other, by = sizes[letter]
+                mine = f"{name} is {tuple(value.shape)} ({shape})"
+                raise FeatureError(f"{mine}: {letter!r} is {size} there but {other} in {by}")
+        if value.device != given["visual"].device:
+            raise FeatureError(f"{name} is on {value.device} but visual is on {given['visual'].device}")
+
+
+def _checked_mask(name: str, mask: Tensor | None, shape: tuple[int, int], what: str) -> Tensor | None:
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise FeatureTypeError(f"{name} must be a bool tensor of shape {shape}, got {_describe(mask)}")
+    if tuple(mask.shape) != shape:
+        raise FeatureError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
+    if bool(mask.all()):
+        return None
+    if not bool(mask.any(1).all()):
+        row = int((~mask.any(1)).nonzero()[0, 0])
+        raise FeatureError(f"{name} leaves no {what} in row {row}")
+    return mask

@@ -1,0 +1,270 @@
+"""Find strategies and components by name: entry points of installed packages, and ``register`` for notebooks.
+
+Listing reads package metadata only. A plugin's module is imported when one of its names is asked for, so a broken
+plugin costs nothing until then, and never hides the others.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Final, TypeVar
+
+from tokenprune.components.base import Component
+from tokenprune.errors import (
+    ConfigError,
+    DuplicateNameError,
+    OptionTypeError,
+    PluginError,
+    TokenPruneError,
+    UnknownNameError,
+    UnknownOptionError,
+    closest,
+)
+from tokenprune.strategy import Strategy
+
+__all__ = ["KINDS", "Entry", "Registry", "build", "build_component", "list_components", "list_strategies", "register"]
+
+KINDS: Final = {
+    "strategies": "strategy",
+    "scorers": "scorer",
+    "aggregators": "aggregator",
+    "normalizers": "normalizer",
+    "priors": "prior",
+    "pairwise": "pairs",
+    "objectives": "objective",
+    "selectors": "selector",
+    "mergers": "merger",
+    "adapters": "adapter",
+}
+"""Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
+
+_KIND_OF_OPTION: Final = {option: kind for kind, option in KINDS.items()} | {"salience": "scorers", "fill": "selectors"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name and where it comes from.
+
+    Attributes
+    ----------
+    name, kind : str
+    origin : str
+        Distribution and version, or the module of a registered object.
+    target : str
+        ``module:attribute``.
+    clashes : tuple of str
+        Other origins that claim the same name; asking for the name then raises.
+    """
+
+    name: str
+    kind: str
+    origin: str
+    target: str
+    clashes: tuple[str, ...] = ()
+    load: Callable[[], Any] = field(repr=False, compare=False, default=lambda: None)
+
+
+class Registry:
+    """Names of every kind. The module-level functions use one instance; make your own in tests."""
+
+    def __init__(self) -> None:
+        self._local: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+
+    def register(self, kind: str, name: str) -> Callable[[T], T]:
+        """Return a decorator that makes an object known by name in this process.
+
+        Defining the same object again (running a notebook cell twice) replaces it; any other use of a name that is
+        taken raises ``DuplicateNameError``.
+        """
+        _check_kind(kind)
+
+        def add(thing: T) -> T:
+            for entry in self.entries(kind):
+                if entry.name == name and entry.target != _target(thing):
+                    raise DuplicateNameError(f"{kind} {name!r} is already taken by {entry.origin} ({entry.target})")
+            self._local[kind][name] = thing
+            return thing
+
+        return add
+
+    def entries(self, kind: str, pattern: str = "*") -> list[Entry]:
+        """Entries whose name matches the wildcard pattern, sorted by name; imports nothing."""
+        _check_kind(kind)
+        found: dict[str, list[Entry]] = {}
+        for point in metadata.entry_points(group=f"tokenprune.{kind}"):
+            dist = point.dist
+            origin = "unknown distribution" if dist is None else f"{dist.name} {dist.version}"
+            found.setdefault(point.name, []).append(
+                Entry(point.name, kind, origin, point.value, load=lambda p=point: p.load())  # type: ignore[misc]
+            )
+        for name, thing in self._local[kind].items():
+            entry = Entry(name, kind, f"registered in {thing.__module__}", _target(thing), load=lambda t=thing: t)  # type: ignore[misc]
+            found.setdefault(name, []).append(entry)
+        merged = []
+        for name in sorted(found):
+            # the same distribution found twice on the path is no clash
+            first, *others = {(e.origin, e.target): e for e in found[name]}.values()
+            clashes = tuple(f"{e.origin} ({e.target})" for e in others)
+            merged.append(Entry(name, kind, first.origin, first.target, clashes, first.load))
+        return [entry for entry in merged if fnmatch.fnmatchcase(entry.name, pattern)]
+
+    def load(self, kind: str, name: str) -> Any:
+        """Import what a name stands for.
+
+        Raises
+        ------
+        UnknownNameError
+            With the closest names.
+        DuplicateNameError
+            Two packages claim the name.
+        PluginError
+            Importing it failed; names the distribution and the cause.
+        """
+        entries = {entry.name: entry for entry in self.entries(kind)}
+        if not isinstance(name, str):
+            raise OptionTypeError(f"a name of {kind} must be a str, got {type(name).__name__} {name!r}")
+        if name not in entries:
+            raise UnknownNameError(f"no {KINDS[kind]} named {name!r}; {closest(name, entries)}")
+        entry = entries[name]
+        if entry.clashes:
+            others = ", ".join(entry.clashes)
+            raise DuplicateNameError(f"{kind} {name!r} is claimed by {entry.origin} ({entry.target}) and {others}")
+        try:
+            return entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"{KINDS[kind]} {name!r} of {entry.origin} ({entry.target}) cannot be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def build_component(self, kind: str, spec: str | Mapping[str, Any] | Component) -> Any:
+        """Make a part from a name, from ``{"name": ..., option: ...}``, or return the part itself."""
+        if not isinstance(spec, str | Mapping):
+            return spec
+        options = {} if isinstance(spec, str) else dict(spec)
+        if not isinstance(spec, str) and "name" not in options:
+            raise ConfigError(f"a {KINDS[kind]} given as a mapping needs a 'name', got {dict(spec)!r}")
+        name = spec if isinstance(spec, str) else options.pop("name")
+        return self._call(f"{KINDS[kind]} {name!r}", self.load(kind, name), options)
+
+    def build(self, strategy: str | Mapping[str, Any], **options: Any) -> Strategy:
+        """See :func:`build`."""
+        if isinstance(strategy, Strategy):
+            if options:
+                raise UnknownOptionError(f"{strategy!r} is built already: options {sorted(options)} cannot be applied")
+            return strategy
+        if isinstance(strategy, Mapping):
+            parts = {**strategy, **options}
+            if "strategy" in parts:
+                return self.build(parts.pop("strategy"), **parts)
+            return self._checked(self._call("a strategy from parts", Strategy, parts), "parts")
+        made = self._call(f"strategy {strategy!r}", self.load("strategies", strategy), options)
+        return self._checked(made, strategy)
+
+    def _checked(self, made: Any, name: object) -> Strategy:
+        if not isinstance(made, Strategy):
+            raise OptionTypeError(f"strategy {name!r} must make a tokenprune.Strategy, got {type(made).__name__}")
+        return made
+
+    def _call(self, what: str, factory: Any, options: Mapping[str, Any]) -> Any:
+        """Call a factory with options checked against its signature and nested parts made first."""
+        if not callable(factory):
+            raise PluginError(f"{what} is {factory!r}, which cannot be called")
+        known = {
+            name
+            for name, parameter in inspect.signature(factory).parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        }
+        ready: dict[str, Any] = {}
+        for option, value in options.items():
+            if option not in known:
+                raise UnknownOptionError(f"{what} has no option {option!r}; {closest(option, known)}")
+            kind = _KIND_OF_OPTION.get(option)
+            ready[option] = value if kind is None or value is None else self.build_component(kind, value)
+        try:
+            return factory(**ready)
+        except TypeError as error:
+            if isinstance(error, TokenPruneError):
+                raise
+            raise OptionTypeError(f"{what}: {error}") from error
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UnknownNameError(f"no kind {kind!r}; {closest(kind, KINDS)}")
+
+
+def _target(thing: Any) -> str:
+    return f"{thing.__module__}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+registry = Registry()
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Make a class or function known by name in this process (for notebooks; packages use entry points).
+
+    Parameters
+    ----------
+    kind : str
+        One of :data:`KINDS`, e.g. "scorers" or "strategies".
+    name : str
+
+    Examples
+    --------
+    >>> import tokenprune as tp
+    >>> @tp.register("scorers", "norm")
+    ... class Norm(tp.Scorer):
+    ...     def score(self, features):
+    ...         return features.visual.norm(dim=-1)
+    >>> tp.build({"scorer": "norm"}).scorer is not None
+    True
+    """
+    return registry.register(kind, name)
+
+
+def build(strategy: str | Mapping[str, Any], **options: Any) -> Strategy:
+    """Make a strategy by name with options, or from parts.
+
+    Parameters
+    ----------
+    strategy : str or mapping
+        A registered name, or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a name, a mapping
+        with "name" and options, or an object. A mapping with "strategy" is a name with options, as read from YAML.
+    **options
+        Options of the strategy; parts among them (``normalizer=``, ``aggregator=`` ...) by name or mapping too.
+
+    Raises
+    ------
+    UnknownNameError, UnknownOptionError
+        With the closest matches.
+    PluginError
+        The plugin that provides the name is broken.
+    """
+    return registry.build(strategy, **options)
+
+
+def build_component(kind: str, spec: str | Mapping[str, Any] | Component) -> Any:
+    """Make one part, e.g. ``build_component("aggregators", {"name": "renyi", "order": 4})``."""
+    return registry.build_component(kind, spec)
+
+
+def list_strategies(pattern: str = "*") -> list[str]:
+    """Names of strategies that match a wildcard pattern; imports no plugin."""
+    return [entry.name for entry in registry.entries("strategies", pattern)]
+
+
+def list_components(kind: str, pattern: str = "*") -> list[str]:
+    """Names of parts of one kind (``"scorers"``, ``"aggregators"``, ...) that match a wildcard pattern."""
+    return [entry.name for entry in registry.entries(kind, pattern)]
+
+
+def all_entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
+    """Every entry of some kinds, for listings."""
+    return [entry for kind in kinds for entry in registry.entries(kind)]

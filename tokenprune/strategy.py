@@ -1,0 +1,139 @@
+"""A strategy: how to score, which set to choose, what to do with the rest, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokenprune.budget import Budget, Keep, Unit
+from tokenprune.components.base import Merger, Problem, Scorer, Selector, check_choice
+from tokenprune.components.selectors import TopK
+from tokenprune.errors import BudgetError, ConfigError, FeatureError, NonFiniteError, OptionTypeError
+from tokenprune.features import Features
+from tokenprune.indexing import left_aligned
+from tokenprune.selection import Selection
+
+__all__ = ["Positions", "Strategy"]
+
+Positions = Literal["keep", "compact"]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A composition of parts.
+
+    Parameters
+    ----------
+    scorer : Scorer, optional
+        How much each token matters; may be left out where the selector's objective uses no scores.
+    selector : Selector, default ``TopK()``
+        Which set is best.
+    merger : Merger, optional
+        What happens to the rest; dropped without one.
+    positions : str, default "keep"
+        Whether kept tokens keep the position ids they had, or are renumbered without gaps ("compact").
+    name : str, default "custom"
+        Shown in reports.
+
+    Examples
+    --------
+    >>> import torch, tokenprune as tp
+    >>> strategy = tp.build("mi-pruner", lam=0.5)
+    >>> features = tp.Features(visual=torch.randn(1, 16, 8), text=torch.randn(1, 5, 8))
+    >>> strategy.select(features, keep=4).indices.shape
+    torch.Size([1, 4])
+    """
+
+    scorer: Scorer | None = None
+    selector: Selector = TopK()  # noqa: RUF009  (immutable)
+    merger: Merger | None = None
+    positions: Positions = "keep"
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger}
+        for field, kind in kinds.items():
+            value = getattr(self, field)
+            if not isinstance(value, kind) and (value is not None or field == "selector"):
+                raise OptionTypeError(f"Strategy.{field} must be a {kind.__name__}, got {value!r}")
+        check_choice(self, "positions", get_args(Positions))
+        if self.scorer is None and self._uses_scores():
+            raise ConfigError(f"Strategy.scorer is missing: {self.selector!r} chooses by scores")
+
+    def _uses_scores(self) -> bool:
+        objective = getattr(self.selector, "objective", None)
+        return objective is None or objective.uses_scores
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Signals that the parts read; nothing else is collected from a model."""
+        parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
+        return frozenset({"visual"}).union(*(part.required_signals() for part in parts))
+
+    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
+        """Choose the tokens to keep.
+
+        Parameters
+        ----------
+        features : Features
+            One row for each pruning unit.
+        keep : int, float, sequence or Budget
+            See :class:`~tokenprune.budget.Budget`.
+        unit : str, optional
+            "frame" gives every frame of ``features.grid`` its own budget; otherwise a row is a unit.
+
+        Raises
+        ------
+        BudgetError, MissingSignalError, NonFiniteError
+            The budget does not fit, a signal is missing, or a scorer returned NaN or infinity.
+        """
+        if not isinstance(features, Features):
+            raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
+        budget = Budget.of(keep, unit)
+        for name in sorted(self.requires):
+            features[name]  # raises, naming what is missing
+        if budget.unit == "frame":
+            return self._select_frames(features, budget)
+        counts = budget.counts(features.counts())
+        with torch.no_grad():
+            scores = self._scores(features)
+            order = self.selector.select(Problem(features, scores, counts, features.valid()))
+            _check_order(order, counts, self.selector)
+            merged = None if self.merger is None else self.merger.merge(features, order)
+        return Selection.from_order(order, features.n_visual, None if self.scorer is None else scores, merged)
+
+    def _scores(self, features: Features) -> Tensor:
+        if self.scorer is None:
+            return torch.zeros(features.batch, features.n_visual, device=features.device)
+        scores = self.scorer.score(features)
+        shape = (features.batch, features.n_visual)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise FeatureError(f"{self.scorer!r} must return scores of shape {shape}, got {got}")
+        if features.visual_mask is not None:
+            scores = scores.masked_fill(~features.visual_mask, 0)
+        if not bool(torch.isfinite(scores).all()):
+            raise NonFiniteError(f"{self.scorer!r} returned NaN or infinity")
+        return scores if self.scorer.higher_is_better else -scores
+
+    def _select_frames(self, features: Features, budget: Budget) -> Selection:
+        if self.merger is not None:
+            raise BudgetError(f"unit='frame' is not supported by strategies that merge ({self.merger!r})")
+        per_frame = features.frames()
+        frames = per_frame.batch // features.batch
+        part = self.select(per_frame, Budget(budget.keep, "image", budget.clip))
+        offset = torch.arange(frames, device=features.device).repeat(features.batch) * per_frame.n_visual
+        order = part.order.where(part.order < 0, part.order + offset.unsqueeze(-1))
+        order = order.view(features.batch, -1)
+        scores = None if part.scores is None else part.scores.view(features.batch, -1)
+        return Selection.from_order(left_aligned(order), features.n_visual, scores)
+
+
+def _check_order(order: Tensor, counts: tuple[int, ...], selector: Selector) -> None:
+    if order.shape != (len(counts), max(counts)):
+        raise FeatureError(
+            f"{selector!r} must return picks of shape {(len(counts), max(counts))}, got {tuple(order.shape)}"
+        )
