@@ -55,10 +55,14 @@ class Greedy(Selector):
         How the same picks are found. ``vectorized``: all gains of the batch at each pick, updated as tensors.
         ``lazy``: a heap of stale gains, re-evaluated only at the top (Minoux); needs gains that never rise.
         ``naive``: every gain from scratch at each pick; slow, the reference for the other two.
+    repeats : bool, default False
+        Leave picked tokens among the candidates, so that one may be picked again (a defect of some official code,
+        kept for parity); only with ``vectorized``.
     """
 
     objective: Objective = MaximalMarginalRelevance()  # noqa: RUF009  (immutable)
     optimizer: Optimizer = "vectorized"
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self, "optimizer", get_args(Optimizer))
@@ -67,6 +71,8 @@ class Greedy(Selector):
                 f"Greedy.optimizer 'lazy' needs an objective whose gains never rise, and {self.objective!r} does not "
                 "declare non_increasing_gains; use 'vectorized'"
             )
+        if self.repeats and self.optimizer != "vectorized":
+            raise ConfigError(f"Greedy.repeats needs optimizer 'vectorized', got {self.optimizer!r}")
 
     def select(self, problem: Problem) -> Tensor:
         """Best first at each step."""
@@ -107,7 +113,8 @@ class Greedy(Selector):
             # a candidate whose gain is -inf still comes before a token that is no candidate
             gains = gains.clamp_min(torch.finfo(gains.dtype).min).masked_fill(~open_, -math.inf)
             pick = gains.argmax(-1)
-            open_.scatter_(1, pick.unsqueeze(-1), False)
+            if not self.repeats:
+                open_.scatter_(1, pick.unsqueeze(-1), False)
             if ragged:
                 pick = pick.masked_fill(step >= limit, -1)
             order.append(pick)

@@ -1,0 +1,1 @@
+"""How each method runs on the golden vectors of its reference code (see ``tokenprune.testing.conformance``)."""
