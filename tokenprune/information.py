@@ -48,7 +48,9 @@ def unit_norm(x: Tensor) -> Tensor:
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of every pair: (..., N, d), (..., M, d) -> (..., N, M) in float32 or better (Eqn 14 without tau)."""
-    return unit_norm(x) @ unit_norm(y).mT
+    x, y = unit_norm(x), unit_norm(y)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype) @ y.to(dtype).mT
 
 
 def log_partition(similarity: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:
@@ -97,7 +99,7 @@ def log_marginal(log_conditional: Tensor, log_prior: Tensor | None = None, mask:
         if mask is None:
             return torch.logsumexp(log_conditional, dim=-2) - math.log(log_conditional.shape[-2])
         log_prior = torch.zeros_like(log_conditional[..., 0]).masked_fill(~mask, -math.inf)
-        log_prior = log_prior - mask.sum(-1, keepdim=True).log()
+        log_prior = log_prior - mask.sum(-1, keepdim=True).to(log_prior.dtype).log()
     return torch.logsumexp(log_conditional + log_prior.unsqueeze(-1), dim=-2)
 
 
