@@ -43,22 +43,25 @@ class MinMax(Normalizer):
     """Min-max scaling of each row, divided by its sum (MI-Pruner, appendix B.2, Eqns 51-52 in the form they mean).
 
     Eqn 52 as printed sums only the entry itself, which would make every probability 1/M; the sum over the row is
-    meant. A row's smallest entry gets probability 0. A constant row becomes uniform. No temperature: the map does not
-    change when a row is scaled or shifted.
+    meant. A row's smallest entry gets probability 0. A row that is constant up to rounding becomes uniform: equal
+    columns differ by rounding after a matrix product, and scaling would turn that noise into probabilities of 0 and 1.
+    No temperature: the map does not change when a row is scaled or shifted.
     """
 
     def statistics(self, similarity: Tensor, mask: Tensor | None = None) -> Tensor:
         """Smallest entry, sum of the rises above it, and number of columns: (..., N, 3)."""
         columns = similarity.shape[-1]
         if mask is None:
-            low = similarity.amin(-1)
+            low, high = similarity.aminmax(dim=-1)
             total = (similarity - low.unsqueeze(-1)).sum(-1)
             size = torch.full_like(low, columns)
         else:
             seen = mask.unsqueeze(-2)
             low = similarity.masked_fill(~seen, math.inf).amin(-1)
+            high = similarity.masked_fill(~seen, -math.inf).amax(-1)
             total = (similarity - low.unsqueeze(-1)).masked_fill(~seen, 0).sum(-1)
             size = mask.sum(-1, keepdim=True).to(low.dtype).expand_as(low)
+        total = total.masked_fill(high - low <= 16 * torch.finfo(low.dtype).eps, 0)
         return torch.stack((low, total, size), dim=-1)
 
     def log_prob(self, similarity: Tensor, statistics: Tensor) -> Tensor:
