@@ -100,8 +100,17 @@ class Renyi(Aggregator):
         if self.order == math.inf:
             return Max()(table, log_weights, mask)
         excess = self.order - 1
-        terms = torch.where(log_weights == -math.inf, -math.inf, log_weights + excess * table)
-        return torch.logsumexp(_fill(terms, mask, -math.inf), dim=-1) / excess
+        if abs(excess) <= 0.5:
+            # the sum is close to 1 here, and its logarithm would be mostly the rounding error of that 1
+            weights = log_weights.exp()
+            terms = torch.where(weights > 0, weights * torch.expm1(excess * table), 0)
+            return _fill(terms, mask, 0).sum(-1).log1p() / excess
+        # an order beyond the dtype's range is the limit of infinite order
+        excess = min(excess, torch.finfo(table.dtype).max)
+        top = Max()(table, mask=mask)
+        terms = log_weights + excess * (table - top.unsqueeze(-1))
+        terms = terms.masked_fill(log_weights == -math.inf, -math.inf)
+        return top + torch.logsumexp(_fill(terms, mask, -math.inf), dim=-1) / excess
 
 
 @dataclass(frozen=True)
