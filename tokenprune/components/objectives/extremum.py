@@ -1,4 +1,4 @@
-"""What a set of visual tokens is worth: gains of candidates given the picks so far."""
+"""Objectives that see the picks through one extremum over a pairwise table: max-min dispersion, marginal relevance."""
 
 from __future__ import annotations
 
@@ -14,31 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenprune.components.base import Objective, Oracle, PairTable, Pairwise, check_number
+from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
 from tokenprune.features import Features
 
-__all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance", "Modular"]
-
-
-@dataclass(frozen=True)
-class Modular(Objective):
-    """The sum of the scores: greedy is then top-k, and exact."""
-
-    modular = True
-    submodular = True
-    non_increasing_gains = True
-
-    def start(self, features: Features, scores: Tensor) -> Tensor:
-        """The scores themselves."""
-        return scores
-
-    def gains(self, state: Tensor) -> Tensor:
-        """The scores, whatever was picked."""
-        return state
-
-    def take(self, state: Tensor, index: Tensor) -> Tensor:
-        """Nothing changes."""
-        return state
+__all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""What a set of visual tokens is worth: gains of candidates given the picks so far."""
+
+from tokenprune.components.objectives.dispersion import GraphCut, MeanDispersion
+from tokenprune.components.objectives.extremum import (
+    ExtremumObjective,
+    ExtremumState,
+    MaximalMarginalRelevance,
+    MaxMin,
+)
+from tokenprune.components.objectives.facility import FacilityLocation
+from tokenprune.components.objectives.logdet import LogDeterminant
+from tokenprune.components.objectives.modular import Modular
+
+__all__ = [
+    "ExtremumObjective",
+    "ExtremumState",
+    "FacilityLocation",
+    "GraphCut",
+    "LogDeterminant",
+    "MaxMin",
+    "MaximalMarginalRelevance",
+    "MeanDispersion",
+    "Modular",
+]

@@ -1,0 +1,119 @@
+"""Facility location: every row of a table is served by its best pick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tokenprune.components.base import Objective, check_number
+from tokenprune.errors import ConfigError
+from tokenprune.features import Features
+from tokenprune.information import cosine_similarity, log_conditional
+
+__all__ = ["FacilityLocation", "softmax_coverage"]
+
+
+def softmax_coverage(
+    rows: Tensor, tokens: Tensor, tau: float, row_mask: Tensor | None = None, token_mask: Tensor | None = None
+) -> Tensor:
+    """How much each token covers each row: softmax over tokens of cosine / tau, divided by the number of rows.
+
+    Parameters
+    ----------
+    rows, tokens : Tensor, (B, R, d) and (B, N, d)
+    tau : float
+    row_mask, token_mask : bool Tensor, (B, R) and (B, N), optional
+        True where real; padding covers and is covered by nothing.
+
+    Returns
+    -------
+    Tensor, (B, R, N)
+        Non-negative; sums to 1 over both axes.
+    """
+    table = log_conditional(cosine_similarity(rows, tokens), tau, token_mask).exp()
+    if token_mask is not None:
+        table = table.masked_fill(~token_mask.unsqueeze(1), 0)
+    if row_mask is None:
+        return table / rows.shape[1]
+    return table.masked_fill(~row_mask.unsqueeze(2), 0) / row_mask.sum(1).view(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class _CoverState:
+    """The table (B, R, N) and what each row has of its best pick (B, R)."""
+
+    table: Tensor
+    best: Tensor
+
+
+@dataclass(frozen=True)
+class FacilityLocation(Objective):
+    """f(S) = sum over rows r of max_{j in S} M_rj, rows being text tokens and, weighed by alpha, visual ones (MMTok).
+
+    Text rows are compared with the visual tokens, visual rows with one another in the encoder's space; a softmax over
+    the candidates turns each row into a distribution. Monotone and submodular, so greedy is within 1 - 1/e of the
+    best. A pick costs O((T + N) N).
+
+    Parameters
+    ----------
+    alpha : float, default 0.5
+        Weight of the visual rows, in [0, 100]; 0 leaves them out.
+    tau_text : float or None, default 0.02
+        Temperature of the text rows; None leaves them out.
+    tau_visual : float, default 0.2
+        Temperature of the visual rows.
+    signal : str, default "encoder"
+        Space in which visual tokens are compared.
+    """
+
+    alpha: float = 0.5
+    tau_text: float | None = 0.02
+    tau_visual: float = 0.2
+    signal: str = "encoder"
+    submodular = True
+    monotone = True
+    non_increasing_gains = True
+    uses_scores = False
+
+    def __post_init__(self) -> None:
+        check_number(self, "alpha", 0, 100)
+        check_number(self, "tau_visual", 0, 100, open_low=True)
+        if self.tau_text is not None:
+            check_number(self, "tau_text", 0, 100, open_low=True)
+        elif self.alpha == 0:
+            raise ConfigError("FacilityLocation: alpha=0 and tau_text=None leave no row to cover")
+
+    @property
+    def requires(self) -> frozenset[str]:  # type: ignore[override]
+        """The text, unless it is left out, and the signal compared, unless alpha is 0."""
+        return frozenset(
+            {"visual"} | ({"text"} if self.tau_text is not None else set()) | ({self.signal} if self.alpha else set())
+        )
+
+    def start(self, features: Features, scores: Tensor) -> _CoverState:
+        """Both tables, stacked; nothing is covered."""
+        tables = []
+        mask = features.visual_mask
+        if self.tau_text is not None:
+            tables.append(softmax_coverage(features.text, features.visual, self.tau_text, features.text_mask, mask))
+        if self.alpha:
+            encoded = features[self.signal]
+            tables.append(self.alpha * softmax_coverage(encoded, encoded, self.tau_visual, mask, mask))
+        table = torch.cat(tables, dim=1)
+        return _CoverState(table, torch.zeros_like(table[:, :, 0]))
+
+    def gains(self, state: _CoverState) -> Tensor:
+        """What each candidate adds to the rows it serves better than the picks."""
+        return (state.table - state.best.unsqueeze(-1)).clamp_min_(0).sum(1)
+
+    def take(self, state: _CoverState, index: Tensor) -> _CoverState:
+        """Let the pick serve the rows it serves better."""
+        column = index.clamp_min(0).view(-1, 1, 1).expand(-1, state.table.shape[1], 1)
+        served = torch.maximum(state.best, state.table.gather(2, column).squeeze(-1))
+        return replace(state, best=torch.where((index >= 0).unsqueeze(-1), served, state.best))
+
+    def value(self, state: _CoverState) -> Tensor:
+        """f of the picks, (B,)."""
+        return state.best.sum(1)
