@@ -22,7 +22,9 @@ from tokenprune.components.base import (
 from tokenprune.errors import TokenPruneError, TokenPruneWarning
 from tokenprune.features import SIGNALS, Features, Grid
 from tokenprune.registry import build, build_component, list_components, list_strategies, register
+from tokenprune.run import Run
 from tokenprune.selection import Selection
+from tokenprune.session import attach, prepare
 from tokenprune.strategy import Strategy
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Pairwise",
     "Prior",
     "Problem",
+    "Run",
     "Scorer",
     "Selection",
     "Selector",
@@ -46,9 +49,11 @@ __all__ = [
     "TokenPruneError",
     "TokenPruneWarning",
     "__version__",
+    "attach",
     "build",
     "build_component",
     "list_components",
     "list_strategies",
+    "prepare",
     "register",
 ]

@@ -1,0 +1,195 @@
+"""The hooks of one ``attach`` block, and what they remember between forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.errors import SecondTurnError, UnsupportedError
+from tokenprune.models.base import Observation
+from tokenprune.run import Prefill, Run
+from tokenprune.splice import Splice, splice
+from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
+
+__all__ = ["Hooks"]
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """The prompt that is being continued.
+
+    Attributes
+    ----------
+    plan : Splice
+    length : int
+        Length S of the prompt outside.
+    next_outside, next_inside : int64 Tensor, (B,)
+        Position id of the first new token: as the caller counts, and as the pruned sequence does.
+    """
+
+    plan: Splice
+    length: int
+    next_outside: Tensor
+    next_inside: Tensor
+
+
+class Hooks:
+    """Hooks in the order in which a forward pass meets them: model, core, language model, and back."""
+
+    def __init__(self, request: Request, run: Run) -> None:
+        self.request, self.run = request, run
+        self.seen = Observation()
+        self.ids: Tensor | None = None
+        self.has_labels = False
+        self.has_images = False
+        self.pruned: _Pruned | None = None
+        self.generating = False
+        self.decided: tuple[tuple[int, ...], Decision] | None = None
+        """Image sizes and decision of the prompt of the current ``generate`` call."""
+
+    @contextmanager
+    def generation(self) -> Iterator[None]:
+        """One call of ``generate``: its prompt is decided on once, even if it is fed again at every step."""
+        self.generating, self.decided = True, None
+        self.seen.clear()
+        try:
+            yield
+        finally:
+            self.generating, self.decided, self.pruned = False, None, None
+            self.seen.clear()
+
+    def before_model(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        """Note whether a loss is asked for: it needs hidden states of the prompt's full length."""
+        self.has_labels = kwargs.get("labels") is not None
+
+    def before_core(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the token ids: the language model sees embeddings only."""
+        self.ids = kwargs.get("input_ids", args[0] if args else None)
+        has_pixels = kwargs.get("pixel_values") is not None
+        if has_pixels:
+            self.seen.clear()  # these images are encoded next; what was seen before belongs to another call
+        self.has_images = has_pixels or (kwargs.get("mm_encoder_outputs") or {}).get("image") is not None
+        if self.ids is None and self.has_images:
+            raise UnsupportedError(
+                "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
+                "pass input_ids, or shorten the embeddings yourself with Strategy.select"
+            )
+
+    def before_language_model(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Shorten a prompt; while decoding, keep mask and positions right."""
+        cache = kwargs.get("past_key_values")
+        n_past = int(cache.get_seq_length()) if cache is not None else 0
+        if n_past == 0:
+            self.pruned = None
+            return (args, self._shorten(kwargs)) if self.has_images else None
+        # a placeholder that the model sampled itself comes without features, and is a token like any other
+        if self.has_images and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
+            raise SecondTurnError(
+                "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
+                "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
+            )
+        if self.pruned is None:
+            return None
+        return args, self._continue(kwargs, self.pruned, n_past)
+
+    def after_language_model(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        """Where labels were given, spread hidden states over the prompt's full length again."""
+        if not self.has_labels or self.pruned is None:
+            return output
+        plan, hidden = self.pruned.plan, output.last_hidden_state
+        row = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(-1).expand_as(plan.index)
+        full = hidden.new_zeros(hidden.shape[0], self.pruned.length, hidden.shape[-1])
+        output.last_hidden_state = full.index_put((row[plan.mask], plan.index[plan.mask]), hidden[plan.mask])
+        return output
+
+    def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        ids, embeds, given = self.ids, kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        assert ids is not None
+        if given is not None and (not isinstance(given, Tensor) or given.ndim != 2):
+            raise UnsupportedError("attach needs the 2-D attention_mask (B, S), or none; a prepared mask was given")
+        mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+        known = self.decided if self.generating else None
+        sizes = known[0] if known and not self.seen.sizes else tuple(self.seen.sizes)
+        batch = read_batch(self.request, ids, mask, sizes)
+        if known is not None:
+            decision = known[1]
+        else:
+            decision = decide(self.request, collect(self.request, embeds, batch, self.seen))
+            self.decided = sizes, decision
+        self.seen.clear()
+        everywhere = decision.spread(batch.owner)
+        plan = splice(batch.layout, everywhere.kept)
+        if known is None:
+            self.run.history.append(_record(batch, everywhere, plan))
+        new = plan.tokens(embeds)
+        if everywhere.made is not None:
+            for span, slots, tokens in zip(batch.layout.spans, plan.slots, everywhere.made, strict=True):
+                new[span.row, slots] = tokens.to(new.dtype)
+        outside = kwargs.get("position_ids")
+        if outside is None:
+            outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
+        inside = plan.positions(outside, self.request.positions)
+        self.pruned = _Pruned(plan, ids.shape[1], _next(outside, mask), _next(inside, plan.mask))
+        # always a mask: without one, gaps in position ids are taken for packed sequences
+        return {
+            **kwargs,
+            "inputs_embeds": new,
+            "position_ids": inside,
+            "attention_mask": plan.mask.to(torch.long),
+        }
+
+    def _continue(self, kwargs: dict[str, Any], pruned: _Pruned, n_past: int) -> dict[str, Any]:
+        batch, fresh = kwargs["inputs_embeds"].shape[:2]
+        mask = _to_batch(pruned.plan.mask, batch)
+        done = n_past - mask.shape[1]
+        given = kwargs.get("position_ids")
+        if given is not None and given.ndim == 2:
+            expected = _to_batch(pruned.next_outside, batch) + done
+            if not bool((given[:, 0] == expected).all()):
+                raise SecondTurnError(
+                    f"position ids do not continue the pruned prompt: expected {expected.tolist()}, got "
+                    f"{given[:, 0].tolist()}. A further turn with this cache is not possible inside attach: use "
+                    "tokenprune.prepare. In a decoding loop of your own leave position_ids out"
+                )
+        ahead = torch.arange(done, done + fresh, device=mask.device)
+        positions = _to_batch(pruned.next_inside, batch).unsqueeze(-1) + ahead
+        if given is not None and given.ndim == 3:
+            positions = positions.expand(given.shape[0], -1, -1)
+        whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
+        return {**kwargs, "attention_mask": whole.to(torch.long), "position_ids": positions}
+
+
+def _record(batch: Batch, everywhere: Decision, plan: Splice) -> Prefill:
+    rows = batch.layout.mask.shape[0]
+    before, after = [0] * rows, [0] * rows
+    for span, kept in zip(batch.layout.spans, everywhere.kept, strict=True):
+        before[span.row] += len(span.positions)
+        after[span.row] += len(kept)
+    return Prefill(
+        selection=everywhere.selection,
+        rows=tuple(batch.layout.spans[i].row for i in batch.distinct),
+        tokens_before=tuple(before),
+        tokens_after=tuple(after),
+        sequence_before=batch.layout.length,
+        sequence_after=plan.index.shape[1],
+        splice=plan,
+    )
+
+
+def _next(positions: Tensor, mask: Tensor) -> Tensor:
+    """The position after the last real token of each row: (B, S) or (R, B, S), mask (B, S) -> (B,)."""
+    last = positions.masked_fill(~mask, 0).amax(-1) + 1
+    return last if last.ndim == 1 else last[-3:].amax(0)
+
+
+def _to_batch(x: Tensor, batch: int) -> Tensor:
+    """Repeat rows where decoding runs on more rows than the prompt did (several candidates a prompt)."""
+    return x if x.shape[0] == batch else x.repeat_interleave(batch // x.shape[0], dim=0)

@@ -1,0 +1,65 @@
+"""What was pruned: the record that ``attach`` yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenprune.selection import Selection
+from tokenprune.splice import Splice
+
+__all__ = ["Prefill", "Run"]
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What happened to one batch of prompts.
+
+    Attributes
+    ----------
+    selection : Selection
+        One row for each unit (image by default), in the order of the prompts.
+    rows : tuple of int
+        The sample each unit belongs to.
+    tokens_before, tokens_after : tuple of int
+        Visual tokens of each sample.
+    sequence_before, sequence_after : int
+        Length of the padded sequence that the language model would have received, and did.
+    splice : Splice
+        Maps new places to original ones.
+    """
+
+    selection: Selection
+    rows: tuple[int, ...]
+    tokens_before: tuple[int, ...]
+    tokens_after: tuple[int, ...]
+    sequence_before: int
+    sequence_after: int
+    splice: Splice
+
+
+@dataclass
+class Run:
+    """Record of what was pruned while attached.
+
+    Attributes
+    ----------
+    history : list of Prefill
+        One entry for each batch of prompts.
+    """
+
+    history: list[Prefill] = field(default_factory=list)
+
+    @property
+    def selections(self) -> list[Selection]:
+        """Selections, one for each batch of prompts, a row for each unit."""
+        return [prefill.selection for prefill in self.history]
+
+    @property
+    def tokens_before(self) -> int:
+        """Visual tokens of the last batch before pruning, all samples together; 0 if nothing was pruned."""
+        return sum(self.history[-1].tokens_before) if self.history else 0
+
+    @property
+    def tokens_after(self) -> int:
+        """Visual tokens of the last batch that the language model received."""
+        return sum(self.history[-1].tokens_after) if self.history else 0

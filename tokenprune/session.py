@@ -1,0 +1,234 @@
+"""Run a strategy inside a stock transformers model: ``attach`` (hooks) and ``prepare`` (a pure function).
+
+Data flows the same way in both: observe the vision side -> features of each unit -> selection -> splice -> language
+model. ``attach`` leaves the prompt's length outside unchanged and undoes everything when its block ends; ``prepare``
+returns shorter inputs, with which caches, compilation and further turns need nothing special.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.budget import Budget, Keep, Unit
+from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.hooks import Hooks
+from tokenprune.models.base import Observation
+from tokenprune.prompt import Text
+from tokenprune.run import Run
+from tokenprune.splice import splice
+from tokenprune.strategy import Positions, Strategy
+from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
+
+__all__ = ["attach", "prepare"]
+
+
+@contextmanager
+def attach(
+    model: Any,
+    strategy: Strategy | str | Mapping[str, Any],
+    keep: Keep | Budget,
+    *,
+    unit: Unit | None = None,
+    positions: Positions | None = None,
+    text: Text = "prompt",
+    processor: Any = None,
+) -> Iterator[Run]:
+    """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
+
+    Works with ``generate`` (greedy, sampling, beams, with and without cache) and with plain forward passes; with
+    ``labels`` the loss is computed as usual. Logits of a plain forward pass have the pruned length;
+    ``run.history[-1].splice.index`` maps them back. Prompts without images are left alone.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A supported model, unmodified; see ``tokenprune list adapters``.
+    strategy : Strategy, str or mapping
+        A strategy, or what :func:`tokenprune.build` accepts.
+    keep : int, float, sequence or Budget
+        Tokens kept for each unit; see :class:`~tokenprune.budget.Budget`.
+    unit : str, optional
+        "image" (default), "frame" or "sample" (all images of a prompt share one budget).
+    positions : str, optional
+        "keep" or "compact"; the strategy's own choice by default.
+    text : str, bool Tensor (B, S) or callable, default "prompt"
+        Which tokens count as the prompt's text; see :func:`~tokenprune.prompt.prompt_text`.
+    processor : optional
+        The model's processor or tokenizer: its chat template tells role words and system text from the question.
+
+    Yields
+    ------
+    Run
+        ``selections``, ``tokens_before``, ``tokens_after``, ``history``.
+
+    Raises
+    ------
+    UnsupportedError
+        The model type has no adapter, or the call cannot be pruned; names what can.
+    MissingSignalError
+        The model cannot give a signal that the strategy reads; names strategies that work.
+    NestedAttachError, SecondTurnError
+        See :mod:`tokenprune.errors`.
+    """
+    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    inner = request.adapter.model
+    if "_tokenprune_run" in vars(inner):
+        raise NestedAttachError("this model is already attached: leave the outer attach block first")
+    run = Run()
+    hooks = Hooks(request, run)
+    generate = inner.generate
+
+    @functools.wraps(generate)
+    def pruned_generate(*args: Any, **kwargs: Any) -> Any:
+        _refuse_speculation(inner, kwargs)
+        cache = kwargs.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            raise SecondTurnError(
+                f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
+                "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
+            )
+        with hooks.generation():
+            return generate(*args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.callback(vars(inner).pop, "_tokenprune_run", None)
+        inner._tokenprune_run = run
+        stack.callback(vars(inner).pop, "generate", None)
+        inner.generate = pruned_generate
+        adapter = request.adapter
+        stack.enter_context(adapter.observe(request.strategy.requires, hooks.seen))
+        for module, hook in (
+            (inner, hooks.before_model),
+            (adapter.core, hooks.before_core),
+            (adapter.language_model, hooks.before_language_model),
+        ):
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        after = adapter.language_model.register_forward_hook(hooks.after_language_model, with_kwargs=True)
+        stack.callback(after.remove)
+        yield run
+
+
+def _refuse_speculation(model: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise for decoding modes that cut the cache back to a length counted outside."""
+    config = kwargs.get("generation_config") or model.generation_config
+    lookup = kwargs.get("prompt_lookup_num_tokens") or getattr(config, "prompt_lookup_num_tokens", None)
+    if kwargs.get("assistant_model") is not None or lookup:
+        raise UnsupportedError(
+            "assisted and prompt-lookup decoding cut the cache back to the unpruned prompt's length, which is wrong "
+            "inside attach: use tokenprune.prepare, or plain decoding"
+        )
+
+
+def prepare(
+    model: Any,
+    strategy: Strategy | str | Mapping[str, Any],
+    keep: Keep | Budget,
+    *,
+    unit: Unit | None = None,
+    positions: Positions | None = None,
+    text: Text = "prompt",
+    processor: Any = None,
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Return shorter inputs for ``model(**inputs)`` or ``model.generate(**inputs)``; touches nothing.
+
+    Placeholders of dropped tokens are gone from ``input_ids``, and ``mm_encoder_outputs`` holds the image features
+    that were kept, so lengths, caches, compilation and further turns are consistent by construction. ``generate``
+    returns sequences that start with the shortened prompt: cut them at ``inputs["input_ids"].shape[1]``.
+
+    Parameters
+    ----------
+    model, strategy, keep, unit, positions, text, processor
+        As in :func:`attach`.
+    **inputs
+        What the processor returned: ``input_ids``, ``pixel_values``, ``attention_mask`` ...
+
+    Returns
+    -------
+    dict
+        The inputs, shortened; without ``pixel_values``. Where position ids keep their gaps it holds
+        ``use_cache=True``: without a cache ``generate`` would drop the all-ones mask and transformers would take the
+        gaps for packed sequences, so ``generate(**inputs, use_cache=False)`` fails loudly instead.
+
+    Raises
+    ------
+    UnsupportedError
+        Besides what :func:`attach` raises: the installed transformers does not take ``mm_encoder_outputs`` (before
+        5.18), or inputs are missing.
+    """
+    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    adapter = request.adapter
+    if "mm_encoder_outputs" not in inspect.signature(adapter.model.forward).parameters:
+        raise UnsupportedError("prepare needs transformers >= 5.18 (forward with mm_encoder_outputs); use attach")
+    if request.positions == "keep":
+        if inputs.get("use_cache") is False:
+            raise UnsupportedError("prepare with use_cache=False needs positions='compact'; or use attach")
+        inputs["use_cache"] = True
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or inputs.get("pixel_values") is None:
+        raise UnsupportedError("prepare needs input_ids and pixel_values, as the processor returns them")
+    if (cache := inputs.get("past_key_values")) is not None and int(cache.get_seq_length()) > 0:
+        raise UnsupportedError(
+            "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
+        )
+    seen = Observation()
+    with torch.no_grad():
+        with adapter.observe(request.strategy.requires, seen):
+            accepted = inspect.signature(adapter.core.get_image_features).parameters  # type: ignore[arg-type]
+            vision = {k: v for k, v in inputs.items() if k in accepted and k != "kwargs"}
+            encoded = adapter.encode(**vision)
+        rest = {name: value for name, value in inputs.items() if name not in vision}
+        return {**rest, **_shortened(request, inputs, ids, encoded, seen)}
+
+
+def _shortened(
+    request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Any, seen: Observation
+) -> dict[str, Any]:
+    adapter = request.adapter
+    given = inputs.get("attention_mask")
+    mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+    placeholders = adapter.image_mask(ids)
+    image_features = list(encoded.pooler_output)
+    flat = torch.cat(image_features)
+    if int(placeholders.sum()) != len(flat):
+        raise FeatureError(
+            f"input_ids has {int(placeholders.sum())} placeholders but the images have {len(flat)} tokens"
+        )
+    embeds = adapter.embed_text(ids)
+    embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), flat.to(embeds.dtype))
+    batch = read_batch(request, ids, mask, seen.sizes)
+    decision = decide(request, collect(request, embeds, batch, seen)).spread(batch.owner)
+    plan = splice(batch.layout, decision.kept)
+    outside = inputs.get("position_ids")
+    if outside is None:
+        outside = (mask.long().cumsum(1) - 1).clamp_min(0)
+    shorter = copy.copy(encoded)
+    shorter.pooler_output = _kept_by_image(batch, decision, embeds, [len(f) for f in image_features])
+    pad = getattr(adapter.model.config.get_text_config(), "pad_token_id", None) or 0
+    return {
+        "input_ids": ids.gather(1, plan.index).masked_fill(~plan.mask, pad),
+        "attention_mask": plan.mask.to(torch.long),
+        "position_ids": plan.positions(outside, request.positions),
+        "mm_encoder_outputs": {"image": shorter},
+    }
+
+
+def _kept_by_image(batch: Batch, decision: Decision, embeds: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Kept or made tokens as one tensor an image, in prompt order (a unit may pool several images)."""
+    out: list[Tensor] = []
+    for i, (span, kept) in enumerate(zip(batch.layout.spans, decision.kept, strict=True)):
+        tokens = embeds[span.row, span.positions[kept]] if decision.made is None else decision.made[i]
+        start = 0
+        for image in batch.images[i]:
+            stop = start + sizes[image]
+            out.append(tokens[(kept >= start) & (kept < stop)])
+            start = stop
+    return out

@@ -1,0 +1,128 @@
+"""From kept tokens to a shorter sequence: index arithmetic on (B, S), no model in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenprune.indexing import gather_tokens
+
+__all__ = ["Layout", "Span", "Splice", "splice"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one unit's visual tokens stand.
+
+    Attributes
+    ----------
+    row : int
+        Sample.
+    positions : int64 Tensor, (n,)
+        Sequence positions of its tokens, ascending; not necessarily contiguous.
+    """
+
+    row: int
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands where in a batch of prompts.
+
+    Attributes
+    ----------
+    mask : bool Tensor, (B, S)
+        True at real tokens (the 2-D attention mask).
+    text : bool Tensor, (B, S)
+        True at the prompt's own text.
+    spans : tuple of Span
+        Visual tokens, one span a unit, rows in order.
+    """
+
+    mask: Tensor
+    text: Tensor
+    spans: tuple[Span, ...]
+
+    @property
+    def length(self) -> int:
+        """Sequence length S."""
+        return self.mask.shape[1]
+
+
+@dataclass(frozen=True)
+class Splice:
+    """How to build the shorter sequence.
+
+    Attributes
+    ----------
+    index : int64 Tensor, (B, M)
+        Source position of each new place; arbitrary at padding.
+    mask : bool Tensor, (B, M)
+        True at real tokens.
+    slots : tuple of int64 Tensor
+        New places of each span's kept tokens, in sequence order.
+    """
+
+    index: Tensor
+    mask: Tensor
+    slots: tuple[Tensor, ...]
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Gather (B, S, ...) -> (B, M, ...)."""
+        return gather_tokens(x, self.index)
+
+    def positions(self, position_ids: Tensor, how: str) -> Tensor:
+        """Position ids of the new places.
+
+        Parameters
+        ----------
+        position_ids : Tensor, (B, S) or (R, B, S)
+            Original ones; 3-D for multi-axis rotary embeddings.
+        how : str
+            "keep": as they were; "compact": 0, 1, 2, ... over real tokens (2-D only).
+        """
+        if how == "compact" and position_ids.ndim == 2:
+            return (self.mask.cumsum(1) - 1).clamp_min(0)
+        if position_ids.ndim == 2:
+            return position_ids.gather(1, self.index)
+        return position_ids.gather(2, self.index.expand(position_ids.shape[0], -1, -1))
+
+    def layout(self, before: Layout) -> Layout:
+        """What stands where afterwards."""
+        spans = tuple(Span(s.row, slots) for s, slots in zip(before.spans, self.slots, strict=True))
+        return Layout(self.mask, before.text.gather(1, self.index) & self.mask, spans)
+
+
+def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
+    """Plan the sequence in which each span keeps some of its tokens and everything else stays.
+
+    Rows are padded to the longest, on the side where the batch is padded already (left without padding). With nothing
+    dropped the plan is the identity, so that a batch keeps its bits.
+
+    Parameters
+    ----------
+    layout : Layout
+    kept : sequence of int64 Tensor
+        For each span, positions within the span in the order in which they shall stand (ascending unless merged).
+    """
+    keep = layout.mask.clone()
+    for span, chosen in zip(layout.spans, kept, strict=True):
+        keep[span.row, span.positions] = False
+        keep[span.row, span.positions[chosen]] = True
+    length = int(keep.sum(1).max())
+    right = bool(layout.mask[:, 0].all()) and not bool(layout.mask[:, -1].all())
+    # stable sort: what goes first is left out or padding, what stays keeps its order
+    place = (~keep if right else keep).to(torch.int8).argsort(dim=1, stable=True)
+    index = place[:, :length] if right else place[:, keep.shape[1] - length :]
+    mask = keep.gather(1, index)
+    slots = []
+    for span, chosen in zip(layout.spans, kept, strict=True):
+        here = torch.isin(index[span.row], span.positions[chosen]) & mask[span.row]
+        slot = here.nonzero().flatten()
+        index[span.row, slot] = span.positions[chosen]
+        slots.append(slot)
+    return Splice(index, mask, tuple(slots))
