@@ -101,12 +101,10 @@ class Hooks:
 
     def after_language_model(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
         """Where labels were given, spread hidden states over the prompt's full length again."""
-        if not self.has_labels or self.pruned is None:
-            return output
-        plan, hidden = self.pruned.plan, output.last_hidden_state
-        row = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(-1).expand_as(plan.index)
-        full = hidden.new_zeros(hidden.shape[0], self.pruned.length, hidden.shape[-1])
-        output.last_hidden_state = full.index_put((row[plan.mask], plan.index[plan.mask]), hidden[plan.mask])
+        if self.has_labels and self.pruned is not None:
+            hidden = output.last_hidden_state
+            places = self.pruned.plan.last_place(self.pruned.length)
+            output.last_hidden_state = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         return output
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:

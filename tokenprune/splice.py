@@ -91,6 +91,16 @@ class Splice:
             return position_ids.gather(1, self.index)
         return position_ids.gather(2, self.index.expand(position_ids.shape[0], -1, -1))
 
+    def last_place(self, length: int) -> Tensor:
+        """For each of ``length`` source positions, the new place of the last one kept up to it: (B, length).
+
+        What a model predicts after a dropped token is what it predicts after the last kept token before it.
+        """
+        place = torch.arange(self.index.shape[1], device=self.index.device).expand_as(self.index)
+        here = torch.zeros(len(self.index), length, dtype=torch.long, device=self.index.device)
+        here.scatter_reduce_(1, self.index, place.where(self.mask, 0), "amax")
+        return here.cummax(1).values
+
     def layout(self, before: Layout) -> Layout:
         """What stands where afterwards."""
         spans = tuple(Span(s.row, slots) for s, slots in zip(before.spans, self.slots, strict=True))

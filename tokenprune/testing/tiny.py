@@ -27,7 +27,7 @@ WORDS = """USER ASSISTANT : ? . , a an the is are was what which who where how m
 this that picture image photo red green blue yellow black white dog cat car tree man woman child sky sea house bird
 boat ball left right above below near color colour number word sign read count big small sits stands runs holds answer
 question using single word phrase describe scene animal object kind zero one two three four five six seven eight nine
-ten Zebra quickly Why 7""".split()
+ten it Zebra quickly Why 7""".split()
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
