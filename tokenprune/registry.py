@@ -24,7 +24,7 @@ from tokenprune.errors import (
     UnknownOptionError,
     closest,
 )
-from tokenprune.strategy import Strategy
+from tokenprune.strategy import AnyStrategy, Strategy
 
 __all__ = ["KINDS", "Entry", "Registry", "build", "build_component", "list_components", "list_strategies", "register"]
 
@@ -153,9 +153,9 @@ class Registry:
         name = spec if isinstance(spec, str) else options.pop("name")
         return self._call(f"{KINDS[kind]} {name!r}", self.load(kind, name), options)
 
-    def build(self, strategy: str | Mapping[str, Any], **options: Any) -> Strategy:
+    def build(self, strategy: str | Mapping[str, Any], **options: Any) -> AnyStrategy:
         """See :func:`build`."""
-        if isinstance(strategy, Strategy):
+        if isinstance(strategy, AnyStrategy):
             if options:
                 raise UnknownOptionError(f"{strategy!r} is built already: options {sorted(options)} cannot be applied")
             return strategy
@@ -167,9 +167,9 @@ class Registry:
         made = self._call(f"strategy {strategy!r}", self.load("strategies", strategy), options)
         return self._checked(made, strategy)
 
-    def _checked(self, made: Any, name: object) -> Strategy:
-        if not isinstance(made, Strategy):
-            raise OptionTypeError(f"strategy {name!r} must make a tokenprune.Strategy, got {type(made).__name__}")
+    def _checked(self, made: Any, name: object) -> AnyStrategy:
+        if not isinstance(made, AnyStrategy):
+            raise OptionTypeError(f"strategy {name!r} must make a tokenprune.AnyStrategy, got {type(made).__name__}")
         return made
 
     def _call(self, what: str, factory: Any, options: Mapping[str, Any]) -> Any:
@@ -229,7 +229,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     return registry.register(kind, name)
 
 
-def build(strategy: str | Mapping[str, Any], **options: Any) -> Strategy:
+def build(strategy: str | Mapping[str, Any], **options: Any) -> AnyStrategy:
     """Make a strategy by name with options, or from parts.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,13 +17,37 @@ from tokenprune.features import Features
 from tokenprune.indexing import left_aligned
 from tokenprune.selection import Selection
 
-__all__ = ["Positions", "Strategy"]
+__all__ = ["AnyStrategy", "Positions", "Strategy"]
 
 Positions = Literal["keep", "compact"]
 
 
+class AnyStrategy(ABC):
+    """What ``build`` makes and ``attach`` runs, wherever it acts.
+
+    Attributes
+    ----------
+    name : str
+        Shown in reports.
+    positions : str
+        Whether kept tokens keep the position ids they had ("keep"), or are renumbered without gaps ("compact").
+    """
+
+    name: str
+    positions: Positions
+
+    @property
+    @abstractmethod
+    def requires(self) -> frozenset[str]:
+        """Signals that have to be collected before the language model runs."""
+
+    @abstractmethod
+    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
+        """Choose the tokens to keep, given features of the place where the strategy acts."""
+
+
 @dataclass(frozen=True)
-class Strategy:
+class Strategy(AnyStrategy):
     """A composition of parts.
 
     Parameters

@@ -1,0 +1,35 @@
+"""DART: keep what duplicates the pivots least."""
+
+from __future__ import annotations
+
+import tokenprune as tp
+from tokenprune.components.inside_pivots import KeyNorm, PivotQuota
+from tokenprune.components.inside_rules import PivotsAndQuotas
+from tokenprune.schedule import LayerEvent, LayerSchedule
+
+
+def dart(*, k: int | None = None, image_pivots: int = 4, text_pivots: int = 4, faithful: bool = False) -> LayerSchedule:
+    """DART ("Stop Looking for Important Tokens", EMNLP 2025, arXiv 2502.11494).
+
+    After layer k-1, the visual and text tokens with the largest L1 key norm become pivots; each pivot in turn keeps
+    the same number of visual tokens with the lowest cosine to it, compared after the model's final norm. Kept tokens
+    keep their positions. The image pivots are kept on top of the budget: "128 tokens" are 132 after that layer and
+    159.75 on average over 32 layers.
+
+    Parameters
+    ----------
+    k : int, optional
+        Layers that see all tokens. By default 2 of 32, scaled to the model's depth; a number of yours is not scaled.
+    image_pivots, text_pivots : int, default 4 and 4
+    faithful : bool, default False
+        Let pivots take in the order of a Python set of their positions, as the published code does by accident: it
+        follows neither rank nor place, and changes with the length of the system prompt. By default by rank.
+    """
+    selector = PivotQuota(image_pivots, text_pivots, "hash" if faithful else "rank")
+    event = LayerEvent(
+        (2 if k is None else k) - 1,
+        tp.Strategy(KeyNorm(), selector, name="dart"),
+        PivotsAndQuotas(image_pivots, image_pivots + text_pivots),
+        normed=True,
+    )
+    return LayerSchedule("dart", (event,), reference_layers=32 if k is None else None)
