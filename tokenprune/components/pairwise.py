@@ -1,6 +1,6 @@
 """How alike two visual tokens are, as tables that are read column by column.
 
-A greedy selector reads one column a pick, so the table itself is only kept where it is small (``dense_limit``);
+A greedy selector reads one column a pick, so the table itself is only kept where it is small (``DENSE_LIMIT``);
 otherwise columns are computed when asked for, and what normalises a row is reduced in blocks of rows. Memory is then
 O(N * block), time O(N^2 d) once plus O(N d) a pick.
 """
@@ -34,11 +34,11 @@ BLOCK = 256
 
 
 class CosineTable(PairTable):
-    """Cosine of every pair of tokens, kept whole up to ``dense_limit`` tokens and recomputed by columns beyond."""
+    """Cosine of every pair of tokens, kept whole up to ``DENSE_LIMIT`` tokens and recomputed by columns beyond."""
 
-    def __init__(self, tokens: Tensor, dense_limit: int = DENSE_LIMIT) -> None:
+    def __init__(self, tokens: Tensor) -> None:
         self.unit = unit_norm(tokens)
-        self.gram = self.unit @ self.unit.mT if tokens.shape[1] <= dense_limit else None
+        self.gram = self.unit @ self.unit.mT if tokens.shape[1] <= DENSE_LIMIT else None
 
     def column(self, index: Tensor) -> Tensor:
         """Cosine of all tokens to one token a row: (B,) -> (B, N)."""
@@ -47,10 +47,10 @@ class CosineTable(PairTable):
             return self.gram[row, index]
         return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
 
-    def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
-        """Yield (rows, cosines of those rows to all tokens (B, rows, N))."""
-        for start in range(0, self.unit.shape[1], size):
-            rows = slice(start, start + size)
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
+        for start in range(0, self.unit.shape[1], BLOCK):
+            rows = slice(start, start + BLOCK)
             yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
 
     def dense(self) -> Tensor:
