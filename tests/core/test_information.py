@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr
 from torch import Tensor
 
+from tests import reference
 from tokenprune import Features, Grid
 from tokenprune.components import aggregators, normalizers, priors, scorers
 from tokenprune.components.base import Aggregator, Normalizer
