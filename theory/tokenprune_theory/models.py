@@ -6,7 +6,7 @@ A candidate i is the variable ``v<i>``, the target is ``t``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ __all__ = [
     "dependent",
     "from_counts",
     "functions_of_bits",
+    "gf2_rank",
     "information",
     "linear_rank",
     "naive_bayes",
@@ -100,20 +101,20 @@ def xors(r: int) -> list[int]:
     return sorted(every, key=lambda m: (m.bit_count() == 1, m))
 
 
+def gf2_rank(vectors: Iterable[int]) -> int:
+    """Rank of bit masks over GF(2)."""
+    basis: list[int] = []
+    for v in vectors:
+        for b in basis:
+            v = min(v, v ^ b)
+        if v:
+            basis.append(v)
+    return len(basis)
+
+
 def linear_rank(vectors: Sequence[int]) -> TableFunction:
     """MI(V_S; T) in bits where T is all bits and each candidate one XOR of them: the rank over GF(2)."""
-
-    def rank(s: frozenset[int]) -> float:
-        basis: list[int] = []
-        for i in s:
-            v = vectors[i]
-            for b in basis:
-                v = min(v, v ^ b)
-            if v:
-                basis.append(v)
-        return float(len(basis))
-
-    return tabulate(rank, len(vectors))
+    return tabulate(lambda s: float(gf2_rank(vectors[i] for i in s)), len(vectors))
 
 
 def dependent(copies: int, flip: float) -> Joint:

@@ -93,7 +93,7 @@ def self_pmi(similarity: Array, tau: float, marginal: str = "uniform") -> Array:
         return log_p - log_marginal(log_p)
     if marginal == "stationary":
         log_z = logsumexp(logits, axis=1)
-        return log_p - (log_z - logsumexp(log_z))
+        return np.asarray(log_p - (log_z - logsumexp(log_z)))
     if marginal == "sinkhorn":
         u = np.zeros(n)
         for _ in range(10_000):

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokenprune.errors import TokenPruneError, closest
+from tokenprune.errors import UnknownNameError, closest
 
 __all__ = [
     "CLAIMS",
@@ -35,7 +35,6 @@ __all__ = [
     "Measure",
     "Result",
     "Run",
-    "UnknownClaimError",
     "Verdict",
     "Witness",
     "all_claims",
@@ -43,10 +42,6 @@ __all__ = [
     "claim",
     "find_claims",
 ]
-
-
-class UnknownClaimError(TokenPruneError, ValueError):
-    """No claim has this id."""
 
 
 class Verdict(enum.Enum):
@@ -86,8 +81,8 @@ class Law:
 
     @property
     def passed(self) -> bool:
-        """Whether the law held everywhere."""
-        return bool(self.error <= self.tolerance)
+        """Whether the law held everywhere, and said something anywhere (a law without a case in point is no evidence)."""
+        return bool(-math.inf < self.error <= self.tolerance)
 
     def describe(self, measured: bool = True) -> str:
         """One line; without what was measured (for documents) if asked."""
@@ -332,14 +327,14 @@ def find_claims(ids: Iterable[str] = ()) -> list[Claim]:
 
     Raises
     ------
-    UnknownClaimError
+    UnknownNameError
         With the closest matches.
     """
     known = all_claims()
     wanted = list(ids)
     for id in wanted:
         if id not in known:
-            raise UnknownClaimError(f"no claim {id!r}; {closest(id, known)}")
+            raise UnknownNameError(f"no claim {id!r}; {closest(id, known)}")
     return [c for c in known.values() if not wanted or c.id in wanted]
 
 

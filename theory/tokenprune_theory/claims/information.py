@@ -1,0 +1,572 @@
+"""Sections 3.3, A.1 and A.2: information identities, submodularity, and what greedy selection is worth."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+from scipy.special import rel_entr
+
+from tokenprune_theory import laws, models
+from tokenprune_theory.discrete import Array, Joint, specific_surprise
+from tokenprune_theory.registry import Run, Verdict, claim
+from tokenprune_theory.sequence import select
+from tokenprune_theory.setfn import (
+    TableFunction,
+    brute_force_max,
+    greedy,
+    monotone_violation,
+    nemhauser_bound,
+    submodular_violation,
+    tabulate,
+)
+
+BIT = math.log(2)
+
+information = partial(claim, section="Information (3.3, A.1, A.2)")
+
+
+def _pairs(rng: np.random.Generator) -> Joint:
+    return models.random_joint(rng, tuple(rng.integers(1, 5, size=2)))
+
+
+def _triples(rng: np.random.Generator) -> Joint:
+    return models.random_joint(rng, tuple(rng.integers(1, 4, size=3)))
+
+
+def _four(rng: np.random.Generator) -> Joint:
+    return models.random_joint(rng, (2, 2, 3, 2))
+
+
+def _bayes(rng: np.random.Generator) -> Joint:
+    return models.random_naive_bayes(rng, n=4)
+
+
+def _channel(rng: np.random.Generator) -> Array:
+    return models.random_channel(rng, int(rng.integers(1, 7)), int(rng.integers(1, 7)))
+
+
+EDGES = [
+    Joint(np.eye(3) / 3, ("t", "v0")),
+    Joint(np.full((2, 3), 1 / 6), ("t", "v0")),
+    Joint(np.ones((1, 1)), ("t", "v0")),
+]
+"""Deterministic, independent, and of one symbol."""
+
+
+@information(
+    "entropy",
+    ref="Def. 4, (25); A.4",
+    says="0 ≤ H(X) ≤ log n; the uniform distribution, and no other, has the most entropy.",
+    verdict=Verdict.HOLDS,
+    corrected="True of the prior p(v). It says nothing of the marginal p(t) that the prior induces, and being the "
+    "least informative choice does not make it the right one.",
+    why="log n − H(p) = KL(p ‖ uniform) ≥ ½ ‖p − uniform‖₁² by Pinsker, which is 0 only at the uniform.",
+)
+def _(run: Run) -> None:
+    run.holds("range and equality case", laws.entropy_range, lambda rng: rng.dirichlet(np.ones(rng.integers(1, 9))))
+
+
+@information(
+    "mi-forms",
+    ref="Def. 1, (6), (7), (32)",
+    says="MI(X;Y) = H(X) − H(X|Y) = H(Y) − H(Y|X) = E[PMI].",
+    verdict=Verdict.HOLDS,
+    corrected="With 0 · log 0 = 0; zero cells, one-symbol alphabets and deterministic channels included.",
+    why="Write p(x,y) = p(x|y) p(y) inside the logarithm and sum out.",
+)
+def _(run: Run) -> None:
+    run.holds("five forms agree", laws.information_forms, _pairs)
+    run.holds("deterministic, independent, one symbol", laws.information_forms, EDGES)
+
+
+@information(
+    "mi-sign",
+    ref="Def. 1",
+    says="MI is symmetric, not negative, and 0 only for independent variables.",
+    verdict=Verdict.HOLDS,
+    corrected="In floating point −1e-16 occurs: clamp when displaying, never when testing.",
+    why="Pinsker: MI(X;Y) = KL(p(x,y) ‖ p(x)p(y)) ≥ ½ ‖p(x,y) − p(x)p(y)‖₁².",
+)
+def _(run: Run) -> None:
+    run.holds("symmetric and above Pinsker's bound", laws.information_sign, _pairs)
+    run.holds("product distributions give 0", lambda j: abs(j.mutual_information("t", "v0")), [EDGES[1], EDGES[2]])
+
+
+@information(
+    "conditional-forms",
+    ref="Defs 5, 6, (26)–(28)",
+    says="H(X|Y) = −Σ p(x,y) log p(x|y); MI(X;Y|Z) = H(X|Z) − H(X|Y,Z) = Σ p(x,y,z) log p(x|y,z)/p(x|z) ≥ 0.",
+    verdict=Verdict.HOLDS,
+    corrected="The sum in (26) is printed over an index u that its summand does not have; x is meant.",
+    why="Chain rule of entropy; CMI is an average over z of KL divergences.",
+)
+def _(run: Run) -> None:
+    run.holds("sums agree with entropies", laws.conditional_forms, _triples)
+
+
+@information(
+    "chain-rule",
+    ref="Def. 2, (8), (10)–(12), (33)–(38)",
+    says="The gain MI(S∪v;T) − MI(S;T) is MI(v;T|S) = MI(v;T,S) − MI(v;S) = MI(v;S|T) + MI(v;T) − MI(v;S).",
+    verdict=Verdict.HOLDS,
+    corrected="For all variables: no independence is needed up to here.",
+    why="Chain rule of mutual information, applied twice to MI(v; T, S).",
+)
+def _(run: Run) -> None:
+    run.holds("five forms agree", laws.chain_rule, _four)
+
+
+@information(
+    "kl-form",
+    ref="(53), (54)",
+    says="Σ_j p(t_j|v_i) PMI(v_i;t_j) = KL(p(·|v_i) ‖ p).",
+    verdict=Verdict.HOLDS,
+    corrected="It is the specific surprise of one outcome, not a mutual information: MI(V;T) is its average over i.",
+    why="By definition; averaging over the prior gives Σ p(v,t) log p(t|v)/p(t).",
+)
+def _(run: Run) -> None:
+    run.holds("row KL, and its average is MI(V;T)", laws.kl_average, _channel)
+
+
+@information(
+    "joint-weights",
+    ref="(18)",
+    says="The weight p(v_i;x_j) of the average may be read as p(x_j|v_i).",
+    verdict=Verdict.FALSE,
+    corrected="p(v_i, x_j) = p(x_j|v_i)/N: the joint-weighted sum is KL_i/N. The order of tokens is the same, the "
+    "magnitude is not, and with it what λ means.",
+    why="Uniform prior: the joint is the conditional over N.",
+)
+def _(run: Run) -> None:
+    def weighted(rows: Array) -> Array:
+        return np.asarray(rel_entr(rows / len(rows), np.broadcast_to(rows.mean(0) / len(rows), rows.shape)).sum(1))
+
+    rows = np.array([[0.75, 0.25], [0.25, 0.75]])
+    run.refutes(
+        "rows (¾,¼), (¼,¾): joint-weighted mean of row 0 against its KL",
+        float(weighted(rows)[0]),
+        "==",
+        float(specific_surprise(rows)[0]),
+    )
+    run.corrected(
+        "KL_i = N times the joint-weighted mean",
+        lambda rows: np.abs(len(rows) * weighted(rows) - specific_surprise(rows)).max(),
+        _channel,
+    )
+
+
+@information(
+    "total-probability",
+    ref="Prop. A.1, (16), (48)–(50)",
+    says="p(t_j) = (1/N) Σ_i p(t_j|v_i), because a patch maps to a token deterministically.",
+    verdict=Verdict.ASSUMING,
+    corrected="Assuming that the events are the indices 1..N, so that equal embeddings are different events. A.4 lists "
+    "tokens from i = 0, which would be N + 1 events of probability 1/N.",
+    why="Indices are exclusive and exhaustive; embedding values are not once two patches are alike, and determinism of "
+    "the mapping does not change that.",
+)
+def _(run: Run) -> None:
+    def error(rows: Array) -> float:
+        twice = np.concatenate([rows, rows[:1]])
+        joint = Joint(twice / len(twice), ("v0", "t"))
+        return float(np.abs(joint.marginal("t") - twice.mean(0)).max())
+
+    run.holds_if("events are indices, duplicates included", error, _channel, tolerance=1e-14)
+    rows = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    run.refutes(
+        "two equal tokens and another, text (1,0), (1,0), (0,1): p(t_0) over the two embeddings that occur against "
+        "over the three indices",
+        float(np.unique(rows, axis=0).mean(0)[0]),
+        "==",
+        float(rows.mean(0)[0]),
+    )
+    run.refutes("N = 3, indices from 0 to N: total prior", 4 / 3, "==", 1.0)
+
+
+@information(
+    "definitions-agree",
+    ref="Defs 3, 7, (9), (29)",
+    says="Diminishing returns and the lattice inequality define the same functions.",
+    verdict=Verdict.HOLDS,
+    corrected="And it is enough to check sets that differ by one element.",
+    why="The lattice inequality for S∪i and S∪j is one step of diminishing returns; longer steps telescope.",
+)
+def _(run: Run) -> None:
+    def draw(rng: np.random.Generator) -> TableFunction:
+        n = int(rng.integers(2, 5))
+        size = np.array([m.bit_count() for m in range(2**n)])
+        # concave in the size is submodular; an occasional unit of noise makes it a close call
+        noise = rng.integers(-1, 2, size=2**n) * (rng.random(2**n) < 0.1)
+        return TableFunction((size * (2 * n - size) + noise).astype(np.float64))
+
+    run.holds("verdicts of both checks", laws.lattice_equivalence, draw, tolerance=0)
+
+
+@information(
+    "mi-submodular",
+    ref="A.2",
+    says="Mutual information exhibits submodularity (diminishing returns).",
+    verdict=Verdict.FALSE,
+    corrected="Not in general: S ↦ MI(V_S;T) is submodular under an assumption such as conditional independence.",
+    why="T = A xor B with fair bits: A alone says nothing of T, and neither does B; together they say all. The second "
+    "gain is larger than the first. The paper's left-and-right-part remark is this case.",
+)
+def _(run: Run) -> None:
+    f = models.information(models.parity(2))
+    run.refutes("T = A xor B: gain of B after A, and at first (bits)", (f((0, 1)) - f((0,))) / BIT, "<=", f((1,)) / BIT)
+    counts = np.zeros((2, 2, 2))
+    counts[0, 1, 0] = counts[1, 0, 0] = counts[1, 1, 1] = 1
+    g = models.information(models.from_counts(counts))
+    run.refutes(
+        "(t, v0, v1) uniform on 010, 100, 111: f(both), and f(v0) + f(v1) (bits)",
+        g((0, 1)) / BIT,
+        "<=",
+        (g((0,)) + g((1,))) / BIT,
+    )
+    hits = [laws.information_submodular(models.random_joint(run.rng, (2,) * 5, zeros=False)) > 1e-9 for _ in range(50)]
+    run.measure("share of flat random joints of 5 bits that are not submodular", float(np.mean(hits)))
+
+
+@information(
+    "mi-submodular-ci",
+    ref="A.2, (30), (31)",
+    says="MI(V_S;T) is submodular if a candidate and the selected set are independent given T.",
+    verdict=Verdict.ASSUMING,
+    corrected="Assuming mutual independence given T (for every set). Independence of all pairs is not enough. "
+    "Sufficient, not necessary.",
+    why="Under it MI(V_S;T) = H(V_S) − Σ_{i∈S} H(v_i|T): entropy, which is submodular, minus a modular function.",
+)
+def _(run: Run) -> None:
+    run.holds_if("naive Bayes, all subsets", laws.information_submodular, _bayes, share=0.5)
+    three = models.parity(3)
+    run.corrected(
+        "T = xor of three bits: every pair is independent given T",
+        lambda a, b: abs(three.mutual_information(a, b, "t")),
+        [("v0", "v1"), ("v0", "v2"), ("v1", "v2")],
+    )
+    f = models.information(three)
+    run.refutes(
+        "T = xor of three bits, where every pair is independent given T: gain of the third bit, and at first (bits)",
+        (f((0, 1, 2)) - f((0, 1))) / BIT,
+        "<=",
+        f((2,)) / BIT,
+    )
+    # t fair, v0 = v1 = t xor a noise bit of probability 1/4: dependent given t, and submodular all the same
+    counts = np.zeros((2, 2, 2))
+    for t in (0, 1):
+        counts[t, t, t], counts[t, 1 - t, 1 - t] = 3, 1
+    run.corrected(
+        "v0 = v1 = noisy T: dependent given T, yet submodular",
+        laws.information_submodular,
+        [models.from_counts(counts)],
+    )
+
+
+@information(
+    "mi-monotone",
+    ref="3.3",
+    says="MI(V_S;T) does not decrease as S grows (the paper: under conditional independence).",
+    verdict=Verdict.HOLDS,
+    corrected="Without any assumption.",
+    why="A gain is a conditional mutual information, and those are not negative.",
+)
+def _(run: Run) -> None:
+    run.holds("arbitrary joints, all subsets", laws.information_monotone, _four)
+
+
+def _tight(k: int) -> TableFunction:
+    """Coverage where greedy, ties to the lowest index, is as bad as it can be: k slices across, then k blocks.
+
+    k blocks of k^(k-1) elements each are the best choice. Slice m takes from each block 1/k of what slices before it
+    left, so that it always gains exactly as much as a block does.
+    """
+    blocks: list[set[tuple[int, int]]] = [{(b, e) for e in range(k ** (k - 1))} for b in range(k)]
+    left = [sorted(block) for block in blocks]
+    slices = []
+    for _ in range(k - 1):
+        share = len(left[0]) // k
+        slices.append({e for rest in left for e in rest[:share]})
+        left = [rest[share:] for rest in left]
+    sets = [*slices, *blocks]
+    return tabulate(lambda s: float(len(set().union(*(sets[i] for i in s)))), len(sets))
+
+
+@information(
+    "greedy-guarantee",
+    ref="3.3, (13)",
+    says="Greedy selection reaches 1 − 1/e of the best MI(V_S;T).",
+    verdict=Verdict.ASSUMING,
+    corrected="Assuming exact mutual information and mutual independence given T: greedy ≥ (1 − (1 − 1/k)^k) · OPT, "
+    "and no better constant holds.",
+    why="Nemhauser, Wolsey and Fisher 1978 for monotone submodular functions. Tight: cover disjoint blocks of fair "
+    "bits, with slices across the blocks that tie with the blocks and come first.",
+)
+def _(run: Run) -> None:
+    def draw(rng: np.random.Generator) -> tuple[TableFunction, int]:
+        return models.information(models.random_naive_bayes(rng, n=5)), int(rng.integers(2, 5))
+
+    run.holds_if("naive Bayes, against brute force", laws.greedy_shortfall, draw, tolerance=1e-9, share=0.5)
+    run.holds_if(
+        "attained for k = 2, 3, 4 (value ratios 3/4, 19/27, 175/256)",
+        lambda k: abs(greedy(_tight(k), k).value / brute_force_max(_tight(k), k)[0] - nemhauser_bound(k)),
+        [2, 3, 4],
+    )
+    bits = models.information(models.coverage_bits([[0, 2], [0, 1], [2, 3]]))
+    run.holds_if(
+        "as mutual information: bits a, b, c, d; candidates (a,c), (a,b), (c,d); k = 2: 3 bits of 4",
+        lambda f: abs(greedy(f, 2).value / brute_force_max(f, 2)[0] - 0.75),
+        [bits],
+    )
+    f = models.information(models.dependent(2, 0.45))
+    run.refutes(
+        "T = A xor B, two copies of T with 45 % flipped, k = 2: greedy over optimum",
+        greedy(f, 2).value / brute_force_max(f, 2)[0],
+        ">=",
+        1 - 1 / math.e,
+    )
+
+
+@information(
+    "greedy-without-ci",
+    ref="3.3",
+    says="Greedy selection on MI keeps some constant factor without the independence assumption.",
+    verdict=Verdict.FALSE,
+    corrected="The ratio goes to 0. What remains is 1 − e^−γ with the submodularity ratio γ, and γ = 0 for an xor.",
+    why="Bits A, B with T = A xor B have no gain alone; any copy of T, however noisy, is picked first.",
+)
+def _(run: Run) -> None:
+    for flip in (0.45, 0.495):
+        f = models.information(models.dependent(2, flip))
+        run.refutes(
+            f"T = A xor B, two copies of T flipped with probability {flip}, k = 2: greedy over optimum",
+            greedy(f, 2).value / brute_force_max(f, 2)[0],
+            ">=",
+            0.05,
+        )
+
+
+@information(
+    "estimator",
+    ref="(39)",
+    says="MI(v;T) − MI(v;S) is the gain MI(v;T|S).",
+    verdict=Verdict.ASSUMING,
+    corrected="Assuming MI(v;S|T) = 0. Without it the gain is larger by exactly MI(v;S|T): a lower bound.",
+    why="(38) without its first term.",
+)
+def _(run: Run) -> None:
+    run.holds_if("naive Bayes, all sets", laws.estimator_error, _bayes, share=0.5)
+    run.corrected("gain − (39) = MI(v;S|T) ≥ 0 for any joint", laws.estimator_identity, _four)
+    run.refutes("T = A xor B: (39) and the gain of B after A (bits)", 0.0, "==", _gain_after(models.parity(2)) / BIT)
+
+
+def _gain_after(joint: Joint) -> float:
+    return joint.mutual_information("v1", "t", "v0")
+
+
+def _estimate_after(joint: Joint) -> float:
+    return joint.mutual_information("v1", "t") - joint.mutual_information("v1", "v0")
+
+
+@information(
+    "estimator-sign",
+    ref="(39)",
+    says="(39) can serve as a gain: it is not negative, as gains of MI are.",
+    verdict=Verdict.FALSE,
+    corrected="It is negative whenever tokens share more with each other than with T.",
+    why="MI(v;S) is not bounded by MI(v;T) unless S and v meet only through T.",
+)
+def _(run: Run) -> None:
+    counts = np.zeros((2, 2, 2))
+    counts[0, 1, 0], counts[1, 0, 0], counts[1, 1, 1] = 1, 2, 1
+    joint = models.from_counts(counts)
+    run.refutes("counts (t,v0,v1) 010×1, 100×2, 111×1: estimate for v1 after v0", _estimate_after(joint), ">=", 0.0)
+    run.measure("its true gain there", _gain_after(joint))
+    draws = [_estimate_after(models.random_joint(run.rng, (2, 2, 2), zeros=False)) < 0 for _ in range(200)]
+    run.measure("share of flat random joints of 3 bits where the estimate is negative", float(np.mean(draws)))
+
+
+@information(
+    "relevance-dominates",
+    ref="A.2",
+    says="(31) implies that crossmodal relevance is much stronger than internal redundancy.",
+    verdict=Verdict.FALSE,
+    corrected="It implies MI(v;S) ≤ MI(v;T), with equality possible, and nothing stronger.",
+    why="Data processing on v – T – S. With T = v0 = v1 both are H(T).",
+)
+def _(run: Run) -> None:
+    joint = models.functions_of_bits(1, [1], [[1], [1]])
+    run.corrected("that example satisfies (31)", lambda j: abs(j.mutual_information("v0", "v1", "t")), [joint])
+    run.refutes(
+        "T = v0 = v1, a fair bit: MI(v0;v1) against half of MI(v0;T) (bits)",
+        joint.mutual_information("v0", "v1") / BIT,
+        "<=",
+        joint.mutual_information("v0", "t") / 2 / BIT,
+    )
+    run.corrected("MI(v;S) ≤ MI(v;T) under (30)", laws.bottleneck, _bayes)
+
+
+def _pairwise_max_ratio(r: int) -> tuple[float, float]:
+    """Greedy with MI(v;T) - max_j MI(v;v_j), over the optimum, on all XORs of r bits followed by further bits."""
+    k = 2**r - 1
+    pool = [*models.xors(r), *(1 << b for b in range(r, k))]
+    # every candidate is a fair bit that T determines, and two different XORs are independent
+    pairs = np.eye(len(pool))
+    picks = select(np.ones(len(pool)), pairs, 0.5, k).order
+    return float(models.gf2_rank([pool[i] for i in picks])), float(k)
+
+
+@information(
+    "pairwise-redundancy",
+    ref="(39) to (20)",
+    says="The largest redundancy with one selected token stands in for the redundancy with the set.",
+    verdict=Verdict.FALSE,
+    corrected="max_j MI(v;v_j) ≤ MI(v;S) and no more: with it greedy reaches log₂(k+1)/k of the optimum, so no "
+    "constant factor is left, even under exact conditional independence. The sum over pairs is no upper bound either.",
+    why="T = (A, B), candidates A, B, A xor B: all pairs are independent, the three together are not. With all 2^r − "
+    "1 xors of r bits first in the pool and k = 2^r − 1, every step is a tie; the picks have rank r while the "
+    "optimum is k.",
+)
+def _(run: Run) -> None:
+    joint = models.functions_of_bits(2, [1, 2], [[1], [2], [3]])
+    run.refutes(
+        "T = (A,B), v = A xor B, S = {A, B}: MI(v;S) against the largest MI(v;v_j) (bits)",
+        joint.mutual_information("v2", ("v0", "v1")) / BIT,
+        "==",
+        max(joint.mutual_information("v2", v) for v in ("v0", "v1")) / BIT,
+    )
+    for r in (2, 3, 4):
+        value, best = _pairwise_max_ratio(r)
+        k = 2**r - 1
+        run.corrected(
+            f"r = {r}: greedy gets {r} of {k} bits", lambda x, y: abs(x - y), [(value / best, math.log2(k + 1) / k)]
+        )
+    value, best = _pairwise_max_ratio(4)
+    run.refutes("r = 4: greedy over optimum", value / best, ">=", 1 - 1 / math.e)
+    run.corrected(
+        "max_j MI(v;v_j) ≤ MI(v;S)",
+        lambda j: max(j.mutual_information("v0", v) for v in ("v1", "v2")) - j.mutual_information("v0", ("v1", "v2")),
+        _four,
+    )
+    copies = models.functions_of_bits(2, [1, 2], [[3], [1], [2]])
+    run.refutes(
+        "the same three bits: MI(v;S) against the sum of MI(v;v_j) (bits)",
+        copies.mutual_information("v0", ("v1", "v2")) / BIT,
+        "<=",
+        sum(copies.mutual_information("v0", v) for v in ("v1", "v2")) / BIT,
+    )
+
+
+@information(
+    "algorithm-guarantee",
+    ref="3.3, 4.2, 5.4",
+    says="Algorithm 1 inherits the 1 − 1/e guarantee of submodular maximisation.",
+    verdict=Verdict.FALSE,
+    corrected="Its score is the gain of no set function (see path-dependence), and tokens are outcomes of one "
+    "variable, not random variables. Facility location over the PMI tables is monotone submodular and has the "
+    "guarantee.",
+    why="Even where everything the paper assumes is true (candidates independent given T, exact MI, λ = ½), the "
+    "pairwise maximum breaks it: see pairwise-redundancy.",
+)
+def _(run: Run) -> None:
+    value, best = _pairwise_max_ratio(3)
+    run.refutes("k = 7, all xors of three bits first: value over optimum, 3/7", value / best, ">=", 1 - 1 / math.e)
+
+
+@information(
+    "pruning-stage",
+    ref="C.2",
+    says="Processing cannot increase information, so pruning in projection space is safe.",
+    verdict=Verdict.INCOMPLETE,
+    corrected="The inequality needs T – V – g(V). A selection that reads the prompt is g(V, T), for which it says "
+    "nothing: which tokens were kept can itself tell about T.",
+    why="V = (0, 1) always, T a fair bit, keep token number T: V says nothing of T, the kept token equals it.",
+)
+def _(run: Run) -> None:
+    blind = Joint(np.array([[0.5], [0.5]]), ("t", "v0")).mutual_information("t", "v0")
+    kept = Joint(np.eye(2) / 2, ("t", "v0")).mutual_information("t", "v0")
+    run.depends("information about T in (0, 1), and in the token that T picks from it (bits)", blind / BIT, kept / BIT)
+
+    def processed(joint: Joint, merge: Array) -> float:
+        p = joint.p @ merge
+        return Joint(p, joint.names).mutual_information("t", "v0") - joint.mutual_information("t", "v0")
+
+    def draw(rng: np.random.Generator) -> tuple[Joint, Array]:
+        joint = models.random_joint(rng, (3, 4))
+        return joint, models.random_channel(rng, 4, int(rng.integers(1, 5)))
+
+    run.corrected("g(V) without the prompt: MI(T;g(V)) ≤ MI(T;V)", processed, draw)
+
+
+def _restricted(rows: Array) -> TableFunction:
+    """MI(V;T) with V uniform on S; 0 for the empty set."""
+
+    def f(s: frozenset[int]) -> float:
+        return float(specific_surprise(rows[sorted(s)]).mean()) if s else 0.0
+
+    return tabulate(f, len(rows))
+
+
+def _merged(rows: Array) -> TableFunction:
+    """MI(V';T) where V' is V with all tokens outside S merged into one outcome."""
+
+    def f(s: frozenset[int]) -> float:
+        q = rows.mean(0)
+        outside = [i for i in range(len(rows)) if i not in s]
+        total = sum(float(rel_entr(rows[i], q).sum()) for i in s)
+        if outside:
+            total += len(outside) * float(rel_entr(rows[outside].mean(0), q).sum())
+        return total / len(rows)
+
+    return tabulate(f, len(rows))
+
+
+@information(
+    "index-model-restricted",
+    ref="3.3 with 4.2",
+    says="With tokens as outcomes, MI under the uniform law on S is monotone and submodular.",
+    verdict=Verdict.FALSE,
+    corrected="Neither. Section 3.3 is about tokens as random variables; everything that is computed is about tokens "
+    "as outcomes of one index variable, and nothing carries the guarantee over.",
+    why="One token alone has MI 0; adding a third that repeats one of two different tokens lowers it.",
+)
+def _(run: Run) -> None:
+    rows = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    f = _restricted(rows)
+    run.refutes(
+        "text (1,0), (0,1), (1,0): f of all three against f of the first two (bits)",
+        f((0, 1, 2)) / BIT,
+        ">=",
+        f((0, 1)) / BIT,
+    )
+    run.refutes(
+        "same rows: gain of the second after the first, and at first (bits)", f((0, 1)) / BIT, "<=", f((1,)) / BIT
+    )
+    hits = [bool(monotone_violation(_restricted(models.random_channel(run.rng, 4, 3)), 1e-9)) for _ in range(50)]
+    run.measure("share of random 4 × 3 channels that are not monotone", float(np.mean(hits)))
+
+
+@information(
+    "index-model-merged",
+    ref="3.3 with 4.2",
+    says="With the unselected tokens merged into one outcome, MI is monotone and submodular.",
+    verdict=Verdict.FALSE,
+    corrected="Monotone (data processing), not submodular.",
+    why="Two pairs of equal tokens: telling one token apart leaves a mixed rest; telling its twin apart as well "
+    "leaves a pure one, which is worth more than the first step was.",
+)
+def _(run: Run) -> None:
+    run.corrected(
+        "monotone", lambda rows: monotone_violation(_merged(rows)).size, lambda rng: models.random_channel(rng, 4, 3)
+    )
+    rows = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    f = _merged(rows)
+    run.refutes(
+        "text (1,0), (1,0), (0,1), (0,1): gain of token 1 after token 0, and at first (bits)",
+        (f((0, 1)) - f((0,))) / BIT,
+        "<=",
+        f((1,)) / BIT,
+    )
+    hits = [bool(submodular_violation(_merged(models.random_channel(run.rng, 4, 3)), 1e-9)) for _ in range(50)]
+    run.measure("share of random 4 × 3 channels that are not submodular", float(np.mean(hits)))
