@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -85,18 +86,18 @@ class Strategy(AnyStrategy):
             if not isinstance(value, kind) and (value is not None or field == "selector"):
                 raise OptionTypeError(f"Strategy.{field} must be a {kind.__name__}, got {value!r}")
         check_choice(self, "positions", get_args(Positions))
-        if self.scorer is None and self._uses_scores():
+        if self.scorer is None and self.selector.uses_scores:
             raise ConfigError(f"Strategy.scorer is missing: {self.selector!r} chooses by scores")
-
-    def _uses_scores(self) -> bool:
-        objective = getattr(self.selector, "objective", None)
-        return objective is None or objective.uses_scores
 
     @property
     def requires(self) -> frozenset[str]:
         """Signals that the parts read; nothing else is collected from a model."""
+        return self.reads()
+
+    def reads(self, given: Container[str] = ()) -> frozenset[str]:
+        """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
         parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
-        return frozenset({"visual"}).union(*(part.required_signals() for part in parts))
+        return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
 
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
@@ -118,7 +119,7 @@ class Strategy(AnyStrategy):
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
         budget = Budget.of(keep, unit)
-        for name in sorted(self.requires):
+        for name in sorted(self.reads(features)):
             features[name]  # raises, naming what is missing
         if budget.unit == "frame":
             return self._select_frames(features, budget)

@@ -13,7 +13,7 @@ def divprune(*, faithful: bool = False) -> tp.Strategy:
     is farthest, every next one the token farthest from its nearest pick. The text is not looked at, nothing is merged.
 
     Stage
-        Projection space, before the language model; kept tokens keep their order.
+        Projection space, before the language model; raster order, consecutive position ids.
     Signals
         ``visual``.
     "64"
@@ -31,4 +31,4 @@ def divprune(*, faithful: bool = False) -> tp.Strategy:
         Allow a token to be picked again, as the official code does.
     """
     selector = selectors.Greedy(objectives.MaxMin(), repeats=faithful)
-    return tp.Strategy(selector=selector, name="divprune")
+    return tp.Strategy(selector=selector, positions="compact", name="divprune")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,10 +43,19 @@ State = Any
 
 
 class Component(ABC):
-    """Base of every part. ``requires`` names the signals it reads (see :data:`tokenprune.features.SIGNALS`)."""
+    """Base of every part.
+
+    Attributes
+    ----------
+    requires : frozenset of str
+        Signals that it reads (see :data:`tokenprune.features.SIGNALS`).
+    prefers : frozenset of str
+        Signals that it reads instead where all of them are given; empty where there is no choice.
+    """
 
     kind: ClassVar[str]
     requires: frozenset[str] = frozenset()
+    prefers: frozenset[str] = frozenset()
 
     def parts(self) -> Iterator[Component]:
         """Yield this part and, depth first, the parts among its fields."""
@@ -57,9 +66,14 @@ class Component(ABC):
                 if isinstance(value, Component):
                     yield from value.parts()
 
-    def required_signals(self) -> frozenset[str]:
-        """Signals that this part and all parts inside it read."""
-        return frozenset().union(*(part.requires for part in self.parts()))
+    def required_signals(self, given: Container[str] = ()) -> frozenset[str]:
+        """Signals that this part and all parts inside it read, where those in ``given`` are to be had."""
+        return frozenset().union(*(part.reads(given) for part in self.parts()))
+
+    def reads(self, given: Container[str]) -> frozenset[str]:
+        """Signals that this part alone reads, where those in ``given`` are to be had."""
+        preferred = bool(self.prefers) and all(name in given for name in self.prefers)
+        return self.prefers if preferred else self.requires
 
 
 class Normalizer(Component):
@@ -246,9 +260,10 @@ class Problem:
 
 
 class Selector(Component):
-    """Which tokens to keep."""
+    """Which tokens to keep. ``uses_scores`` is False where a strategy may leave out the scorer."""
 
     kind = "selectors"
+    uses_scores: bool = True
 
     @abstractmethod
     def select(self, problem: Problem) -> Tensor:

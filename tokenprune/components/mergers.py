@@ -9,11 +9,33 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.base import Merged, Merger, check_choice, check_number
+from tokenprune.components.selectors import round_one
+from tokenprune.errors import ConfigError
 from tokenprune.features import Features, working_precision
 from tokenprune.indexing import as_mask, gather_tokens
 from tokenprune.information import unit_norm
 
-__all__ = ["NearestCentre", "sum_of_members"]
+__all__ = ["NearestCentre", "PickOrder", "nearest_centre", "sum_of_members"]
+
+
+def nearest_centre(metric: Tensor, centres: Tensor) -> Tensor:
+    """Which centre each token is most similar to.
+
+    Parameters
+    ----------
+    metric : Tensor, (B, N, k)
+        Cosine in this space decides; ties go to the first centre.
+    centres : Tensor, (B, C)
+        Positions of the centres, -1 as padding.
+
+    Returns
+    -------
+    int64 Tensor, (B, N)
+        Rank of the centre within ``centres``.
+    """
+    unit = unit_norm(metric)
+    similarity = unit @ gather_tokens(unit, centres).mT
+    return similarity.masked_fill((centres < 0).unsqueeze(1), -torch.inf).argmax(-1)
 
 
 def sum_of_members(values: Tensor, metric: Tensor, centres: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,10 +44,8 @@ def sum_of_members(values: Tensor, metric: Tensor, centres: Tensor, members: Ten
     Parameters
     ----------
     values : Tensor, (B, N, e)
-    metric : Tensor, (B, N, k)
-        Cosine in this space decides; ties go to the first centre.
-    centres : Tensor, (B, C)
-        Positions of the centres, -1 as padding.
+    metric, centres
+        As in :func:`nearest_centre`.
     members : bool Tensor, (B, N)
         Tokens to assign.
 
@@ -34,9 +54,7 @@ def sum_of_members(values: Tensor, metric: Tensor, centres: Tensor, members: Ten
     sums : Tensor, (B, C, e)
     counts : Tensor, (B, C)
     """
-    unit = unit_norm(metric)
-    similarity = unit @ gather_tokens(unit, centres).mT
-    nearest = similarity.masked_fill((centres < 0).unsqueeze(1), -torch.inf).argmax(-1)
+    nearest = nearest_centre(metric, centres)
     weight = members.to(values.dtype)
     sums = values.new_zeros(*centres.shape, values.shape[-1])
     sums.scatter_add_(1, nearest.unsqueeze(-1).expand_as(values), values * weight.unsqueeze(-1))
@@ -48,7 +66,8 @@ def sum_of_members(values: Tensor, metric: Tensor, centres: Tensor, members: Ten
 class NearestCentre(Merger):
     """Add every dropped token to the most similar of the centres: the last picks (VisionZip's second round).
 
-    The kept tokens enter the language model as salient ones in raster order, then centres in raster order.
+    The kept tokens enter the language model as salient ones in raster order, then centres in raster order; before
+    them [CLS], if asked for.
 
     Parameters
     ----------
@@ -59,42 +78,68 @@ class NearestCentre(Merger):
         ``mean``: mean of the centre and its members.
     metric, values : str, default "keys" and "encoder"
         Signals compared and merged.
+    cls : bool, default False
+        Put the encoder's [CLS] feature first. It counts in the share and stands at the last pick, whose own patch
+        is dropped (and merged like the others): ``TwoStage(reserve=1)`` picks it.
     """
 
     share: float = 0.5
     combine: Literal["sum", "mean"] = "sum"
     metric: str = "keys"
     values: str = "encoder"
+    cls: bool = False
 
     def __post_init__(self) -> None:
         check_number(self, "share", 0, 1)
         check_choice(self, "combine", ("sum", "mean"))
+        if self.cls and self.values != "encoder":
+            raise ConfigError(f"NearestCentre.cls needs values='encoder', the space of [CLS], got {self.values!r}")
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
         """The signals compared and merged."""
-        return frozenset({self.metric, self.values})
+        return frozenset({self.metric, self.values} | ({"encoder_cls"} if self.cls else set()))
 
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Merge in the space of ``values``."""
         values = working_precision(features[self.values])
         n = features.n_visual
-        salient = ((order >= 0).sum(1, keepdim=True) * self.share).long()
-        late = torch.arange(order.shape[1], device=order.device) >= salient
-        centres = _ascending(order.masked_fill(~late, -1), n)
-        source = torch.cat([_ascending(order.masked_fill(late, -1), n), centres], dim=1)
-        members = features.valid() & ~as_mask(order, n)
+        front, salient, centres = self._rounds(order, n)
+        members = features.valid() & ~as_mask(torch.cat([salient, centres], dim=1), n)
         sums, counts = sum_of_members(values, features[self.metric], centres, members)
         own = gather_tokens(values, centres)
         if self.combine == "sum":
             merged = own + sums / counts.clamp_min(1).unsqueeze(-1)
         else:
             merged = (own + sums) / (1 + counts).unsqueeze(-1)
-        tokens = gather_tokens(values, source)
-        tokens = torch.cat([tokens[:, : -centres.shape[1]], merged], dim=1)
-        # both halves are as wide as `order`; pull the real ones of each row to the front
+        parts = [gather_tokens(values, salient), merged]
+        if self.cls:
+            parts.insert(0, working_precision(features["encoder_cls"]).unsqueeze(1).to(values.dtype))
+        source = torch.cat([front, salient, centres], dim=1)
+        # each part is as wide as its longest row; pull the real ones of a row to the front
         place = (source < 0).to(torch.int8).argsort(dim=1, stable=True)[:, : order.shape[1]]
-        return Merged(gather_tokens(tokens, place), source.gather(1, place), self.values)
+        return Merged(gather_tokens(torch.cat(parts, dim=1), place), source.gather(1, place), self.values)
+
+    def _rounds(self, order: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of [CLS] (B, 0 or 1), of tokens that stay, and of centres (B, K), ascending, -1 as padding."""
+        kept = (order >= 0).sum(1).tolist()
+        salient = order.new_tensor([round_one(self.share, k, int(self.cls)) for k in kept]).unsqueeze(-1)
+        end = order.new_tensor([k - self.cls for k in kept]).unsqueeze(-1)
+        rank = torch.arange(order.shape[1], device=order.device)
+        front = order.gather(1, end) if self.cls else order[:, :0]
+        early, late = rank < salient, (rank >= salient) & (rank < end)
+        return front, _ascending(order.masked_fill(~early, -1), n), _ascending(order.masked_fill(~late, -1), n)
+
+
+@dataclass(frozen=True)
+class PickOrder(Merger):
+    """Leave the tokens as they are, but let them enter the language model in the order in which they were picked."""
+
+    requires = frozenset({"visual"})
+
+    def merge(self, features: Features, order: Tensor) -> Merged:
+        """Kept tokens in pick order, zero at padding."""
+        return Merged(gather_tokens(features.visual, order), order)
 
 
 def _ascending(indices: Tensor, n: int) -> Tensor:

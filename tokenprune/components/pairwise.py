@@ -47,6 +47,12 @@ class CosineTable(PairTable):
             return self.gram[row, index]
         return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
 
+    def between(self, row: int, some: Tensor, others: Tensor) -> Tensor:
+        """Cosines of some tokens of one unit with others of it: (R,) and (C,) positions -> (R, C)."""
+        if self.gram is not None:
+            return self.gram[row, some][:, others]
+        return self.unit[row, some] @ self.unit[row, others].mT
+
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
         for start in range(0, self.unit.shape[1], BLOCK):

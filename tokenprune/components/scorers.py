@@ -9,15 +9,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.aggregators import Max
+from tokenprune.components.aggregators import Max, Mean
 from tokenprune.components.base import Aggregator, Normalizer, Prior, Scorer, check_choice
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.priors import Uniform
-from tokenprune.errors import DegenerateRelevanceWarning, OptionTypeError
+from tokenprune.errors import ConfigError, DegenerateRelevanceWarning, OptionTypeError
 from tokenprune.features import Features, working_precision
 from tokenprune.information import cosine_similarity, log_marginal, pmi
 
-__all__ = ["PMI", "ClsAttention", "Random", "ReceivedAttention", "TextSimilarity"]
+__all__ = [
+    "PMI",
+    "ClsAttention",
+    "ConditionedRelevance",
+    "Random",
+    "ReceivedAttention",
+    "TextAlignment",
+    "TextSimilarity",
+]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,81 @@ class TextSimilarity(Scorer):
     def score(self, features: Features) -> Tensor:
         """Similarity to the text, (B, N)."""
         return self.aggregator(cosine_similarity(features.visual, features.text), mask=features.text_mask)
+
+
+@dataclass(frozen=True)
+class ConditionedRelevance(Scorer):
+    """Cosine to the text, signed, averaged over the text and min-max scaled: a quality in (0, 1] (CDPruner, TRIM).
+
+    Reads a contrastive model's joint space where both its signals are given, else the prompt's tokens in projection
+    space. In CLIP's joint space patches of the last-but-one layer are *less* similar to the text that describes them,
+    as the method's authors found, so the sign is negative there.
+
+    Parameters
+    ----------
+    sign : int, optional
+        1 or -1; by default -1 in the joint space and 1 in projection space.
+    over : str, default "row"
+        Smallest and largest are those of each ``row``, or of the whole ``batch`` (official code: then the other
+        images of a batch decide about this one).
+    """
+
+    sign: Literal[1, -1] | None = None
+    over: Literal["row", "batch"] = "row"
+    requires = frozenset({"visual", "text"})
+    prefers = frozenset({"joint_visual", "joint_text"})
+
+    def __post_init__(self) -> None:
+        check_choice(self, "over", ("row", "batch"))
+        if self.sign not in (None, 1, -1):
+            raise ConfigError(f"ConditionedRelevance.sign must be 1, -1 or None, got {self.sign!r}")
+
+    def score(self, features: Features) -> Tensor:
+        """Relevance from 1e-6 to 1, over the range, (B, N); constant rows are 1e-6 throughout."""
+        if all(name in features for name in self.prefers):
+            sign = -1 if self.sign is None else self.sign
+            cosine = cosine_similarity(features["joint_visual"], features["joint_text"]).mean(-1)
+        else:
+            sign = 1 if self.sign is None else self.sign
+            cosine = Mean()(cosine_similarity(features.visual, features.text), mask=features.text_mask)
+        relevance = sign * cosine
+        valid = features.valid()
+        lowest = relevance.where(valid, torch.inf).amin(1, keepdim=True)
+        highest = relevance.where(valid, -torch.inf).amax(1, keepdim=True)
+        if self.over == "batch":
+            lowest, highest = lowest.amin(0), highest.amax(0)
+        span = highest - lowest
+        return (relevance - lowest + 1e-6) / torch.where(span > 0, span, 1.0)
+
+
+@dataclass(frozen=True)
+class TextAlignment(Scorer):
+    """Minus the mean L2 distance to the prompt's tokens (TrimTokenator).
+
+    Under p(t | v) = N(v, sigma^2 I) the mean squared distance bounds mutual information up to constants. Squared
+    distances only depend on the mean of the text: O(N d).
+
+    Parameters
+    ----------
+    squared : bool, default True
+        Average squared distances, or plain ones (O(N T d); the public text allows both readings).
+    """
+
+    squared: bool = True
+    requires = frozenset({"visual", "text"})
+
+    def score(self, features: Features) -> Tensor:
+        """Alignment, (B, N), at most 0."""
+        visual, text = working_precision(features.visual), working_precision(features.text)
+        if not self.squared:
+            # distances from differences: the matrix-product form loses the small ones
+            distance = torch.cdist(visual, text, compute_mode="donot_use_mm_for_euclid_dist")
+            return -Mean()(distance, mask=features.text_mask)
+        mask = torch.ones_like(text[..., :1]) if features.text_mask is None else features.text_mask.unsqueeze(-1)
+        count = mask.sum(1, keepdim=True)
+        centre = (text * mask).sum(1, keepdim=True) / count
+        spread = ((text - centre) * mask).square().sum((1, 2)) / count.view(-1)
+        return -((visual - centre).square().sum(-1) + spread.unsqueeze(-1))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from tokenprune.components.objectives import MaximalMarginalRelevance
 from tokenprune.errors import ConfigError
 from tokenprune.indexing import as_mask, left_aligned
 
-__all__ = ["Greedy", "Optimizer", "TopK", "TwoStage", "top_k"]
+__all__ = [
+    "Candidates",
+    "Greedy",
+    "Optimizer",
+    "Prefilter",
+    "Strided",
+    "TopK",
+    "TwoStage",
+    "round_one",
+    "top_k",
+]
 
 Optimizer = Literal["vectorized", "lazy", "naive"]
 
@@ -73,6 +83,11 @@ class Greedy(Selector):
             )
         if self.repeats and self.optimizer != "vectorized":
             raise ConfigError(f"Greedy.repeats needs optimizer 'vectorized', got {self.optimizer!r}")
+
+    @property
+    def uses_scores(self) -> bool:  # type: ignore[override]
+        """As the objective."""
+        return self.objective.uses_scores
 
     def select(self, problem: Problem) -> Tensor:
         """Best first at each step."""
@@ -147,38 +162,150 @@ def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -
     return picks
 
 
+def round_one(share: float, count: int, reserve: int = 0) -> int:
+    """Tokens of the first of two rounds: a share of the budget, rounded down, less the places held back."""
+    return max(0, int(share * count) - reserve)
+
+
 @dataclass(frozen=True)
 class TwoStage(Selector):
     """A share of the budget by one score, the rest by another selector (VisPruner, VisionZip, MI-Attention).
 
     Parameters
     ----------
-    salience : Scorer
-        Score of round 1, which keeps its top ``int(share * K)`` tokens.
+    salience : Scorer or None
+        Score of round 1, which keeps its top ``int(share * K)`` tokens; None for the strategy's own.
     fill : Selector
         Round 2: chooses among the rest, by the strategy's own scores.
     share : float, default 0.5
         Round 1's share of the budget, in [0, 1].
     seed_redundancy : bool, default True
         Whether round 2 counts round 1's tokens as already selected.
+    reserve : int, default 0
+        Places of round 1 held back for tokens that are no patches (VisionZip's [CLS]): the last picks, which are the
+        lowest positions left over. A merger replaces what stands there.
     """
 
-    salience: Scorer
+    salience: Scorer | None
     fill: Selector
     share: float = 0.5
     seed_redundancy: bool = True
+    reserve: int = 0
+
+    def __post_init__(self) -> None:
+        check_number(self, "share", 0, 1)
+        check_number(self, "reserve", 0, math.inf)
+
+    def select(self, problem: Problem) -> Tensor:
+        """Round 1 best first, then round 2, then the places held back."""
+        scores = problem.scores if self.salience is None else self.salience.score(problem.features)
+        reserved = tuple(min(self.reserve, k) for k in problem.counts)
+        first = tuple(round_one(self.share, k, self.reserve) for k in problem.counts)
+        salient = top_k(scores, first, problem.available)
+        rest = replace(
+            problem,
+            counts=tuple(k - f - r for k, f, r in zip(problem.counts, first, reserved, strict=True)),
+            available=_without(problem.available, salient),
+            context=salient if self.seed_redundancy else None,
+        )
+        filled = self.fill.select(rest)
+        held = top_k(torch.zeros_like(scores), reserved, _without(rest.available, filled))
+        return left_aligned(torch.cat([salient, filled, held], dim=1))[:, : max(problem.counts)]
+
+
+@dataclass(frozen=True)
+class Strided(Selector):
+    """Candidates at a uniform stride, ascending (VisionZip's centres); scores play no part.
+
+    With R candidates and c places the stride is max(1, R // c), so that up to stride - 1 + R mod c candidates lie
+    behind the last pick.
+    """
+
+    uses_scores = False
+
+    def select(self, problem: Problem) -> Tensor:
+        """Ranks 0, stride, 2 stride, ... among the candidates."""
+        limit = torch.tensor(problem.counts, device=problem.available.device).unsqueeze(-1)
+        stride = (problem.available.sum(1, keepdim=True) // limit.clamp_min(1)).clamp_min(1)
+        rank = torch.arange(max(problem.counts), device=limit.device) * stride
+        ascending = problem.available.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        return _padded(ascending.gather(1, rank.clamp_max(ascending.shape[1] - 1)), problem.counts)
+
+
+@dataclass(frozen=True)
+class Prefilter(Selector):
+    """Drop the tokens with the lowest scores, then select as if the rest were all there are (TrimTokenator).
+
+    Parameters
+    ----------
+    share : float
+        Share of the candidates that survive, in [0, 1]: ``int(share * N)``, and never fewer than the budget.
+    fill : Selector
+        Chooses among the survivors. Means and neighbours that it computes are those of survivors only.
+    """
+
+    share: float
+    fill: Selector
 
     def __post_init__(self) -> None:
         check_number(self, "share", 0, 1)
 
+    def survivors(self, problem: Problem) -> Tensor:
+        """Positions that stay in play, best first, (B, most), -1 as padding."""
+        sizes = problem.available.sum(1).tolist()
+        counts = tuple(max(k, int(self.share * n)) for k, n in zip(problem.counts, sizes, strict=True))
+        return top_k(problem.scores, counts, problem.available)
+
     def select(self, problem: Problem) -> Tensor:
-        """Round 1 best first, then round 2."""
-        first = tuple(int(self.share * k) for k in problem.counts)
-        salient = top_k(self.salience.score(problem.features), first, problem.available)
-        rest = replace(
-            problem,
-            counts=tuple(k - f for k, f in zip(problem.counts, first, strict=True)),
-            available=problem.available & ~as_mask(salient, problem.available.shape[1]),
-            context=salient if self.seed_redundancy else None,
-        )
-        return left_aligned(torch.cat([salient, self.fill.select(rest)], dim=1))[:, : max(problem.counts)]
+        """The picks of ``fill``."""
+        mask = as_mask(self.survivors(problem), problem.available.shape[1])
+        features = problem.features.replace(visual_mask=mask)
+        return self.fill.select(replace(problem, features=features, available=mask))
+
+
+@dataclass(frozen=True)
+class Candidates(Selector):
+    """Choose among candidates that a signal names (MMTok's exclusion of padded borders); without it, among all.
+
+    Excluded tokens still take part in what the objective covers or normalises over.
+
+    Parameters
+    ----------
+    fill : Selector
+        Chooses among the candidates; where they are fewer than the budget, excluded tokens come after them.
+    signal : str, default "candidates"
+        A bool signal (B, N) in ``Features(extra=...)``, True at candidates.
+    repeat_first : bool, default False
+        Instead of excluded tokens take position 0 again and again, as the official code does.
+    """
+
+    fill: Selector
+    signal: str = "candidates"
+    repeat_first: bool = False
+
+    @property
+    def uses_scores(self) -> bool:  # type: ignore[override]
+        """As ``fill``."""
+        return self.fill.uses_scores
+
+    def select(self, problem: Problem) -> Tensor:
+        """Candidates first."""
+        if self.signal not in problem.features:
+            return self.fill.select(problem)
+        allowed = problem.available & problem.features[self.signal].bool()
+        counts = tuple(min(k, n) for k, n in zip(problem.counts, allowed.sum(1).tolist(), strict=True))
+        picks = self.fill.select(replace(problem, counts=counts, available=allowed))
+        missing = tuple(k - c for k, c in zip(problem.counts, counts, strict=True))
+        if not any(missing):
+            return picks
+        if self.repeat_first:
+            extra = _padded(picks.new_zeros(len(counts), max(missing)), missing)
+        else:
+            context = picks if problem.context is None else torch.cat([problem.context, picks], dim=1)
+            available = _without(problem.available, picks)
+            extra = self.fill.select(replace(problem, counts=missing, available=available, context=context))
+        return left_aligned(torch.cat([picks, extra], dim=1))[:, : max(problem.counts)]
+
+
+def _without(available: Tensor, picks: Tensor) -> Tensor:
+    return available & ~as_mask(picks, available.shape[1])
