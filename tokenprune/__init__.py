@@ -19,6 +19,7 @@ from tokenprune.components.base import (
     Scorer,
     Selector,
 )
+from tokenprune.encoded import Encoded, encode
 from tokenprune.errors import TokenPruneError, TokenPruneWarning
 from tokenprune.features import SIGNALS, Features, Grid
 from tokenprune.registry import build, build_component, list_components, list_strategies, register
@@ -31,6 +32,7 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "Encoded",
     "Features",
     "Grid",
     "Merged",
@@ -52,6 +54,7 @@ __all__ = [
     "attach",
     "build",
     "build_component",
+    "encode",
     "list_components",
     "list_strategies",
     "prepare",

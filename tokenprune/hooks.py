@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenprune.encoded import Encoded
 from tokenprune.errors import SecondTurnError, UnsupportedError
 from tokenprune.models.base import Observation
 from tokenprune.run import Prefill, Run
@@ -41,8 +42,8 @@ class _Pruned:
 class Hooks:
     """Hooks in the order in which a forward pass meets them: model, core, language model, and back."""
 
-    def __init__(self, request: Request, run: Run) -> None:
-        self.request, self.run = request, run
+    def __init__(self, request: Request, run: Run, encoded: Encoded | None = None) -> None:
+        self.request, self.run, self.encoded = request, run, encoded
         self.seen = Observation()
         self.ids: Tensor | None = None
         self.has_labels = False
@@ -114,12 +115,13 @@ class Hooks:
             raise UnsupportedError("attach needs the 2-D attention_mask (B, S), or none; a prepared mask was given")
         mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
         known = self.decided if self.generating else None
-        sizes = known[0] if known and not self.seen.sizes else tuple(self.seen.sizes)
+        seen = self.encoded.seen if self.encoded is not None and not self.seen.sizes else self.seen
+        sizes = known[0] if known and not seen.sizes else tuple(seen.sizes)
         batch = read_batch(self.request, ids, mask, sizes)
         if known is not None:
             decision = known[1]
         else:
-            decision = decide(self.request, collect(self.request, embeds, batch, self.seen))
+            decision = decide(self.request, collect(self.request, embeds, batch, seen))
             self.decided = sizes, decision
         self.seen.clear()
         everywhere = decision.spread(batch.owner)

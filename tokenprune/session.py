@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
+from tokenprune.encoded import Encoded, encode, takes_encoded, vision_inputs
 from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.hooks import Hooks
-from tokenprune.models.base import Observation
 from tokenprune.prompt import Text
 from tokenprune.run import Run
 from tokenprune.splice import splice
-from tokenprune.strategy import Positions, Strategy
+from tokenprune.strategy import AnyStrategy, Positions
 from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
 
 __all__ = ["attach", "prepare"]
@@ -33,13 +32,14 @@ __all__ = ["attach", "prepare"]
 @contextmanager
 def attach(
     model: Any,
-    strategy: Strategy | str | Mapping[str, Any],
+    strategy: AnyStrategy | str | Mapping[str, Any],
     keep: Keep | Budget,
     *,
     unit: Unit | None = None,
     positions: Positions | None = None,
     text: Text = "prompt",
     processor: Any = None,
+    encoded: Encoded | None = None,
 ) -> Iterator[Run]:
     """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
 
@@ -51,7 +51,7 @@ def attach(
     ----------
     model : PreTrainedModel
         A supported model, unmodified; see ``tokenprune list adapters``.
-    strategy : Strategy, str or mapping
+    strategy : AnyStrategy, str or mapping
         A strategy, or what :func:`tokenprune.build` accepts.
     keep : int, float, sequence or Budget
         Tokens kept for each unit; see :class:`~tokenprune.budget.Budget`.
@@ -63,6 +63,9 @@ def attach(
         Which tokens count as the prompt's text; see :func:`~tokenprune.prompt.prompt_text`.
     processor : optional
         The model's processor or tokenizer: its chat template tells role words and system text from the question.
+    encoded : Encoded, optional
+        The images of the prompts, encoded by :func:`~tokenprune.encoded.encode` and passed to the model as
+        ``mm_encoder_outputs``: signals of the encoder are taken from it.
 
     Yields
     ------
@@ -83,7 +86,7 @@ def attach(
     if "_tokenprune_run" in vars(inner):
         raise NestedAttachError("this model is already attached: leave the outer attach block first")
     run = Run()
-    hooks = Hooks(request, run)
+    hooks = Hooks(request, run, encoded)
     generate = inner.generate
 
     @functools.wraps(generate)
@@ -129,13 +132,14 @@ def _refuse_speculation(model: Any, kwargs: Mapping[str, Any]) -> None:
 
 def prepare(
     model: Any,
-    strategy: Strategy | str | Mapping[str, Any],
+    strategy: AnyStrategy | str | Mapping[str, Any],
     keep: Keep | Budget,
     *,
     unit: Unit | None = None,
     positions: Positions | None = None,
     text: Text = "prompt",
     processor: Any = None,
+    encoded: Encoded | None = None,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Return shorter inputs for ``model(**inputs)`` or ``model.generate(**inputs)``; touches nothing.
@@ -146,7 +150,7 @@ def prepare(
 
     Parameters
     ----------
-    model, strategy, keep, unit, positions, text, processor
+    model, strategy, keep, unit, positions, text, processor, encoded
         As in :func:`attach`.
     **inputs
         What the processor returned: ``input_ids``, ``pixel_values``, ``attention_mask`` ...
@@ -166,37 +170,33 @@ def prepare(
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
     adapter = request.adapter
-    if "mm_encoder_outputs" not in inspect.signature(adapter.model.forward).parameters:
+    if not takes_encoded(adapter.model):
         raise UnsupportedError("prepare needs transformers >= 5.18 (forward with mm_encoder_outputs); use attach")
     if request.positions == "keep":
         if inputs.get("use_cache") is False:
             raise UnsupportedError("prepare with use_cache=False needs positions='compact'; or use attach")
         inputs["use_cache"] = True
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or inputs.get("pixel_values") is None:
+    if not isinstance(ids, Tensor) or (inputs.get("pixel_values") is None and encoded is None):
         raise UnsupportedError("prepare needs input_ids and pixel_values, as the processor returns them")
     if (cache := inputs.get("past_key_values")) is not None and int(cache.get_seq_length()) > 0:
         raise UnsupportedError(
             "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
         )
-    seen = Observation()
+    if encoded is None:
+        encoded = encode(model, request.strategy.requires, **inputs)
+    vision = vision_inputs(adapter, inputs)
+    rest = {name: value for name, value in inputs.items() if name not in vision}
     with torch.no_grad():
-        with adapter.observe(request.strategy.requires, seen):
-            accepted = inspect.signature(adapter.core.get_image_features).parameters  # type: ignore[arg-type]
-            vision = {k: v for k, v in inputs.items() if k in accepted and k != "kwargs"}
-            encoded = adapter.encode(**vision)
-        rest = {name: value for name, value in inputs.items() if name not in vision}
-        return {**rest, **_shortened(request, inputs, ids, encoded, seen)}
+        return {**rest, **_shortened(request, inputs, ids, encoded)}
 
 
-def _shortened(
-    request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Any, seen: Observation
-) -> dict[str, Any]:
+def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Encoded) -> dict[str, Any]:
     adapter = request.adapter
     given = inputs.get("attention_mask")
     mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
     placeholders = adapter.image_mask(ids)
-    image_features = list(encoded.pooler_output)
+    image_features = list(encoded.outputs.pooler_output)
     flat = torch.cat(image_features)
     if int(placeholders.sum()) != len(flat):
         raise FeatureError(
@@ -204,13 +204,13 @@ def _shortened(
         )
     embeds = adapter.embed_text(ids)
     embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), flat.to(embeds.dtype))
-    batch = read_batch(request, ids, mask, seen.sizes)
-    decision = decide(request, collect(request, embeds, batch, seen)).spread(batch.owner)
+    batch = read_batch(request, ids, mask, encoded.seen.sizes)
+    decision = decide(request, collect(request, embeds, batch, encoded.seen)).spread(batch.owner)
     plan = splice(batch.layout, decision.kept)
     outside = inputs.get("position_ids")
     if outside is None:
         outside = (mask.long().cumsum(1) - 1).clamp_min(0)
-    shorter = copy.copy(encoded)
+    shorter = copy.copy(encoded.outputs)
     shorter.pooler_output = _kept_by_image(batch, decision, embeds, [len(f) for f in image_features])
     pad = getattr(adapter.model.config.get_text_config(), "pad_token_id", None) or 0
     return {

@@ -20,7 +20,7 @@ from tokenprune.prompt import Scaffold, Text, prompt_text
 from tokenprune.registry import build
 from tokenprune.selection import Selection
 from tokenprune.splice import Layout, Span
-from tokenprune.strategy import Positions, Strategy
+from tokenprune.strategy import AnyStrategy, Positions
 
 __all__ = ["Batch", "Decision", "Request", "collect", "decide", "read_batch"]
 
@@ -30,7 +30,7 @@ class Request:
     """What the caller of ``attach`` or ``prepare`` asked for."""
 
     adapter: ModelAdapter
-    strategy: Strategy
+    strategy: AnyStrategy
     budget: Budget
     positions: Positions
     text: Text
@@ -40,7 +40,7 @@ class Request:
     def of(
         cls,
         model: Any,
-        strategy: Strategy | str | Mapping[str, Any],
+        strategy: AnyStrategy | str | Mapping[str, Any],
         keep: Keep | Budget,
         unit: Unit | None,
         positions: Positions | None,
@@ -49,7 +49,7 @@ class Request:
     ) -> Request:
         """Find the adapter, build the strategy, and check that the model can give what it reads."""
         adapter = adapter_for(model)
-        built = build(strategy) if not isinstance(strategy, Strategy) else strategy
+        built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
         adapter.require(built.requires, f"strategy {built.name!r}")
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
         return cls(adapter, built, Budget.of(keep, unit), positions or built.positions, text, scaffold)

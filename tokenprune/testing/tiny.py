@@ -90,13 +90,13 @@ def tiny_llava(
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.generation_config.pad_token_id = vocabulary["<pad>"]
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def tiny_processor(*, side: int = 6) -> LlavaProcessor:
     """Build a processor for :func:`tiny_llava`: a word-level tokenizer with a chat template, and an image processor."""
     backend = Tokenizer(models.WordLevel(_vocabulary(), unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",

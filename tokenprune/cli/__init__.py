@@ -1,0 +1,37 @@
+"""The ``tokenprune`` command: one module a subcommand, each importing what is heavy when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tokenprune.cli.compare import compare
+from tokenprune.cli.conformance import conformance
+from tokenprune.cli.doctor import doctor
+from tokenprune.cli.listing import listing
+from tokenprune.cli.theory import theory
+from tokenprune.errors import TokenPruneError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("compare")(compare)
+app.command("list")(listing)
+app.command("doctor")(doctor)
+app.command("conformance")(conformance)
+app.command("theory")(theory)
+
+
+def main() -> None:
+    """Entry point of the console script: our own errors are messages, not tracebacks."""
+    try:
+        app()
+    except TokenPruneError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""``tokenprune compare``."""
+
+
+def compare() -> None:
+    """Compare."""

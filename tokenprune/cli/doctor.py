@@ -1,0 +1,59 @@
+"""``tokenprune doctor``: prove that pruning takes place on a model, and that it is right."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    model: Annotated[str, typer.Option(help="'tiny', 'embedded', a folder or a hub id.")] = "tiny",
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Strategy to try; may be repeated. All by default.")
+    ] = None,
+    keep: Annotated[int, typer.Option(help="Visual tokens kept of each image.")] = 64,
+    question: Annotated[str, typer.Option(help="What is asked about the picture.")] = "what color is the dog ?",
+    image: Annotated[str | None, typer.Option(help="A picture; painted rectangles by default.")] = None,
+    device: Annotated[str, typer.Option()] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.evaluation.examination import examine, prompt_inputs
+    from tokenprune.evaluation.images import open_image
+    from tokenprune.models.base import adapter_for, usable_strategies
+    from tokenprune.models.loading import load_model
+
+    loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
+    inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
+    names = strategy or usable_strategies(adapter_for(loaded))
+    found = [examine(loaded, processor, name, keep, inputs) for name in names]
+    if as_json:
+        typer.echo(json.dumps({"model": model, "examinations": [f.as_dict() for f in found]}, indent=1))
+    else:
+        if model == "tiny":
+            typer.echo("model 'tiny' has random weights: it proves that pruning is wired up, not that it is any good")
+        table = Table("strategy", "visual tokens", "sequence", "answer changes logits by", "laws")
+        for f in found:
+            laws = ", ".join(
+                f"{name} {'ok' if law.holds else 'BROKEN'} ({law.error:.1e})" for name, law in f.laws.items()
+            )
+            table.add_row(
+                escape(f.strategy),
+                f"{f.tokens_before} -> {f.tokens_after}",
+                f"{f.sequence_before} -> {f.sequence_after}",
+                f"{f.change:.3g}",
+                laws,
+            )
+        Console(width=None if Console().is_terminal else 160).print(table)
+    if not all(f.healthy for f in found):
+        raise typer.Exit(1)

@@ -1,0 +1,58 @@
+"""``tokenprune list``: which strategies and components there are, and who provides them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+__all__ = ["listing"]
+
+
+def listing(
+    kind: Annotated[str | None, typer.Argument(help="strategies, scorers, aggregators, ...; all by default.")] = None,
+    pattern: Annotated[str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'.")] = "*",
+    check: Annotated[bool, typer.Option(help="Import everything and report what is broken; exit 1 if any is.")] = False,
+    model: Annotated[str | None, typer.Option(help="Only strategies whose signals this model can give.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List strategies and components with their origin; imports no plugin unless --check is given."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.errors import TokenPruneError
+    from tokenprune.registry import KINDS, registry
+
+    if kind is not None and kind not in KINDS and pattern == "*" and any(c in kind for c in "*?["):
+        pattern, kinds = kind, list(KINDS)
+    else:
+        kinds = [kind] if kind else list(KINDS)
+    entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
+    if model is not None:
+        from tokenprune.models.base import adapter_for, usable_strategies
+        from tokenprune.models.loading import load_model
+
+        fits = set(usable_strategies(adapter_for(load_model(model)[0])))
+        entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]
+    rows = []
+    for entry in entries:
+        status = "clash with " + "; ".join(entry.clashes) if entry.clashes else ""
+        if check and not entry.clashes:
+            try:
+                registry.load(entry.kind, entry.name)
+                status = "ok"
+            except TokenPruneError as error:
+                status = str(error)
+        row = {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "target": entry.target, "status": status}
+        rows.append(row)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
+        for row in rows:
+            table.add_row(*(escape(row[column.header]) for column in table.columns))  # type: ignore[index]
+        Console(width=None if Console().is_terminal else 160).print(table)
+    if check and any(row["status"] not in ("ok", "") or "clash" in row["status"] for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Does pruning keep the answers? Samples, runs that resume, metrics with intervals, reports."""

@@ -1,0 +1,32 @@
+"""Pictures from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from tokenprune.errors import ConfigError
+
+__all__ = ["open_image"]
+
+
+def open_image(path: str | Path | None) -> Image.Image:
+    """Open a picture as RGB; None paints a few rectangles.
+
+    Raises
+    ------
+    ConfigError
+        No such file, or no picture.
+    """
+    if path is None:
+        from tokenprune.testing.tiny import picture
+
+        return picture(seed=0, size=336)
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise ConfigError(f"image {str(path)!r}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error

@@ -1,0 +1,83 @@
+"""Models by name: a folder or hub id, or one of those that need no download."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenprune.errors import ConfigError, UnsupportedError, closest
+from tokenprune.models.base import adapter_for
+
+__all__ = ["BUILT_IN", "DTYPES", "load_model"]
+
+BUILT_IN = ("tiny", "embedded")
+"""``tiny``: random weights, built in code. ``embedded``: the small trained model among the package data."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str, device: str = "cpu", dtype: str = "float32", *, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Load a model and its processor, ready to generate.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`BUILT_IN`, a folder saved by ``save_pretrained``, or a hub id.
+    device : str, default "cpu"
+    dtype : str, default "float32"
+        One of :data:`DTYPES`.
+    trust_remote_code : bool, default False
+        Whether code that comes with a checkpoint may run.
+
+    Returns
+    -------
+    model : PreTrainedModel
+    processor : ProcessorMixin
+
+    Raises
+    ------
+    UnsupportedError
+        Nothing by that name can be loaded, or its model type has no adapter.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if name == "tiny":
+        from tokenprune.testing.tiny import tiny_llava, tiny_processor
+
+        model, processor = tiny_llava(side=24), tiny_processor(side=24)
+    elif name == "embedded" and importlib.util.find_spec("tokenprune.embedded") is not None:
+        model, processor = importlib.import_module("tokenprune.embedded").load(device, DTYPES[dtype])
+    else:
+        model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code)
+    adapter_for(model)
+    return model.to(device=device, dtype=DTYPES[dtype]).eval(), processor
+
+
+def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not Path(name).expanduser().is_dir():
+        raise UnsupportedError(f"model {name!r}: no such folder")
+    source = str(Path(name).expanduser()) if looks_like_path else name
+    try:
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedError(
+            f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
+        ) from error
+    return model, processor
