@@ -24,6 +24,9 @@ from tokenprune.errors import (
 
 __all__ = ["SIGNALS", "Features", "Grid", "Signal", "working_precision"]
 
+DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""What signals may be made of; narrower formats carry a scale that only their owner knows."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -111,9 +114,9 @@ class Features:
     Raises
     ------
     FeatureTypeError
-        An argument is not a floating-point tensor (or a bool tensor, for masks).
+        An argument is not a floating-point tensor (a bool tensor for masks, a Grid, a mapping of tensors).
     FeatureError
-        Wrong rank, mismatched batch, width or number of tokens, or no text token in a row.
+        Wrong rank, mismatched batch, width, number of tokens or device, or no text token in a row.
     NonFiniteError
         NaN or infinity in a real token.
     UnknownNameError
@@ -146,16 +149,20 @@ class Features:
             given["cls_attention"] = cls[:, None]
         _check_shapes(given)
         batch, n = visual.shape[:2]
-        self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), "visual token")
-        n_text = None if text is None else text.shape[1]
+        self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token")
         if text is None and text_mask is not None:
             raise FeatureError("text_mask was given without text")
-        self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), "text token") if n_text else None
+        n_text = 0 if text is None else text.shape[1]
+        self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token")
+        if grid is not None and not isinstance(grid, Grid):
+            raise FeatureTypeError(f"grid must be a tokenprune.Grid, got {_describe(grid)}")
         if grid is not None and grid.size != n:
             raise FeatureError(f"grid has {grid.size} cells but visual has {n} tokens (shape {tuple(visual.shape)})")
         self.grid = grid
         for name, value in given.items():
             given[name] = self._without_padding(name, value)
+        if extra is not None and not isinstance(extra, Mapping):
+            raise FeatureTypeError(f"extra must be a mapping of names to tensors, got {_describe(extra)}")
         for name, value in (extra or {}).items():
             if name in SIGNALS:
                 raise FeatureError(f"extra[{name!r}] is a built-in signal: pass it by keyword")
@@ -278,8 +285,9 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
         shape = SIGNALS[name].shape
         if not isinstance(value, Tensor):
             raise FeatureTypeError(f"{name} must be a tensor ({shape}), got {_describe(value)}")
-        if not value.is_floating_point():
-            raise FeatureTypeError(f"{name} must be a floating-point tensor ({shape}), got {_describe(value)}")
+        if value.dtype not in DTYPES:
+            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise FeatureTypeError(f"{name} must be a tensor ({shape}) of {accepted}, got {_describe(value)}")
         letters = shape.split()
         if value.ndim != len(letters):
             raise FeatureError(f"{name} must have {len(letters)} dimensions ({shape}), got shape {tuple(value.shape)}")
@@ -288,21 +296,27 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
                 empty = {"t": "no text token", "n": "no visual token", "b": "an empty batch"}
                 what = empty.get(letter, "an empty axis")
                 raise FeatureError(f"{name} has {what}: shape {tuple(value.shape)} ({shape})")
-            if letter in "bndt" and sizes.setdefault(letter, (size, name))[0] != size:
+            if letter in "bndtec" and sizes.setdefault(letter, (size, name))[0] != size:
                 other, by = sizes[letter]
                 mine = f"{name} is {tuple(value.shape)} ({shape})"
                 raise FeatureError(f"{mine}: {letter!r} is {size} there but {other} in {by}")
         if value.device != given["visual"].device:
             raise FeatureError(f"{name} is on {value.device} but visual is on {given['visual'].device}")
+        if value.is_meta:
+            raise FeatureError(f"{name} is on the meta device, where tensors hold no numbers")
 
 
-def _checked_mask(name: str, mask: Tensor | None, shape: tuple[int, int], what: str) -> Tensor | None:
+def _checked_mask(
+    name: str, mask: Tensor | None, shape: tuple[int, int], device: torch.device, what: str
+) -> Tensor | None:
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise FeatureTypeError(f"{name} must be a bool tensor of shape {shape}, got {_describe(mask)}")
     if tuple(mask.shape) != shape:
         raise FeatureError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
+    if mask.device != device:
+        raise FeatureError(f"{name} is on {mask.device} but visual is on {device}")
     if bool(mask.all()):
         return None
     if not bool(mask.any(1).all()):
