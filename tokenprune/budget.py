@@ -44,8 +44,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise BudgetError(f"unit: no {self.unit!r}; {closest(str(self.unit), get_args(Unit))}")
-        if isinstance(self.keep, str) or not isinstance(self.keep, int | float | Sequence):
+        if isinstance(self.keep, str | bytes) or not isinstance(self.keep, int | float | Sequence):
             raise BudgetError(f"keep must be an int count, a float ratio or a sequence of them, got {self.keep!r}")
+        if not isinstance(self.clip, bool):
+            raise BudgetError(f"clip must be True or False, got {type(self.clip).__name__} {self.clip!r}")
         if isinstance(self.keep, Sequence):
             object.__setattr__(self, "keep", tuple(self.keep))
             if not self.keep:
