@@ -95,13 +95,13 @@ class DegenerateRelevanceWarning(TokenPruneWarning):
     """The text says nothing about which visual token matters; the documented fallback was used."""
 
 
-def closest(name: str, known: Iterable[str], n: int = 3) -> str:
+def closest(name: object, known: Iterable[str], n: int = 3) -> str:
     """Return a hint naming what is most like ``name``.
 
     Parameters
     ----------
-    name : str
-        What was given.
+    name : object
+        What was given; mostly a str.
     known : iterable of str
         What is accepted.
     n : int, default 3
@@ -113,7 +113,7 @@ def closest(name: str, known: Iterable[str], n: int = 3) -> str:
         ``"did you mean 'a' or 'b'?"`` or, with nothing alike, ``"known: a, b, c"``.
     """
     options = sorted(set(known))
-    matches = difflib.get_close_matches(name, options, n=n, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name), options, n=n, cutoff=0.5)
     if matches:
         return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
     return "known: " + (", ".join(options) if options else "none")

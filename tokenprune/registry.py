@@ -7,7 +7,10 @@ plugin costs nothing until then, and never hides the others.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -83,8 +86,11 @@ class Registry:
         taken raises ``DuplicateNameError``.
         """
         _check_kind(kind)
+        _check_text(f"a name of {kind}", name)
 
         def add(thing: T) -> T:
+            if not callable(thing):
+                raise OptionTypeError(f"{kind} {name!r} must be a class or function, got {type(thing).__name__}")
             for entry in self.entries(kind):
                 if entry.name == name and entry.target != _target(thing):
                     raise DuplicateNameError(f"{kind} {name!r} is already taken by {entry.origin} ({entry.target})")
@@ -96,20 +102,21 @@ class Registry:
     def entries(self, kind: str, pattern: str = "*") -> list[Entry]:
         """Entries whose name matches the wildcard pattern, sorted by name; imports nothing."""
         _check_kind(kind)
+        _check_text("a wildcard pattern", pattern)
         found: dict[str, list[Entry]] = {}
-        for point in metadata.entry_points(group=f"tokenprune.{kind}"):
-            dist = point.dist
-            origin = "unknown distribution" if dist is None else f"{dist.name} {dist.version}"
-            found.setdefault(point.name, []).append(
-                Entry(point.name, kind, origin, point.value, load=lambda p=point: p.load())  # type: ignore[misc]
-            )
+        for entry in _installed(kind, _path_state()):
+            found.setdefault(entry.name, []).append(entry)
         for name, thing in self._local[kind].items():
             entry = Entry(name, kind, f"registered in {thing.__module__}", _target(thing), load=lambda t=thing: t)  # type: ignore[misc]
             found.setdefault(name, []).append(entry)
         merged = []
         for name in sorted(found):
-            # the same distribution found twice on the path is no clash
-            first, *others = {(e.origin, e.target): e for e in found[name]}.values()
+            # one object under one name twice is no clash: a distribution found twice on the path, or a plugin whose
+            # entry point and ``register`` agree
+            distinct: dict[str, Entry] = {}
+            for entry in found[name]:
+                distinct.setdefault(entry.target, entry)
+            first, *others = distinct.values()
             clashes = tuple(f"{e.origin} ({e.target})" for e in others)
             merged.append(Entry(name, kind, first.origin, first.target, clashes, first.load))
         return [entry for entry in merged if fnmatch.fnmatchcase(entry.name, pattern)]
@@ -126,9 +133,8 @@ class Registry:
         PluginError
             Importing it failed; names the distribution and the cause.
         """
+        _check_text(f"a name of {kind}", name)
         entries = {entry.name: entry for entry in self.entries(kind)}
-        if not isinstance(name, str):
-            raise OptionTypeError(f"a name of {kind} must be a str, got {type(name).__name__} {name!r}")
         if name not in entries:
             raise UnknownNameError(f"no {KINDS[kind]} named {name!r}; {closest(name, entries)}")
         entry = entries[name]
@@ -137,7 +143,7 @@ class Registry:
             raise DuplicateNameError(f"{kind} {name!r} is claimed by {entry.origin} ({entry.target}) and {others}")
         try:
             return entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{KINDS[kind]} {name!r} of {entry.origin} ({entry.target}) cannot be loaded: "
                 f"{type(error).__name__}: {error}"
@@ -146,12 +152,12 @@ class Registry:
     def build_component(self, kind: str, spec: str | Mapping[str, Any] | Component) -> Any:
         """Make a part from a name, from ``{"name": ..., option: ...}``, or return the part itself."""
         if not isinstance(spec, str | Mapping):
-            return spec
+            return _checked_kind(kind, spec)
         options = {} if isinstance(spec, str) else dict(spec)
         if not isinstance(spec, str) and "name" not in options:
             raise ConfigError(f"a {KINDS[kind]} given as a mapping needs a 'name', got {dict(spec)!r}")
         name = spec if isinstance(spec, str) else options.pop("name")
-        return self._call(f"{KINDS[kind]} {name!r}", self.load(kind, name), options)
+        return _checked_kind(kind, self._call(f"{KINDS[kind]} {name!r}", self.load(kind, name), options))
 
     def build(self, strategy: str | Mapping[str, Any], **options: Any) -> AnyStrategy:
         """See :func:`build`."""
@@ -195,9 +201,46 @@ class Registry:
             raise OptionTypeError(f"{what}: {error}") from error
 
 
+@functools.lru_cache(maxsize=2 * len(KINDS))
+def _installed(kind: str, path_state: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+    """Entry points of a kind, read again only where the import path has changed (reading takes milliseconds)."""
+    entries = []
+    for point in metadata.entry_points(group=f"tokenprune.{kind}"):
+        origin = "unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        entries.append(Entry(point.name, kind, origin, point.value, load=point.load))
+    return tuple(entries)
+
+
+def _path_state() -> tuple[tuple[str, int], ...]:
+    """Folders searched for packages, and when something was last added to or removed from each."""
+    state = []
+    for folder in sys.path:
+        try:
+            state.append((folder, os.stat(folder or ".").st_mtime_ns))
+        except OSError:
+            state.append((folder, 0))
+    return tuple(state)
+
+
 def _check_kind(kind: str) -> None:
+    _check_text("a kind", kind)
     if kind not in KINDS:
         raise UnknownNameError(f"no kind {kind!r}; {closest(kind, KINDS)}")
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise OptionTypeError(f"{what} must be a str, got {type(value).__name__} {value!r}")
+
+
+def _checked_kind(kind: str, part: Any) -> Any:
+    """Return the part if it is one of its kind; strategies and adapters are no parts and are checked elsewhere."""
+    if kind not in ("strategies", "adapters") and not (isinstance(part, Component) and part.kind == kind):
+        what = f"a part of kind {part.kind}" if isinstance(part, Component) else type(part).__name__
+        raise OptionTypeError(
+            f"{KINDS[kind]}: a name, a mapping with 'name', or a part of kind {kind} is needed, got {what} {part!r}"
+        )
+    return part
 
 
 def _target(thing: Any) -> str:
