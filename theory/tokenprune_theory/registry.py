@@ -81,14 +81,14 @@ class Law:
 
     @property
     def passed(self) -> bool:
-        """Whether the law held everywhere, and said something anywhere (a law without a case in point is no evidence)."""
+        """Whether the law held everywhere; one that no instance was a case of (-inf) is no evidence."""
         return bool(-math.inf < self.error <= self.tolerance)
 
     def describe(self, measured: bool = True) -> str:
         """One line; without what was measured (for documents) if asked."""
         what = f"{self.label}: tolerance {self.tolerance:.0e}" if self.tolerance else f"{self.label}: exact"
         times = "1 instance" if self.cases == 1 else f"{self.cases} instances"
-        return f"{what}, largest violation {max(self.error, 0):.1e} over {times}" if measured else what
+        return f"{what}, largest violation {max(0.0, self.error):.1e} over {times}" if measured else what
 
 
 @dataclass(frozen=True)
@@ -316,10 +316,12 @@ class Result:
 
 
 def all_claims() -> dict[str, Claim]:
-    """Every claim by id, in the order in which they are listed."""
-    import tokenprune_theory.claims  # noqa: F401  (registers them)
+    """Every claim by id: topics in the order of ``tokenprune_theory.claims.TOPICS``, others after them."""
+    from tokenprune_theory.claims import TOPICS
 
-    return CLAIMS
+    place = {topic.__name__: i for i, topic in enumerate(TOPICS)}
+    ordered = sorted(CLAIMS.values(), key=lambda c: place.get(c.evidence.__module__, len(place)))
+    return {c.id: c for c in ordered}
 
 
 def find_claims(ids: Iterable[str] = ()) -> list[Claim]:

@@ -131,7 +131,7 @@ def _(run: Run) -> None:
     def renormalised(similarity: Array, tau: float) -> float:
         table = pmi.self_pmi(similarity, tau)[:, :2]
         weights = np.exp(table) / np.exp(table).sum(1, keepdims=True)
-        return float(((weights * table).sum(1) - table.max(1)).max())
+        return float(np.max((weights * table).sum(1) - table.max(1)))
 
     def draw(rng: np.random.Generator) -> tuple[Array, float]:
         x = models.random_embeddings(rng, 5, 3)
