@@ -1,5 +1,74 @@
-"""``tokenprune compare``."""
+"""``tokenprune compare``: which pruner keeps the answers, and at which budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["compare"]
 
 
-def compare() -> None:
-    """Compare."""
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
+    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated; 'all' for every one.")] = "all",
+    budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
+    families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
+    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 200,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    device: Annotated[str, typer.Option()] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+) -> None:
+    """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tokenprune.evaluation.comparison import compare as run_comparison
+    from tokenprune.evaluation.comparison import environment, write_report
+    from tokenprune.evaluation.items import default_model, notes_on, scene_items
+    from tokenprune.evaluation.table import table
+    from tokenprune.models.loading import load_model
+
+    name = model or default_model()
+    keeps = _numbers("--budgets", budgets)
+    items = scene_items(None if families == "all" else _words(families), limit, seed)
+    loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
+    notes = notes_on(name)
+    console = Console(width=None if Console().is_terminal else 160)
+    for note in notes:
+        console.print(note, style="bold yellow")
+    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading")
+        rows = run_comparison(
+            loaded,
+            processor,
+            items,
+            out,
+            {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
+            strategies=None if strategies == "all" else _words(strategies),
+            budgets=keeps,
+            batch_size=batch_size,
+            facts=(facts := environment(name, device, dtype, seed)),
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )
+    console.print(table(rows))
+    write_report(out, rows, facts, notes)
+    console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from tokenprune.errors import ConfigError
+
+    words = _words(text)
+    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
+    return [int(word) for word in words]

@@ -1,0 +1,1 @@
+"""What pruning saves: FLOPs, cache bytes, tokens a layer, time."""

@@ -1,0 +1,91 @@
+"""``compare`` as a function: ask, summarise, write the files."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tokenprune.evaluation.contestants import contestants
+from tokenprune.evaluation.results import ResultFolder, write_atomically
+from tokenprune.evaluation.runner import Item, run
+from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.figures.report import report
+
+__all__ = ["compare", "environment", "write_report"]
+
+
+def environment(model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:
+    """What numbers depend on: versions, machine, model, seed. No keys, no paths, no host names."""
+    return {
+        "model": model,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "seed": seed,
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("tokenprune", "torch", "transformers")},
+    }
+
+
+def compare(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    strategies: Sequence[str] | None = None,
+    budgets: Sequence[int] = (192, 128, 64, 32),
+    batch_size: int = 16,
+    facts: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[SummaryRow]:
+    """Ask every strategy every question at every budget; write results.jsonl and summary.json.
+
+    Parameters
+    ----------
+    model, processor
+    items : sequence of Item
+    out : Path
+        Resumed where it stopped if it was begun with the same ``config``.
+    config : mapping
+        What decides an answer, apart from strategy and budget.
+    strategies : sequence of str, optional
+        Names or wildcards; all by default.
+    budgets : sequence of int, default (192, 128, 64, 32)
+    batch_size : int, default 16
+    facts : mapping, optional
+        Environment, for the summary.
+    progress : callable
+    """
+    rows = contestants(strategies, budgets)
+    folder = ResultFolder(out, config)
+    run(model, processor, items, rows, folder, batch_size=batch_size, progress=progress)
+    asked = {(row.label, row.keep) for row in rows}
+    samples = {item.id for item in items}
+    lines = [r for r in folder.read() if (r["strategy"], r["keep"]) in asked and r["sample"] in samples]
+    table = summarize(lines)
+    document = {"environment": dict(facts or {}), "rows": [row.as_dict() for row in table]}
+    write_atomically(out / "summary.json", json.dumps(document, indent=1) + "\n")
+    return table
+
+
+def write_report(
+    out: Path,
+    rows: Sequence[SummaryRow],
+    facts: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    examples: Sequence[tuple[str, Image.Image]] = (),
+) -> Path:
+    """Write report.html beside the results."""
+    path = out / "report.html"
+    write_atomically(path, report(rows, facts, notes, examples))
+    return path

@@ -1,0 +1,132 @@
+"""Who takes part in a comparison: strategies, and the rows that give their numbers a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tokenprune.components.base import Scorer
+from tokenprune.errors import ConfigError
+from tokenprune.features import Features, Grid
+from tokenprune.registry import build, list_strategies
+from tokenprune.strategy import AnyStrategy, Strategy
+
+__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "box_overlap", "contestants"]
+
+RANDOM_DRAWS = 3
+"""The paper averages three independent draws."""
+
+Kind = Literal["full", "wrong image", "oracle", "strategy"]
+
+
+@dataclass(frozen=True)
+class Given(Scorer):
+    """Scores handed in from outside, one row a unit of the batch.
+
+    Parameters
+    ----------
+    scores : Tensor, (B, N)
+    """
+
+    scores: Tensor
+
+    def score(self, features: Features) -> Tensor:
+        """Return the scores as they are."""
+        return self.scores.to(features.device)
+
+
+def box_overlap(boxes: Sequence[tuple[int, int, int, int]], grid: Grid, size: tuple[int, int]) -> Tensor:
+    """Area of each token's patch that some box covers, in pixels: (N,).
+
+    Parameters
+    ----------
+    boxes : sequence of (x0, y0, x1, y1)
+        Pixels of the picture.
+    grid : Grid
+    size : (width, height) of the picture
+    """
+    height, width = size[1] / grid.height, size[0] / grid.width
+    top = torch.arange(grid.height, dtype=torch.float64) * height
+    left = torch.arange(grid.width, dtype=torch.float64) * width
+    covered = torch.zeros(grid.height, grid.width, dtype=torch.float64)
+    for x0, y0, x1, y1 in boxes:
+        rows = (torch.minimum(top + height, torch.tensor(float(y1))) - top.clamp_min(y0)).clamp_min(0)
+        columns = (torch.minimum(left + width, torch.tensor(float(x1))) - left.clamp_min(x0)).clamp_min(0)
+        covered = torch.maximum(covered, rows[:, None] * columns[None])
+    return covered.flatten()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row of the table at one budget.
+
+    Attributes
+    ----------
+    label : str
+        Row of the table.
+    kind : str
+        "full" (nothing pruned), "wrong image" (nothing pruned, somebody else's picture: what the question's words
+        alone give), "oracle" (tokens on the queried objects first: what a perfect choice gives), or "strategy".
+    keep : int
+        Budget; 0 where nothing is pruned.
+    draw : int
+        Which of the random draws.
+    strategy : AnyStrategy or None
+    """
+
+    label: str
+    kind: Kind
+    keep: int = 0
+    draw: int = 0
+    strategy: AnyStrategy | None = None
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What identifies its rows in results.jsonl."""
+        return self.label, self.keep, self.draw
+
+    def for_batch(self, number: int, wanted: Tensor) -> AnyStrategy | None:
+        """The strategy for one batch: random draws differ between batches, the oracle knows where to look.
+
+        Parameters
+        ----------
+        number : int
+            Of the batch.
+        wanted : Tensor, (B, N)
+            Overlap of each token with the queried objects.
+        """
+        if self.kind == "oracle":
+            # a small random part orders the rest, so that a budget larger than the object is not filled from the top
+            noise = torch.rand(wanted.shape, generator=torch.Generator().manual_seed(number), dtype=wanted.dtype)
+            return Strategy(Given(wanted + noise * 1e-3), name="oracle")
+        if self.label == "random":
+            return build("random", seed=number * RANDOM_DRAWS + self.draw)
+        return self.strategy
+
+
+def contestants(names: Sequence[str] | None, budgets: Sequence[int]) -> list[Contestant]:
+    """All rows: full, wrong image, oracle, random draws, and strategies at each budget.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        Strategies, wildcards allowed; all that are installed by default.
+    budgets : sequence of int
+    """
+    chosen: list[str] = []
+    for pattern in names or ["*"]:
+        found = list_strategies(pattern) if any(c in pattern for c in "*?[") else [pattern]
+        if not found:
+            raise ConfigError(f"--strategies {pattern!r} matches no strategy; known: {', '.join(list_strategies())}")
+        chosen += [name for name in found if name not in chosen and name != "random"]
+    built = {name: build(name) for name in chosen}
+    rows = [Contestant("full", "full"), Contestant("wrong image", "wrong image")]
+    for keep in budgets:
+        rows.append(Contestant("oracle", "oracle", keep))
+        rows += [Contestant("random", "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
+        rows += [Contestant(name, "strategy", keep, 0, strategy) for name, strategy in built.items()]
+    return rows

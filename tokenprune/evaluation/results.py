@@ -1,0 +1,85 @@
+"""A folder of results: what was asked for, one line an answer, appended whole, read back to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune.errors import ConfigError
+
+__all__ = ["ResultFolder", "write_atomically"]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that readers see the old or the new one, never a half."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class ResultFolder:
+    """``config.json`` and ``results.jsonl``.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it does not exist.
+    config : mapping
+        What decides an answer (model, seed, data ...); a folder that was begun with another one is refused.
+
+    Raises
+    ------
+    ConfigError
+        The folder belongs to another configuration, or is no folder.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path, self.lines = path, path / "results.jsonl"
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--out {str(path)!r} is a file; give a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        stored, wanted = path / "config.json", json.loads(json.dumps(dict(config)))
+        if stored.exists():
+            before = json.loads(stored.read_text(encoding="utf-8"))
+            changed = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
+            if changed:
+                details = "; ".join(f"{k}: {before.get(k)!r} there, {wanted.get(k)!r} now" for k in changed)
+                where = f"{str(path)!r} holds results of another configuration"
+                raise ConfigError(f"{where} ({details}); use another --out")
+        elif any(path.iterdir()):
+            raise ConfigError(f"{str(path)!r} is not empty and holds no results of ours; use another --out")
+        else:
+            write_atomically(stored, json.dumps(wanted, indent=1) + "\n")
+        self._drop_partial_line()
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the configuration."""
+        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()[:12]
+
+    def _drop_partial_line(self) -> None:
+        """Cut off a last line that was not written to its end."""
+        if self.lines.exists():
+            data = self.lines.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole != len(data):
+                with self.lines.open("r+b") as file:
+                    file.truncate(whole)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows in one write."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with self.lines.open("ab") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        if not self.lines.exists():
+            return []
+        return [json.loads(line) for line in self.lines.read_text(encoding="utf-8").splitlines()]

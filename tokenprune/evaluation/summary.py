@@ -1,0 +1,151 @@
+"""From answers to a table: accuracy with intervals, relative to full, tested against full and random."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tokenprune.evaluation.answers import f1_of_yes, yes_rate
+from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value
+
+__all__ = ["SummaryRow", "agreement", "summarize"]
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One number of the table.
+
+    Attributes
+    ----------
+    strategy : str
+    keep : int
+        0 where nothing is pruned.
+    task, family : str
+        Question type and sub-family; "all" stands for all of them.
+    metric : str
+        "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate".
+    value, low, high : float
+        95 % interval over images; equal to the value where none is computed.
+    n : int
+        Questions.
+    p_full, p_random : float or None
+        Paired test of the accuracy against full, and against random at the same budget.
+    layer_average_tokens, flops, kv_bytes : float
+        Means over questions.
+    """
+
+    strategy: str
+    keep: int
+    task: str
+    family: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    p_full: float | None
+    p_random: float | None
+    layer_average_tokens: float
+    flops: float
+    kv_bytes: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+Answers = list[Mapping[str, Any]]
+
+
+def _per_sample(answers: Answers, key: str) -> dict[str, float]:
+    """Mean over draws of a number of each sample."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        values[answer["sample"]].append(float(answer[key]))
+    return {sample: sum(v) / len(v) for sample, v in values.items()}
+
+
+def agreement(answers: Answers, full: Answers) -> float:
+    """Share of answers that are what the unpruned model answered."""
+    said = {answer["sample"]: answer["prediction"] for answer in full}
+    return sum(answer["prediction"] == said.get(answer["sample"]) for answer in answers) / len(answers)
+
+
+def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
+    """Reduce results.jsonl.
+
+    Parameters
+    ----------
+    lines : sequence of mapping
+        Rows of results.jsonl.
+
+    Returns
+    -------
+    list of SummaryRow
+        For every contestant and budget: all questions, each task, each sub-family.
+    """
+    groups: dict[tuple[str, int], Answers] = defaultdict(list)
+    for line in lines:
+        groups[line["strategy"], line["keep"]].append(line)
+    tasks = sorted({line["family"] for line in lines})
+    parts = [("all", "all"), *((task, "all") for task in tasks)]
+    parts += sorted({(line["family"], line["subfamily"]) for line in lines})
+    rows: list[SummaryRow] = []
+    for (strategy, keep), answers in groups.items():
+        for task, family in parts:
+            mine = _part(answers, task, family)
+            if mine:
+                full = _part(groups.get(("full", 0), []), task, family)
+                random = _part(groups.get(("random", keep), []), task, family)
+                rows += _rows(strategy, keep, task, family, mine, full, random)
+    return rows
+
+
+def _part(answers: Answers, task: str, family: str) -> Answers:
+    return [a for a in answers if task in ("all", a["family"]) and family in ("all", a["subfamily"])]
+
+
+def _rows(
+    strategy: str, keep: int, task: str, family: str, mine: Answers, full: Answers, random: Answers
+) -> list[SummaryRow]:
+    correct = _per_sample(mine, "correct")
+    image = {answer["sample"]: answer["image"] for answer in mine}
+    accuracy = sum(correct.values()) / len(correct)
+    clusters = [image[sample] for sample in correct]
+    low, high = bootstrap_interval(list(correct.values()), clusters)
+    costs = [sum(a[key] for a in mine) / len(mine) for key in ("layer_average_tokens", "flops", "kv_bytes")]
+
+    def row(
+        metric: str,
+        value: float,
+        interval: tuple[float, float] | None = None,
+        p_full: float | None = None,
+        p_random: float | None = None,
+    ) -> SummaryRow:
+        ends = interval or (value, value)
+        return SummaryRow(strategy, keep, task, family, metric, value, *ends, len(correct), p_full, p_random, *costs)
+
+    def against(other: Answers) -> float | None:
+        theirs = _per_sample(other, "correct")
+        shared = [sample for sample in correct if sample in theirs]
+        if not shared:
+            return None
+        mine_, theirs_ = [correct[s] for s in shared], [theirs[s] for s in shared]
+        return paired_p_value(mine_, theirs_, [image[s] for s in shared])
+
+    p_full = None if strategy == "full" else against(full)
+    p_random = None if strategy in ("random", "full", "wrong image") else against(random)
+    rows = [row("accuracy", accuracy, (low, high), p_full, p_random)]
+    reference = _per_sample(full, "correct")
+    base = sum(reference.values()) / len(reference) if reference else 0.0
+    if base > 0:
+        rows.append(row("relative", accuracy / base, (low / base, high / base)))
+    if full:
+        rows.append(row("agreement", agreement(mine, full)))
+    if all(answer["binary"] for answer in mine):
+        predictions = [answer["prediction"] for answer in mine]
+        rows.append(row("f1", f1_of_yes(predictions, [answer["answer"] for answer in mine])))
+        rows.append(row("yes_rate", yes_rate(predictions)))
+    return rows

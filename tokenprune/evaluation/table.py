@@ -1,0 +1,52 @@
+"""The summary as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from tokenprune.evaluation.summary import SummaryRow
+
+__all__ = ["ordered", "table"]
+
+
+def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
+    """(strategy, keep) of each row: unpruned first, then by falling budget, best first."""
+    overall = {
+        (r.strategy, r.keep): r.value for r in rows if (r.task, r.family, r.metric) == ("all", "all", "accuracy")
+    }
+    return sorted(overall, key=lambda key: (key[1] != 0, -key[1], -overall[key], key[0]))
+
+
+def table(rows: Sequence[SummaryRow]) -> Table:
+    """Accuracy by question type, with what it cost."""
+    tasks = sorted({row.task for row in rows} - {"all"})
+    cells = {(r.strategy, r.keep, r.task, r.metric): r for r in rows if r.family == "all"}
+    out = Table(
+        "strategy", "keep", "tokens/layer", "GFLOPs", "KV KiB", *tasks, "all", "95 %", "of full", "as full", "p random"
+    )
+    before = None
+    for strategy, keep in ordered(rows):
+        if before is not None and keep != before:
+            out.add_section()
+        before = keep
+        overall = cells[strategy, keep, "all", "accuracy"]
+        relative = cells.get((strategy, keep, "all", "relative"))
+        same = cells.get((strategy, keep, "all", "agreement"))
+        by_task = (cells.get((strategy, keep, task, "accuracy")) for task in tasks)
+        out.add_row(
+            escape(strategy),
+            str(keep or "all"),
+            f"{overall.layer_average_tokens:.1f}",
+            f"{overall.flops / 1e9:.2f}",
+            f"{overall.kv_bytes / 1024:.0f}",
+            *("-" if cell is None else f"{cell.value:.1%}" for cell in by_task),
+            f"{overall.value:.1%}",
+            f"{overall.low:.0%}-{overall.high:.0%}",
+            "-" if relative is None else f"{relative.value:.1%}",
+            "-" if same is None else f"{same.value:.1%}",
+            "-" if overall.p_random is None else f"{overall.p_random:.3f}",
+        )
+    return out

@@ -1,0 +1,1 @@
+"""Pictures of results: kept tokens over images, the HTML report."""

@@ -1,0 +1,94 @@
+"""The comparison as one HTML file that needs nothing else: curves, tables, example pictures.
+
+Whatever comes from outside (names, questions, answers) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from PIL import Image
+
+from tokenprune.evaluation.summary import SummaryRow
+from tokenprune.figures.curves import curves
+
+__all__ = ["report"]
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #888}.faint{color:#777}img{max-width:100%}
+svg{width:100%;height:auto}figure{margin:1.5em 0}
+"""
+
+
+def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
+    head = "".join(f"<th>{escape(task)}</th>" for task in tasks)
+    out = [
+        "<table><tr><th>strategy</th><th>keep</th><th>tokens / layer</th><th>GFLOPs</th><th>KV KiB</th>"
+        f"{head}<th>p vs random</th><th>p vs full</th></tr>"
+    ]
+    cells = {(r.strategy, r.keep, r.task): r for r in rows if r.metric == "accuracy" and r.family == "all"}
+    order = sorted({(r.strategy, r.keep) for r in rows}, key=lambda key: (-(key[1] or 10**9), key[0]))
+    for strategy, keep in order:
+        overall = cells[strategy, keep, "all"]
+        numbers = "".join(
+            f"<td>{cell.value:.1%} <span class=faint>[{cell.low:.0%}, {cell.high:.0%}]</span></td>"
+            if (cell := cells.get((strategy, keep, task)))
+            else "<td>-</td>"
+            for task in tasks
+        )
+        tests = "".join(f"<td>{'-' if p is None else f'{p:.3f}'}</td>" for p in (overall.p_random, overall.p_full))
+        out.append(
+            f"<tr><td>{escape(strategy)}</td><td>{keep or 'all'}</td><td>{overall.layer_average_tokens:.1f}</td>"
+            f"<td>{overall.flops / 1e9:.2f}</td><td>{overall.kv_bytes / 1024:.0f}</td>{numbers}{tests}</tr>"
+        )
+    return "".join(out) + "</table>"
+
+
+def _embedded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _figure(caption: str, image: Image.Image) -> str:
+    words = escape(caption)
+    return f'<figure><img alt="{words}" src="{_embedded(image)}"><figcaption>{words}</figcaption></figure>'
+
+
+def report(
+    rows: Sequence[SummaryRow],
+    environment: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    examples: Sequence[tuple[str, Image.Image]] = (),
+) -> str:
+    """Make the page.
+
+    Parameters
+    ----------
+    rows : sequence of SummaryRow
+    environment : mapping
+        What the numbers were measured with.
+    notes : sequence of str
+        What a reader must know first.
+    examples : sequence of (caption, picture)
+    """
+    tasks = ["all", *sorted({row.task for row in rows} - {"all"})]
+    facts = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in environment.items())
+    said = "".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes)
+    drawn = "".join(f"<h3>{escape(task)}</h3><figure>{curves(rows, task)}</figure>" for task in tasks)
+    shown = "".join(_figure(caption, image) for caption, image in examples)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tokenprune compare</title>'
+        f"<style>{_STYLE}</style></head><body><h1>Which pruner keeps the answers?</h1>{said}"
+        "<p>Accuracy with 95 % bootstrap intervals over images. <em>full</em>: nothing pruned; <em>wrong image</em>: "
+        "somebody else's picture; <em>oracle</em>: tokens on the queried objects first; <em>random</em>: mean of three "
+        "draws. p: paired sign-flip test of all questions. GFLOPs and KV bytes are those of the prefill that ran.</p>"
+        f"<h2>Accuracy against budget</h2>{drawn}<h2>Table</h2>{_table(rows, tasks)}"
+        f"<h2>Examples</h2>{shown}<h2>Measured with</h2><table>{facts}</table></body></html>\n"
+    )
