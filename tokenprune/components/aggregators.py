@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Aggregator, check_number
+from tokenprune.components.base import Aggregator, check_count, check_number
 from tokenprune.errors import ConfigError
 
 __all__ = ["LogSumExp", "Max", "Mean", "Renyi", "Sum", "TopM"]
@@ -126,10 +126,10 @@ class TopM(Aggregator):
     m: int = 3
 
     def __post_init__(self) -> None:
-        check_number(self, "m", 1, math.inf)
+        check_count(self, "m", 1)
 
     def __call__(self, table: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Mean of the largest entries that exist and are finite."""
-        top = _fill(table, mask, -math.inf).topk(min(int(self.m), table.shape[-1]), dim=-1).values
+        top = _fill(table, mask, -math.inf).topk(min(self.m, table.shape[-1]), dim=-1).values
         real = top > -math.inf
         return torch.where(real, top, 0).sum(-1) / real.sum(-1).clamp_min(1)

@@ -35,6 +35,7 @@ __all__ = [
     "Selector",
     "State",
     "check_choice",
+    "check_count",
     "check_number",
 ]
 
@@ -303,11 +304,21 @@ def check_number(owner: object, name: str, low: float, high: float, *, open_low:
     """Raise unless the option is a real number in [low, high] (or in (low, high] with ``open_low``)."""
     value = getattr(owner, name)
     label = f"{type(owner).__name__}.{name}"
-    accepted = f"a number in {'(' if open_low else '['}{low:g}, {high:g}{']' if high < float('inf') else ')'}"
+    accepted = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise OptionTypeError(f"{label} must be {accepted}, got {type(value).__name__} {value!r}")
     if not (low < value if open_low else low <= value) or not value <= high:
         raise ConfigError(f"{label} must be {accepted}, got {value!r}")
+
+
+def check_count(owner: object, name: str, low: int) -> None:
+    """Raise unless the option is an int of at least ``low``."""
+    value = getattr(owner, name)
+    label = f"{type(owner).__name__}.{name}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionTypeError(f"{label} must be an int of at least {low}, got {type(value).__name__} {value!r}")
+    if value < low:
+        raise ConfigError(f"{label} must be an int of at least {low}, got {value!r}")
 
 
 def check_choice(owner: object, name: str, choices: Sequence[str]) -> None:
