@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.components.base import Merger, Problem, Scorer, Selector, check_choice
+from tokenprune.components.scorers import relevance
 from tokenprune.components.selectors import TopK
-from tokenprune.errors import BudgetError, ConfigError, FeatureError, NonFiniteError, OptionTypeError
+from tokenprune.errors import BudgetError, ConfigError, FeatureError, OptionTypeError
 from tokenprune.features import Features
 from tokenprune.indexing import left_aligned
 from tokenprune.selection import Selection
@@ -127,23 +128,14 @@ class Strategy(AnyStrategy):
         with torch.no_grad():
             scores = self._scores(features)
             order = self.selector.select(Problem(features, scores, counts, features.valid()))
-            _check_order(order, counts, self.selector)
+            _check_order(order, counts, features, self.selector)
             merged = None if self.merger is None else self.merger.merge(features, order)
         return Selection.from_order(order, features.n_visual, None if self.scorer is None else scores, merged)
 
     def _scores(self, features: Features) -> Tensor:
         if self.scorer is None:
             return torch.zeros(features.batch, features.n_visual, device=features.device)
-        scores = self.scorer.score(features)
-        shape = (features.batch, features.n_visual)
-        if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise FeatureError(f"{self.scorer!r} must return scores of shape {shape}, got {got}")
-        if features.visual_mask is not None:
-            scores = scores.masked_fill(~features.visual_mask, 0)
-        if not bool(torch.isfinite(scores).all()):
-            raise NonFiniteError(f"{self.scorer!r} returned NaN or infinity")
-        return scores if self.scorer.higher_is_better else -scores
+        return relevance(self.scorer, features)
 
     def _select_frames(self, features: Features, budget: Budget) -> Selection:
         if self.merger is not None:
@@ -153,13 +145,28 @@ class Strategy(AnyStrategy):
         part = self.select(per_frame, Budget(budget.keep, "image", budget.clip))
         offset = torch.arange(frames, device=features.device).repeat(features.batch) * per_frame.n_visual
         order = part.order.where(part.order < 0, part.order + offset.unsqueeze(-1))
-        order = order.view(features.batch, -1)
-        scores = None if part.scores is None else part.scores.view(features.batch, -1)
-        return Selection.from_order(left_aligned(order), features.n_visual, scores)
+        order = left_aligned(order.view(features.batch, -1))[
+            :, : int(part.counts.view(features.batch, -1).sum(1).max())
+        ]
+        scores = None if part.scores is None else part.scores.reshape(features.batch, -1)
+        return Selection.from_order(order, features.n_visual, scores)
 
 
-def _check_order(order: Tensor, counts: tuple[int, ...], selector: Selector) -> None:
-    if order.shape != (len(counts), max(counts)):
-        raise FeatureError(
-            f"{selector!r} must return picks of shape {(len(counts), max(counts))}, got {tuple(order.shape)}"
-        )
+def _check_order(order: object, counts: tuple[int, ...], features: Features, selector: Selector) -> None:
+    shape = (len(counts), max(counts))
+    if not isinstance(order, Tensor) or order.dtype != torch.int64 or tuple(order.shape) != shape:
+        got = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else f"{type(order).__name__}"
+        raise FeatureError(f"{selector!r} must return picks as an int64 tensor of shape {shape}, got {got}")
+    padding = [set()] * len(counts) if features.visual_mask is None else _positions(~features.visual_mask)
+    for row, (picks, count, absent) in enumerate(zip(order.tolist(), counts, padding, strict=True)):
+        wrong = next((i for i in picks if not -1 <= i < features.n_visual or i in absent), None)
+        if wrong is not None:
+            what = "padding" if wrong in absent else f"positions are 0..{features.n_visual - 1}"
+            raise FeatureError(f"{selector!r} picked token {wrong} in row {row}: {what}")
+        kept = sum(i >= 0 for i in picks)
+        if kept != count:
+            raise FeatureError(f"{selector!r} picked {kept} tokens in row {row}, asked for {count}")
+
+
+def _positions(mask: Tensor) -> list[set[int]]:
+    return [{i for i, marked in enumerate(row) if marked} for row in mask.tolist()]

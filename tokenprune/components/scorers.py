@@ -13,7 +13,13 @@ from tokenprune.components.aggregators import Max, Mean
 from tokenprune.components.base import Aggregator, Normalizer, Prior, Scorer, check_choice
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.priors import Uniform
-from tokenprune.errors import ConfigError, DegenerateRelevanceWarning, OptionTypeError
+from tokenprune.errors import (
+    ConfigError,
+    DegenerateRelevanceWarning,
+    FeatureError,
+    NonFiniteError,
+    OptionTypeError,
+)
 from tokenprune.features import Features, working_precision
 from tokenprune.information import cosine_similarity, log_marginal, pmi
 
@@ -25,7 +31,35 @@ __all__ = [
     "ReceivedAttention",
     "TextAlignment",
     "TextSimilarity",
+    "relevance",
 ]
+
+
+def relevance(scorer: Scorer, features: Features) -> Tensor:
+    """What a scorer says, in the form that selection relies on: larger is better, finite, 0 at padding, no gradient.
+
+    Returns
+    -------
+    Tensor, (B, N)
+
+    Raises
+    ------
+    FeatureError
+        The scorer returned something else than a tensor (B, N).
+    NonFiniteError
+        It returned NaN or infinity for a real token.
+    """
+    scores = scorer.score(features)
+    shape = (features.batch, features.n_visual)
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise FeatureError(f"{scorer!r} must return scores of shape {shape}, got {got}")
+    scores = scores.detach()
+    if features.visual_mask is not None:
+        scores = scores.masked_fill(~features.visual_mask, 0)
+    if not bool(torch.isfinite(scores).all()):
+        raise NonFiniteError(f"{scorer!r} returned NaN or infinity")
+    return scores if scorer.higher_is_better else -scores
 
 
 @dataclass(frozen=True)

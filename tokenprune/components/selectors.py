@@ -10,9 +10,19 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Objective, Oracle, Problem, Scorer, Selector, check_choice, check_number
+from tokenprune.components.base import (
+    Objective,
+    Oracle,
+    Problem,
+    Scorer,
+    Selector,
+    check_choice,
+    check_count,
+    check_number,
+)
 from tokenprune.components.objectives import MaximalMarginalRelevance
-from tokenprune.errors import ConfigError
+from tokenprune.components.scorers import relevance
+from tokenprune.errors import ConfigError, NonFiniteError
 from tokenprune.indexing import as_mask, left_aligned
 
 __all__ = [
@@ -56,7 +66,8 @@ class TopK(Selector):
 class Greedy(Selector):
     """Add the candidate with the largest gain until the budget is used up (MI-Pruner, Algorithm 1).
 
-    A fixed budget is filled even where gains are negative.
+    A fixed budget is filled even where gains are negative. A gain that is NaN raises ``NonFiniteError``: an argmax
+    would pick it and say nothing.
 
     Parameters
     ----------
@@ -110,7 +121,7 @@ class Greedy(Selector):
                     for pick in context + picks:
                         oracle.take(pick)
                     left = [i for i in candidates if i not in picks]
-                    picks.append(min(left, key=lambda i: (-oracle.gain(i), i)))
+                    picks.append(min((-_gain(oracle, i), i) for i in left)[1])
             rows.append(picks + [-1] * (max(problem.counts) - count))
         return torch.tensor(rows, dtype=torch.long, device=problem.scores.device).view(len(rows), -1)
 
@@ -123,10 +134,12 @@ class Greedy(Selector):
         order: list[Tensor] = []
         ragged = len(set(problem.counts)) > 1
         limit = torch.tensor(problem.counts, device=open_.device)
+        broken = open_.new_zeros(())
         for step in range(max(problem.counts)):
             gains = self.objective.gains(state)
             # a candidate whose gain is -inf still comes before a token that is no candidate
             gains = gains.clamp_min(torch.finfo(gains.dtype).min).masked_fill(~open_, -math.inf)
+            broken = broken | gains.isnan().any()
             pick = gains.argmax(-1)
             if not self.repeats:
                 open_.scatter_(1, pick.unsqueeze(-1), False)
@@ -135,20 +148,29 @@ class Greedy(Selector):
             order.append(pick)
             if step + 1 < max(problem.counts):
                 state = self.objective.take(state, pick)
+        if bool(broken):  # read once, after the loop: each look would make the host wait for the device
+            raise NonFiniteError(f"{self.objective!r}: the gain of a token is NaN")
         return torch.stack(order, dim=1) if order else open_.new_zeros((open_.shape[0], 0), dtype=torch.long)
+
+
+def _gain(oracle: Oracle, candidate: int) -> float:
+    gain = oracle.gain(candidate)
+    if math.isnan(gain):
+        raise NonFiniteError(f"the gain of token {candidate} is NaN")
+    return gain
 
 
 def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -> list[int]:
     """Lazy greedy. Gains may rise from no pick to one, so the heap is made after the first pick."""
     picks: list[int] = []
     if not started and count:
-        first = min(candidates, key=lambda i: (-oracle.gain(i), i))
+        _, first = min((-_gain(oracle, i), i) for i in candidates)
         picks.append(first)
         oracle.take(first)
     if len(picks) == count:
         return picks
     # (negative gain, index): the smallest is the largest gain, ties to the lowest index
-    heap = [(-oracle.gain(i), i, len(picks)) for i in candidates if i not in picks]
+    heap = [(-_gain(oracle, i), i, len(picks)) for i in candidates if i not in picks]
     heapq.heapify(heap)
     while len(picks) < count:
         _, index, evaluated = heap[0]
@@ -158,7 +180,7 @@ def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -
             if len(picks) < count:
                 oracle.take(index)
         else:
-            heapq.heapreplace(heap, (-oracle.gain(index), index, len(picks)))
+            heapq.heapreplace(heap, (-_gain(oracle, index), index, len(picks)))
     return picks
 
 
@@ -194,11 +216,11 @@ class TwoStage(Selector):
 
     def __post_init__(self) -> None:
         check_number(self, "share", 0, 1)
-        check_number(self, "reserve", 0, math.inf)
+        check_count(self, "reserve", 0)
 
     def select(self, problem: Problem) -> Tensor:
         """Round 1 best first, then round 2, then the places held back."""
-        scores = problem.scores if self.salience is None else self.salience.score(problem.features)
+        scores = problem.scores if self.salience is None else relevance(self.salience, problem.features)
         reserved = tuple(min(self.reserve, k) for k in problem.counts)
         first = tuple(round_one(self.share, k, self.reserve) for k in problem.counts)
         salient = top_k(scores, first, problem.available)
