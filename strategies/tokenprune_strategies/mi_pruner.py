@@ -50,6 +50,6 @@ def mi_pruner(
     elif tau != 0.1:
         raise OptionTypeError("mi-pruner: give tau, or a normalizer with its own temperature, not both")
     redundancy = pairwise.SelfPMI(normalizer, marginal)
-    objective = objectives.MaximalMarginalRelevance(lam, redundancy)
-    selector = selectors.TopK() if lam == 1 else selectors.Greedy(objective, optimizer)
+    greedy = selectors.Greedy(objectives.MaximalMarginalRelevance(lam, redundancy), optimizer)
+    selector = selectors.TopK() if lam == 1 else greedy
     return tp.Strategy(scorers.PMI(normalizer, aggregator, prior), selector, name="mi-pruner")
