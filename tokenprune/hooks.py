@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from tokenprune.encoded import Encoded
 from tokenprune.errors import SecondTurnError, UnsupportedError
+from tokenprune.features import Features
+from tokenprune.indexing import to_batch
+from tokenprune.inside import Entered, Inside
 from tokenprune.models.base import Observation
 from tokenprune.run import Prefill, Run
-from tokenprune.splice import Splice, splice
+from tokenprune.schedule import LayerSchedule
+from tokenprune.splice import Layout, Splice, next_position, splice
 from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
 
 __all__ = ["Hooks"]
@@ -39,6 +43,26 @@ class _Pruned:
     next_inside: Tensor
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What was decided for a prompt, in case it is fed again.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Tokens of each image.
+    features : Features
+    decision : Decision
+    length : int
+        Length of the prompt; what follows it when it is fed again was generated.
+    """
+
+    sizes: tuple[int, ...]
+    features: Features
+    decision: Decision
+    length: int
+
+
 class Hooks:
     """Hooks in the order in which a forward pass meets them: model, core, language model, and back."""
 
@@ -50,8 +74,14 @@ class Hooks:
         self.has_images = False
         self.pruned: _Pruned | None = None
         self.generating = False
-        self.decided: tuple[tuple[int, ...], Decision] | None = None
-        """Image sizes and decision of the prompt of the current ``generate`` call."""
+        self.decided: _Decided | None = None
+        """The prompt of the current ``generate`` call."""
+        self.inside: Inside | None = None
+        """What prunes between layers, where the strategy is a schedule."""
+        self.recording = False
+        """Whether the last entry of the history still lacks what happens between layers."""
+        if isinstance(request.strategy, LayerSchedule):
+            self.inside = Inside(replace(request.strategy, positions=request.positions), request.adapter)
 
     @contextmanager
     def generation(self) -> Iterator[None]:
@@ -89,6 +119,8 @@ class Hooks:
         n_past = int(cache.get_seq_length()) if cache is not None else 0
         if n_past == 0:
             self.pruned = None
+            if self.inside is not None:
+                self.inside.rest()
             return (args, self._shorten(kwargs)) if self.has_images else None
         # a placeholder that the model sampled itself comes without features, and is a token like any other
         if self.has_images and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
@@ -101,10 +133,15 @@ class Hooks:
         return args, self._continue(kwargs, self.pruned, n_past)
 
     def after_language_model(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
-        """Where labels were given, spread hidden states over the prompt's full length again."""
-        if self.has_labels and self.pruned is not None:
+        """Complete the record; where labels were given, spread hidden states over the prompt's full length again."""
+        plan = None if self.pruned is None else self.pruned.plan
+        if plan is not None and self.inside is not None and (outcome := self.inside.finish()) is not None:
+            plan = outcome.splice(plan)
+            if self.recording:
+                self.run.history[-1], self.recording = outcome.complete(self.run.history[-1]), False
+        if self.has_labels and self.pruned is not None and plan is not None:
             hidden = output.last_hidden_state
-            places = self.pruned.plan.last_place(self.pruned.length)
+            places = plan.last_place(self.pruned.length)
             output.last_hidden_state = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         return output
 
@@ -114,20 +151,22 @@ class Hooks:
         if given is not None and (not isinstance(given, Tensor) or given.ndim != 2):
             raise UnsupportedError("attach needs the 2-D attention_mask (B, S), or none; a prepared mask was given")
         mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
-        known = self.decided if self.generating else None
+        repeated = self.decided if self.generating else None
         seen = self.encoded.seen if self.encoded is not None and not self.seen.sizes else self.seen
-        sizes = known[0] if known and not seen.sizes else tuple(seen.sizes)
+        sizes = repeated.sizes if repeated and not seen.sizes else tuple(seen.sizes)
         batch = read_batch(self.request, ids, mask, sizes)
-        if known is not None:
-            decision = known[1]
+        if repeated is not None:
+            known = repeated
         else:
-            decision = decide(self.request, collect(self.request, embeds, batch, seen))
-            self.decided = sizes, decision
+            features = collect(self.request, embeds, batch, seen)
+            known = _Decided(sizes, features, decide(self.request, features), ids.shape[1])
+            self.decided = known
         self.seen.clear()
-        everywhere = decision.spread(batch.owner)
+        everywhere = known.decision.spread(batch.owner)
         plan = splice(batch.layout, everywhere.kept)
-        if known is None:
-            self.run.history.append(_record(batch, everywhere, plan))
+        if repeated is None:
+            layers = self.request.adapter.model.config.get_text_config().num_hidden_layers
+            self.run.history.append(_record(batch, everywhere, plan, layers))
         new = plan.tokens(embeds)
         if everywhere.made is not None:
             for span, slots, tokens in zip(batch.layout.spans, plan.slots, everywhere.made, strict=True):
@@ -137,7 +176,10 @@ class Hooks:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
         inside = plan.positions(outside, self.request.positions)
-        self.pruned = _Pruned(plan, ids.shape[1], _next(outside, mask), _next(inside, plan.mask))
+        self.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
+        if self.inside is not None:
+            self.recording = repeated is None
+            self.inside.begin(self._entered(batch, known, plan, new, inside))
         # always a mask: without one, gaps in position ids are taken for packed sequences
         return {
             **kwargs,
@@ -146,13 +188,35 @@ class Hooks:
             "attention_mask": plan.mask.to(torch.long),
         }
 
+    def _entered(self, batch: Batch, known: _Decided, plan: Splice, embeds: Tensor, positions: Tensor) -> Entered:
+        """What the schedule starts from; text that was generated since the prompt counts as neither."""
+        mask = batch.layout.mask
+        visual = torch.zeros_like(mask)
+        for span in batch.layout.spans:
+            visual[span.row, span.positions] = True
+        prompt = torch.arange(mask.shape[1], device=mask.device) < known.length
+        whole = Layout(mask, mask & ~visual & prompt, batch.layout.spans)
+        budgets = self.request.budget.counts(known.features.counts())
+        return Entered(
+            layout=plan.layout(whole),
+            embeds=embeds,
+            positions=positions,
+            keep=tuple(budgets[d] for d in batch.owner),
+            signals=known.features,
+            owner=batch.owner,
+            distinct=batch.distinct,
+            origin=tuple(known.decision.kept[d] for d in batch.owner),
+        )
+
     def _continue(self, kwargs: dict[str, Any], pruned: _Pruned, n_past: int) -> dict[str, Any]:
         batch, fresh = kwargs["inputs_embeds"].shape[:2]
-        mask = _to_batch(pruned.plan.mask, batch)
+        mask = to_batch(pruned.plan.mask, batch)
         done = n_past - mask.shape[1]
+        if self.inside is not None:
+            self.inside.resume(done)
         given = kwargs.get("position_ids")
         if given is not None and given.ndim == 2:
-            expected = _to_batch(pruned.next_outside, batch) + done
+            expected = to_batch(pruned.next_outside, batch) + done
             if not bool((given[:, 0] == expected).all()):
                 raise SecondTurnError(
                     f"position ids do not continue the pruned prompt: expected {expected.tolist()}, got "
@@ -160,14 +224,14 @@ class Hooks:
                     "tokenprune.prepare. In a decoding loop of your own leave position_ids out"
                 )
         ahead = torch.arange(done, done + fresh, device=mask.device)
-        positions = _to_batch(pruned.next_inside, batch).unsqueeze(-1) + ahead
+        positions = to_batch(pruned.next_inside, batch).unsqueeze(-1) + ahead
         if given is not None and given.ndim == 3:
             positions = positions.expand(given.shape[0], -1, -1)
         whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         return {**kwargs, "attention_mask": whole.to(torch.long), "position_ids": positions}
 
 
-def _record(batch: Batch, everywhere: Decision, plan: Splice) -> Prefill:
+def _record(batch: Batch, everywhere: Decision, plan: Splice, layers: int) -> Prefill:
     rows = batch.layout.mask.shape[0]
     before, after = [0] * rows, [0] * rows
     for span, kept in zip(batch.layout.spans, everywhere.kept, strict=True):
@@ -180,16 +244,6 @@ def _record(batch: Batch, everywhere: Decision, plan: Splice) -> Prefill:
         tokens_after=tuple(after),
         sequence_before=batch.layout.length,
         sequence_after=plan.index.shape[1],
+        layer_tokens=tuple((n,) * layers for n in after),
         splice=plan,
     )
-
-
-def _next(positions: Tensor, mask: Tensor) -> Tensor:
-    """The position after the last real token of each row: (B, S) or (R, B, S), mask (B, S) -> (B,)."""
-    last = positions.masked_fill(~mask, 0).amax(-1) + 1
-    return last if last.ndim == 1 else last[-3:].amax(0)
-
-
-def _to_batch(x: Tensor, batch: int) -> Tensor:
-    """Repeat rows where decoding runs on more rows than the prompt did (several candidates a prompt)."""
-    return x if x.shape[0] == batch else x.repeat_interleave(batch // x.shape[0], dim=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_mask", "gather_tokens", "left_aligned"]
+__all__ = ["as_mask", "gather_tokens", "left_aligned", "to_batch"]
 
 
 def as_mask(indices: Tensor, n: int) -> Tensor:
@@ -25,3 +25,8 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     view = indices.clamp_min(0).view(*indices.shape, *[1] * (tokens.ndim - 2))
     rows = tokens.gather(1, view.expand(*indices.shape, *tokens.shape[2:]))
     return rows.masked_fill((indices < 0).view(view.shape), 0)
+
+
+def to_batch(x: Tensor, batch: int) -> Tensor:
+    """Repeat rows where decoding runs on more rows than the prompt did (several candidates a prompt)."""
+    return x if x.shape[0] == batch else x.repeat_interleave(batch // x.shape[0], dim=0)

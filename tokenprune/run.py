@@ -7,7 +7,26 @@ from dataclasses import dataclass, field
 from tokenprune.selection import Selection
 from tokenprune.splice import Splice
 
-__all__ = ["Prefill", "Run"]
+__all__ = ["Prefill", "Run", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one event between two decoder layers did.
+
+    Attributes
+    ----------
+    layer : int
+        The layer after which it acted.
+    selection : Selection
+        A row for each unit; positions count the tokens that were there at that layer.
+    tokens_after : tuple of int
+        Visual tokens of each sample that went on.
+    """
+
+    layer: int
+    selection: Selection
+    tokens_after: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,8 +43,14 @@ class Prefill:
         Visual tokens of each sample.
     sequence_before, sequence_after : int
         Length of the padded sequence that the language model would have received, and did.
+    layer_tokens : tuple of tuple of int
+        For each sample, the visual tokens that each decoder layer processed.
     splice : Splice
         Maps new places to original ones.
+    stages : tuple of Stage
+        What happened between layers, where the strategy acts there. ``selection``, ``tokens_after``,
+        ``sequence_after`` and ``splice`` then tell what is left after the last of them; a token made of several
+        counts as the one whose place it takes.
     """
 
     selection: Selection
@@ -34,7 +59,9 @@ class Prefill:
     tokens_after: tuple[int, ...]
     sequence_before: int
     sequence_after: int
+    layer_tokens: tuple[tuple[int, ...], ...]
     splice: Splice
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass

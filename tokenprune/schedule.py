@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
@@ -18,6 +19,7 @@ from tokenprune.components.base import check_choice
 from tokenprune.components.inside_rules import Appending, AsAsked, KeepRule, LayerContext, Measure
 from tokenprune.errors import ConfigError, OptionTypeError, UnsupportedError
 from tokenprune.features import SIGNALS, Features
+from tokenprune.indexing import left_aligned
 from tokenprune.selection import Selection
 from tokenprune.strategy import AnyStrategy, Positions, Strategy
 
@@ -250,6 +252,31 @@ class LayerSchedule(AnyStrategy):
             return sizes
         asked = self.before_rule.counts(LayerContext(keep, sizes, sizes, 0))
         return tuple(min(max(1, count), size) for count, size in zip(asked, sizes, strict=True))
+
+    def enter(self, features: Features, keep: Keep | Budget) -> Selection:
+        """Choose the tokens that enter the language model: all, or what ``before`` keeps.
+
+        Parameters
+        ----------
+        features : Features
+            Of the place in front of the language model.
+        keep : int, float, sequence or Budget
+            The budget of the whole schedule.
+
+        Raises
+        ------
+        UnsupportedError
+            The budget applies to frames: layers see units as they are.
+        """
+        budget = Budget.of(keep)
+        if budget.unit == "frame":
+            raise UnsupportedError(f"strategy {self.name!r} does not support unit='frame': use 'image' or 'sample'")
+        sizes = tuple(features.counts())
+        if self.before is not None:
+            return self.before.select(features, Budget(self.before_counts(budget.counts(sizes), sizes)))
+        budget.counts(sizes)  # raises where the budget does not fit
+        everything = torch.arange(features.n_visual, device=features.device).expand(features.batch, -1)
+        return Selection.from_order(left_aligned(everything.masked_fill(~features.valid(), -1)), features.n_visual)
 
     def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
         """Visual tokens that each layer processes, for one unit of ``n_visual`` tokens.

@@ -22,6 +22,7 @@ from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, 
 from tokenprune.hooks import Hooks
 from tokenprune.prompt import Text
 from tokenprune.run import Run
+from tokenprune.schedule import LayerSchedule
 from tokenprune.splice import splice
 from tokenprune.strategy import AnyStrategy, Positions
 from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
@@ -116,6 +117,8 @@ def attach(
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         after = adapter.language_model.register_forward_hook(hooks.after_language_model, with_kwargs=True)
         stack.callback(after.remove)
+        if hooks.inside is not None:
+            stack.enter_context(hooks.inside.attached())
         yield run
 
 
@@ -170,6 +173,11 @@ def prepare(
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
     adapter = request.adapter
+    if isinstance(request.strategy, LayerSchedule):
+        raise UnsupportedError(
+            f"strategy {request.strategy.name!r} acts between the language model's layers, which shorter inputs cannot "
+            "express: use attach"
+        )
     if not takes_encoded(adapter.model):
         raise UnsupportedError("prepare needs transformers >= 5.18 (forward with mm_encoder_outputs); use attach")
     if request.positions == "keep":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.indexing import gather_tokens
 
-__all__ = ["Layout", "Span", "Splice", "splice"]
+__all__ = ["Layout", "Span", "Splice", "next_position", "splice"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ class Splice:
         position_ids : Tensor, (B, S) or (R, B, S)
             Original ones; 3-D for multi-axis rotary embeddings.
         how : str
-            "keep": as they were; "compact": 0, 1, 2, ... over real tokens (2-D only).
+            "keep": as they were; "compact": consecutive over real tokens, from the row's first on (2-D only).
         """
         if how == "compact" and position_ids.ndim == 2:
-            return (self.mask.cumsum(1) - 1).clamp_min(0)
+            old = position_ids.gather(1, self.index)
+            first = old.masked_fill(~self.mask, torch.iinfo(old.dtype).max).amin(1, keepdim=True)
+            return (self.mask.cumsum(1) - 1).clamp_min(0) + first
         if position_ids.ndim == 2:
             return position_ids.gather(1, self.index)
         return position_ids.gather(2, self.index.expand(position_ids.shape[0], -1, -1))
@@ -136,3 +138,9 @@ def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
         index[span.row, slot] = span.positions[chosen]
         slots.append(slot)
     return Splice(index, mask, tuple(slots))
+
+
+def next_position(positions: Tensor, mask: Tensor) -> Tensor:
+    """The position after the last real token of each row: (B, S) or (R, B, S), mask (B, S) -> (B,)."""
+    last = positions.masked_fill(~mask, 0).amax(-1) + 1
+    return last if last.ndim == 1 else last[-3:].amax(0)

@@ -18,6 +18,7 @@ from tokenprune.features import SIGNALS, Features
 from tokenprune.models.base import ModelAdapter, Observation, adapter_for
 from tokenprune.prompt import Scaffold, Text, prompt_text
 from tokenprune.registry import build
+from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
 from tokenprune.splice import Layout, Span
 from tokenprune.strategy import AnyStrategy, Positions
@@ -253,7 +254,11 @@ def decide(request: Request, features: Features) -> Decision:
     unit = request.budget.unit
     if unit == "sample" or features.grid is None or features.grid.frames == 1:
         unit = "image"  # a row of features is the unit already
-    selection = request.strategy.select(features, Budget(request.budget.keep, unit, request.budget.clip))
+    budget = Budget(request.budget.keep, unit, request.budget.clip)
+    if isinstance(request.strategy, LayerSchedule):
+        selection = request.strategy.enter(features, budget)
+    else:
+        selection = request.strategy.select(features, budget)
     sequence = selection.sequence
     kept = tuple(row[row >= 0] for row in sequence)
     if selection.merged is None:
