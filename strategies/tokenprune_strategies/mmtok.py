@@ -17,9 +17,13 @@ PROMPTS = (
 """Instructions of benchmarks that say nothing about the picture."""
 
 STOP_WORDS = frozenset(
-    "a an the am is are was were be been being have has had having do does did doing i you he she it we they "
-    "me him her us them my your his its our their what which who whom whose when where why how "
-    "and or but so if then question answer to for with by from at into onto upon".split()  # noqa: SIM905  (a list of fifty is no easier to read)
+    re.findall(
+        r"\w+",
+        """a an the am is are was were be been being have has had having do does did doing
+        i you he she it we they me him her us them my your his its our their
+        what which who whom whose when where why how and or but so if then question answer
+        to for with by from at into onto upon""",
+    )
 )
 
 
@@ -72,25 +76,24 @@ def keywords(question: str) -> str:
     return " ".join(w for w in re.findall(r"\b\w+\b", question) if w.lower() not in STOP_WORDS) or question
 
 
-def padded(width: int, height: int, grid: tp.Grid, *, overlap: bool = False) -> Tensor:
-    """Which tokens of a picture lie in the border that pads it to a square, bool (grid.height * grid.width,).
+def padded(width: int, height: int, side: int = 24, patch: int = 14, *, overlap: bool = False) -> Tensor:
+    """Which tokens of a picture lie in the border that pads it to a square, bool (side * side,).
 
     Parameters
     ----------
     width, height : int
         Of the picture before padding.
-    grid : Grid
-        Tokens of the square.
+    side, patch : int, default 24 and 14
+        Tokens along a side of the square, and pixels along a side of a token.
     overlap : bool, default False
         Count tokens that the border covers in part, too; else only those that it covers whole.
     """
-    side = 14 * grid.height
-    long, short = max(width, height), min(width, height)
-    inner = round(side * short / long)
-    before = (side - inner) // 2
-    cells = [-(-border // 14) if overlap else border // 14 for border in (before, side - inner - before)]
-    line = torch.zeros(grid.height, dtype=torch.bool)
+    pixels = side * patch
+    inner = round(pixels * min(width, height) / max(width, height))
+    before = (pixels - inner) // 2
+    cells = [-(-border // patch) if overlap else border // patch for border in (before, pixels - inner - before)]
+    line = torch.zeros(side, dtype=torch.bool)
     line[: cells[0]] = True
-    line[grid.height - cells[1] :] = True
+    line[side - cells[1] :] = True
     across = line.unsqueeze(1) if width > height else line.unsqueeze(0)
-    return across.expand(grid.height, grid.width).flatten()
+    return across.expand(side, side).flatten()

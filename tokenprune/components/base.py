@@ -261,10 +261,19 @@ class Problem:
 
 
 class Selector(Component):
-    """Which tokens to keep. ``uses_scores`` is False where a strategy may leave out the scorer."""
+    """Which tokens to keep.
+
+    Attributes
+    ----------
+    uses_scores : bool
+        False where a strategy may leave out the scorer.
+    fills_budget : bool
+        False where rows may keep fewer tokens than asked.
+    """
 
     kind = "selectors"
     uses_scores: bool = True
+    fills_budget: bool = True
 
     @abstractmethod
     def select(self, problem: Problem) -> Tensor:

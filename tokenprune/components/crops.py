@@ -61,6 +61,11 @@ class CropBudgets(Selector):
         """The signal, unless alpha is 0."""
         return frozenset({self.signal}) if self.alpha else frozenset()
 
+    @property
+    def fills_budget(self) -> bool:  # type: ignore[override]
+        """Not where the places that overflow are lost."""
+        return self.overflow != "lose"
+
     def select(self, problem: Problem) -> Tensor:
         """Run after run; inside a run best first, or ascending where all of it is kept."""
         out = torch.full((len(problem.counts), max(problem.counts)), -1, device=problem.scores.device)
