@@ -20,7 +20,7 @@ class BipartiteDedup(Selector):
     Candidates start in descending order of score. In a round those at even places are compared with those at odd
     places; the ``rate`` most redundant even ones go. What is left is listed as evens by descending similarity, then
     odds as they were, so that places change in every round. It is a heuristic, and a chaotic one: noise in the last
-    bit changes places and with them half of the result.
+    bit changes places and with them half of the result. Cosines are therefore float64.
 
     The reference computes cosines anew each round; here they are computed once: O(N^2 d) instead of O(N^3 d / rate).
     It also fails where a round drops more than half of the list, or where the list is odd; both are allowed here.
@@ -46,7 +46,7 @@ class BipartiteDedup(Selector):
 
     def select(self, problem: Problem) -> Tensor:
         """The survivors, in the order in which the last round lists them."""
-        table = CosineTable(problem.features[self.signal])
+        table = CosineTable(problem.features[self.signal].double())
         out = torch.full((len(problem.counts), max(problem.counts)), -1, device=problem.scores.device)
         for row, count in enumerate(problem.counts):
             if count:
