@@ -70,7 +70,8 @@ def _per_sample(answers: Answers, key: str) -> dict[str, float]:
 def agreement(answers: Answers, full: Answers) -> float:
     """Share of answers that are what the unpruned model answered."""
     said = {answer["sample"]: answer["prediction"] for answer in full}
-    return sum(answer["prediction"] == said.get(answer["sample"]) for answer in answers) / len(answers)
+    same = [answer["prediction"] == said.get(answer["sample"]) for answer in answers]
+    return sum(same) / len(same)
 
 
 def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:

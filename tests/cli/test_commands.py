@@ -1,0 +1,105 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tokenprune.cli import main
+from tokenprune.testing.tiny import tiny_llava, tiny_processor
+
+Command = Callable[..., "Done"]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def tokenprune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command line as the console script does, in this process."""
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["tokenprune", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return Done(int(stop.value.code or 0), out, err)
+
+    return run
+
+
+def test_the_module_runs_as_a_program() -> None:
+    words = [sys.executable, "-m", "tokenprune", "list", "strategies", "mi*", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [row["name"] for row in json.loads(done.stdout)] == ["mi-attention", "mi-pruner"]
+
+
+def test_list_names_origins(tokenprune: Command) -> None:
+    done = tokenprune("list", "strategies", "mi*", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["name"] for row in rows] == ["mi-attention", "mi-pruner"]
+    assert all(row["origin"].startswith("tokenprune ") for row in rows)
+    table = tokenprune("list", "mi*")
+    assert "tokenprune_strategies.mi_pruner" in table.stdout
+
+
+def test_list_check_loads_everything(tokenprune: Command) -> None:
+    done = tokenprune("list", "--check", "--json")
+    assert done.returncode == 0, done.stdout
+    assert {row["status"] for row in json.loads(done.stdout)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["list", "strategys"], "strategies"),
+        (["doctor", "--strategy", "mi-prunner"], "mi-pruner"),
+        (["doctor", "--model", "./no/such/folder"], "no such folder"),
+        (["doctor", "--image", "nothing.png", "--model", "tiny"], "no such file"),
+        (["doctor", "--dtype", "float8"], "float16"),
+        (["conformance", "./no/such/folder"], "no/such/folder"),
+        (["compare", "--out", "x", "--budgets", "64,many"], "--budgets"),
+    ],
+)
+def test_mistakes_are_answered_in_a_line(
+    tokenprune: Command, words: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tokenprune(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert complaint in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_proves_pruning_on_a_saved_model(tokenprune: Command, tmp_path: Path) -> None:
+    tiny_llava(side=6).save_pretrained(tmp_path / "model")
+    tiny_processor(side=6).save_pretrained(tmp_path / "model")
+    chosen = ("--strategy", "mi-pruner", "--strategy", "attention", "--strategy", "mi-attention")
+    done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", *chosen, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)["examinations"]
+    assert [f["strategy"] for f in found] == ["mi-pruner", "attention", "mi-attention"]
+    for f in found:
+        assert (f["tokens_before"], f["tokens_after"]) == (36, 9)
+        assert f["sequence_before"] - f["sequence_after"] == 27
+        assert f["healthy"]
+        assert set(f["laws"]) == {"keep all = plain", "drop = mask out", "hooks gone"}
+
+
+def test_doctor_says_so_when_nothing_is_pruned(tokenprune: Command, tmp_path: Path) -> None:
+    tiny_llava(side=3).save_pretrained(tmp_path / "model")
+    tiny_processor(side=3).save_pretrained(tmp_path / "model")
+    done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", "--strategy", "random")
+    assert done.returncode == 1

@@ -1,0 +1,53 @@
+"""Nothing half-written is left behind; a folder belongs to one configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenprune.errors import ConfigError
+from tokenprune.evaluation.results import ResultFolder, write_atomically
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path / "out", {"seed": 1})
+    folder.append([{"a": 1, "b": "ü\n"}])
+    folder.append([{"a": 2}, {"a": 3}])
+    assert folder.read() == [{"a": 1, "b": "ü\n"}, {"a": 2}, {"a": 3}]
+    assert ResultFolder(tmp_path / "out", {"seed": 1}).fingerprint == folder.fingerprint
+
+
+def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path, {})
+    folder.append([{"a": 1}])
+    with folder.lines.open("a") as file:
+        file.write('{"a": 2, "b')
+    again = ResultFolder(tmp_path, {})
+    assert again.read() == [{"a": 1}]
+    again.append([{"a": 4}])
+    assert again.read() == [{"a": 1}, {"a": 4}]
+
+
+def test_another_configuration_is_refused_and_nothing_overwritten(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path / "out", {"seed": 1, "model": "tiny"})
+    folder.append([{"a": 1}])
+    with pytest.raises(ConfigError, match="seed: 1 there, 2 now"):
+        ResultFolder(tmp_path / "out", {"seed": 2, "model": "tiny"})
+    assert folder.read() == [{"a": 1}]
+
+
+def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty"):
+        ResultFolder(tmp_path, {})
+    with pytest.raises(ConfigError, match="is a file"):
+        ResultFolder(tmp_path / "thesis.tex", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_writing_replaces_whole_files(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "x.json", "old")
+    write_atomically(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,107 @@
+"""The table's numbers, against ones counted by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.evaluation.answers import f1_of_yes, is_correct, yes_rate
+from tokenprune.evaluation.summary import summarize
+from tokenprune.evaluation.table import ordered
+
+
+def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "strategy": strategy,
+        "keep": keep,
+        "draw": 0,
+        "sample": sample,
+        "image": sample[0],
+        "family": "pope",
+        "subfamily": "random",
+        "binary": True,
+        "answer": answer,
+        "prediction": said,
+        "correct": said == answer,
+        "layer_average_tokens": float(keep or 576),
+        "flops": 10,
+        "kv_bytes": 4,
+        **more,
+    }
+
+
+def test_the_numbers_are_those_counted_by_hand() -> None:
+    lines = [line("full", f"{i}", "yes") for i in range(4)]
+    lines += [line("mine", f"{i}", said, keep=8) for i, said in enumerate(["yes", "yes", "yes", "no"])]
+    for draw, says in enumerate((["yes", "no", "no", "no"], ["no", "no", "no", "no"])):
+        lines += [line("random", f"{i}", said, keep=8, draw=draw) for i, said in enumerate(says)]
+    rows = {(r.strategy, r.metric): r for r in summarize(lines) if r.task == "all"}
+    assert rows["full", "accuracy"].value == 1
+    assert rows["mine", "accuracy"].value == 0.75
+    assert rows["mine", "relative"].value == 0.75
+    assert rows["mine", "agreement"].value == 0.75
+    assert rows["random", "accuracy"].value == 0.125
+    assert rows["random", "accuracy"].n == 4
+    assert rows["mine", "f1"].value == pytest.approx(6 / 7)
+    assert rows["mine", "yes_rate"].value == 0.75
+    assert rows["mine", "accuracy"].layer_average_tokens == 8
+    assert rows["mine", "accuracy"].p_full == 1.0
+    # mine - random is (.5, 1, 1, 0): 2 of the 8 sign patterns reach the observed sum
+    assert rows["mine", "accuracy"].p_random == pytest.approx(2 / 8)
+    assert rows["full", "accuracy"].p_full is None
+
+
+def test_sub_families_add_up() -> None:
+    lines = [line("full", f"{i}", "yes", subfamily="random" if i % 2 else "popular", family="pope") for i in range(6)]
+    lines += [line("full", f"g{i}", "red", "red", family="gqa", subfamily="colour", binary=False) for i in range(3)]
+    rows = [r for r in summarize(lines) if r.metric == "accuracy"]
+    assert {(r.task, r.family): r.n for r in rows} == {
+        ("all", "all"): 9,
+        ("pope", "all"): 6,
+        ("gqa", "all"): 3,
+        ("pope", "random"): 3,
+        ("pope", "popular"): 3,
+        ("gqa", "colour"): 3,
+    }
+    assert not any(r.metric == "f1" and r.task in ("all", "gqa") for r in summarize(lines))
+
+
+def test_the_table_is_ordered_by_budget_and_then_by_value() -> None:
+    lines = [line("full", "0", "yes"), line("a", "0", "no", keep=8), line("b", "0", "yes", keep=8)]
+    lines += [line("a", "0", "yes", keep=4), line("b", "0", "yes", keep=4)]
+    assert ordered(summarize(lines)) == [("full", 0), ("b", 8), ("a", 8), ("a", 4), ("b", 4)]
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "choices", "right"),
+    [
+        ("Red.", "red", (), True),
+        ("dark red", "red", (), False),
+        ("yes , it is", "yes", ("yes", "no"), True),
+        ("nothing", "no", ("yes", "no"), False),
+        ("B. dog", "b", ("a", "b", "c"), True),
+        ("", "red", (), False),
+    ],
+)
+def test_answers_are_compared_after_normalising(said: str, answer: str, choices: tuple[str, ...], right: bool) -> None:
+    assert is_correct(said, answer, choices) is right
+
+
+def test_f1_and_yes_rate() -> None:
+    assert f1_of_yes(["yes", "no", "Yes."], ["yes", "yes", "no"]) == pytest.approx(0.5)
+    assert f1_of_yes(["no"], ["no"]) == 0
+    assert yes_rate(["yes", "no", "no", "no"]) == 0.25
+
+
+def test_costs_against_hand_derived_values() -> None:
+    # LLaVA-1.5-7B: 32 layers, d 4096, 32 heads of 128, feed-forward 11008
+    shape = DecoderShape(layers=32, width=4096, heads=32, kv_heads=32, head_width=128, hidden=11008)
+    n = 100
+    by_hand = 2 * n * (4 * 4096 * 4096 + 3 * 4096 * 11008) + 4 * n * n * 4096
+    assert shape.layer_flops(n) == by_hand
+    assert prefill_flops(shape, [n, 2 * n]) == by_hand + shape.layer_flops(2 * n)
+    # 0.5 MiB a token in half precision is the number users know
+    assert kv_bytes(shape, [1] * 32, 2) == 2**19
+    assert layer_average([576, 576] + [128] * 30) == 156.0
