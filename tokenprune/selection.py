@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tokenprune.components.base import Merged
+from tokenprune.errors import ConfigError
 from tokenprune.indexing import as_mask, gather_tokens
 
 __all__ = ["Selection"]
@@ -31,6 +33,8 @@ class Selection:
         What the scorer gave, None where the selector uses none.
     merged : Merged or None
         New tokens, where the strategy merges.
+    valid : bool Tensor, (B, N), or None
+        True at real tokens; None where there is no padding.
     """
 
     indices: Tensor
@@ -39,15 +43,21 @@ class Selection:
     n_visual: int
     scores: Tensor | None = None
     merged: Merged | None = None
+    valid: Tensor | None = None
 
     @classmethod
     def from_order(
-        cls, order: Tensor, n_visual: int, scores: Tensor | None = None, merged: Merged | None = None
+        cls,
+        order: Tensor,
+        n_visual: int,
+        scores: Tensor | None = None,
+        merged: Merged | None = None,
+        valid: Tensor | None = None,
     ) -> Selection:
         """Derive the rest from the picks."""
         ranked = order.where(order >= 0, n_visual).sort(dim=1).values
         indices = ranked.where(ranked < n_visual, -1)
-        return cls(indices, order, (order >= 0).sum(1), n_visual, scores, merged)
+        return cls(indices, order, (order >= 0).sum(1), n_visual, scores, merged, valid)
 
     @property
     def mask(self) -> Tensor:
@@ -58,6 +68,43 @@ class Selection:
     def sequence(self) -> Tensor:
         """Positions in the order in which tokens enter the language model, (B, K): ascending unless merged."""
         return self.indices if self.merged is None else self.merged.source
+
+    @property
+    def margin(self) -> Tensor:
+        """Worst kept score minus best dropped score of each unit, (B,): the gap at the cut.
+
+        Infinite where nothing was kept or nothing dropped; negative where the selector did not keep the best scores.
+
+        Raises
+        ------
+        ConfigError
+            The selector uses no scores.
+        """
+        if self.scores is None:
+            raise ConfigError("Selection.margin needs scores, and this strategy has no scorer")
+        kept = self.mask
+        dropped = ~kept if self.valid is None else ~kept & self.valid
+        return self.scores.where(kept, math.inf).amin(1) - self.scores.where(dropped, -math.inf).amax(1)
+
+    def certified(self, error: float) -> Tensor:
+        """Whether scores that are off by at most ``error`` have the same best tokens, bool (B,).
+
+        True says that every table of scores within ``error`` of these has the kept tokens as its top k. If logits
+        move by at most eta, PMI relevance moves by at most 4 eta, so ``certified(4 * eta)``.
+
+        Parameters
+        ----------
+        error : float
+            Largest error of a score, not negative.
+
+        Raises
+        ------
+        ConfigError
+            A negative error or NaN, or a selector that uses no scores.
+        """
+        if not error >= 0:
+            raise ConfigError(f"Selection.certified: error must be at least 0, got {error!r}")
+        return self.margin > 2 * error
 
     def gather(self, tokens: Tensor) -> Tensor:
         """Rows of (B, N, ...) at the kept positions, ascending, zero at padding: (B, K, ...)."""

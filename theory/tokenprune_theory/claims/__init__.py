@@ -1,8 +1,18 @@
 """The claims, one module a topic; importing this registers them all."""
 
-from tokenprune_theory.claims import algorithm, cost, information, limits, marginal, matrix
+from tokenprune_theory.claims import (
+    algorithm,
+    cost,
+    framework,
+    information,
+    limits,
+    marginal,
+    matrix,
+    precision,
+    submodular,
+)
 
 __all__ = ["TOPICS"]
 
-TOPICS = (information, matrix, algorithm, marginal, cost, limits)
+TOPICS = (information, matrix, algorithm, marginal, cost, limits, precision, submodular, framework)
 """Topics in the order in which they are listed."""

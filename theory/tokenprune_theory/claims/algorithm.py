@@ -191,7 +191,7 @@ def _(run: Run) -> None:
     f = tabulate(lambda s: math.fsum(weights[b] for b in {shows[i] for i in s}), len(shows))
     best = brute_force_max(f, 3)[0]
     run.refutes(
-        "three copies of a 1.001-bit token, three independent 1-bit tokens, k = 3: top 3 (1.001 bits) over best (3.001)",
+        "three copies of a 1.001-bit token, three independent 1-bit tokens: top 3 (1.001 bits) over best 3 (3.001)",
         f((0, 1, 2)) / best,
         ">=",
         0.5,
@@ -275,11 +275,10 @@ def _(run: Run) -> None:
 
     run.holds_if("embeddings, every budget", differs, _embedded, tolerance=0)
     run.holds_if("tables with ties, every budget", differs, _ties, tolerance=0)
-    f = models.information(
-        models.functions_of_bits(4, [0b0011, 0b0100, 0b1000], [[0b0001, 0b0100], [0b0010], [0b1000]])
-    )
+    target, pool = [0b11, 0b1100, 0b10000, 0b100000], [[0b1, 0b100, 0b10000], [0b10, 0b1000], [0b100000]]
+    f = models.information(models.functions_of_bits(6, target, pool))
     run.refutes(
-        "gains that rise: bits a, b, c, d, T = (a xor b, c, d), candidates (a, c), b, d, k = 2: lazy, and naive",
+        "gains that rise: bits a to f, T = (a xor b, c xor d, e, f), candidates (a, c, e), (b, d), f: lazy and naive pair",
         lazy_greedy(f, 2).order,
         "==",
         greedy(f, 2).order,
@@ -323,7 +322,7 @@ def _(run: Run) -> None:
     visual = np.array([[1, 0], [1, 0], [0, 1], [0.1, 1], [-0.1, 1]])
     c, d = tables(visual, np.eye(2), 0.1)
     run.refutes(
-        "v = e1, e1, e2, (.1,1), (−.1,1), text = e1, e2, τ = .1, λ = ½, k = 2: static heap (keeps a duplicate), and greedy",
+        "v = e1, e1, e2, (.1,1), (−.1,1), text = e1, e2, τ = .1, λ = ½: two from the static heap, and greedy",
         static_heap(c, 2),
         "==",
         select(c, d, 0.5, 2).order,

@@ -83,7 +83,7 @@ def _(run: Run) -> None:
         top = pmi.cross_pmi(x @ y.T / tau)[0, 0]
         x *= -1
         bottom = pmi.cross_pmi(x @ y.T / tau)[0, 0]
-        return max(abs(top - high), abs(bottom - low))
+        return max(abs(float(top) - high), abs(float(bottom) - low))
 
     run.holds("attained", attained, [(576, 35, 0.1), (576, 35, 0.5), (2, 2, 0.1), (9, 3, 1.0)], tolerance=1e-9)
 

@@ -1,0 +1,249 @@
+"""The framework, held to the mathematics: every registered objective, the aggregators, the marginals, the picks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenprune.components.aggregators import LogSumExp, Max, Mean, Renyi, TopM
+from tokenprune.components.base import Objective, Problem, Scorer
+from tokenprune.components.normalizers import Softmax
+from tokenprune.components.objectives import MaximalMarginalRelevance
+from tokenprune.components.pairwise import SelfPMI
+from tokenprune.components.scorers import PMI
+from tokenprune.components.selectors import Greedy, TopK
+from tokenprune.errors import TokenPruneError
+from tokenprune.features import Features
+from tokenprune.information import log_marginal, pmi
+from tokenprune.registry import build_component, list_components
+from tokenprune.strategy import Strategy
+from tokenprune_theory import models
+from tokenprune_theory.conformity import Replay, objective_violations, random_features
+from tokenprune_theory.discrete import Array
+from tokenprune_theory.pmi import aggregate, cosines, cross_pmi, self_pmi
+from tokenprune_theory.registry import Run, Verdict, claim
+from tokenprune_theory.sequence import select
+from tokenprune_theory.setfn import Violation, brute_force_max, greedy, nemhauser_bound
+
+framework = partial(claim, section="This framework", ref="tokenprune")
+
+
+def objectives() -> dict[str, Objective | TokenPruneError]:
+    """Every registered objective with its default options, plugins included; the error where one cannot be made."""
+    made: dict[str, Objective | TokenPruneError] = {}
+    for name in list_components("objectives"):
+        try:
+            made[name] = build_component("objectives", name)
+        except TokenPruneError as error:
+            made[name] = error
+    return made
+
+
+def _instance(objective: Objective, rng: np.random.Generator) -> tuple[Features, Tensor]:
+    features = random_features(rng, objective.required_signals())
+    return features, torch.from_numpy(rng.standard_normal((features.batch, features.n_visual))).abs()
+
+
+@framework(
+    "objectives",
+    says="Every registered objective has the properties that it declares, and its two ways of evaluating a gain agree.",
+    verdict=Verdict.HOLDS,
+    corrected="Modular, submodular, monotone and non-increasing gains, on every sequence of up to three picks; "
+    "plugins included.",
+    why="Selectors rely on the declarations: lazy evaluation needs gains that never rise, to the bit.",
+)
+def _(run: Run) -> None:
+    for name, objective in objectives().items():
+        if isinstance(objective, TokenPruneError):
+            run.holds(f"{name} cannot be made: {objective}", lambda x: x, [math.nan])
+            continue
+        found: dict[str, list[Violation]] = {}
+        for _ in range(max(1, run.cases // 50)):
+            for what, violation in objective_violations(objective, *_instance(objective, run.rng)).items():
+                found.setdefault(what, []).append(violation)
+        for what, each in found.items():
+            run.holds(f"{name}: {what.replace('_', ' ')}", lambda x: x, [v.size for v in each], each[0].tolerance)
+
+
+@framework(
+    "objectives-guarantee",
+    says="Greedy selection with an objective that is declared monotone and submodular earns 1 − 1/e.",
+    verdict=Verdict.HOLDS,
+    corrected="Facility location is one; the score of Algorithm 1 is none.",
+    why="See greedy-guarantee.",
+)
+def _(run: Run) -> None:
+    for name, objective in objectives().items():
+        if isinstance(objective, TokenPruneError) or not (objective.monotone and objective.submodular):
+            continue
+
+        def shortfall(rng: np.random.Generator, objective: Objective = objective) -> float:
+            f = Replay(objective, *_instance(objective, rng)).set_function()
+            return max(nemhauser_bound(k) * brute_force_max(f, k)[0] - greedy(f, k).value for k in (2, 3))
+
+        run.holds(name, lambda x: x, shortfall, tolerance=1e-9, share=0.1)
+
+
+def _tensor(rows: Array) -> tuple[Tensor, Tensor]:
+    """PMI table and log-probabilities of a channel, by the framework."""
+    log_p = torch.from_numpy(rows).log()
+    return pmi(log_p, log_marginal(log_p)), log_p
+
+
+@framework(
+    "aggregators",
+    says="mean ≤ renyi(2) ≤ renyi(8) ≤ max ≤ lse ≤ max + log T, each equal to its own formula; top-m ≤ max.",
+    verdict=Verdict.HOLDS,
+    corrected="Aggregators mean, renyi, max and lse are places on the ladder of renyi-ladder.",
+    why="mean is the KL divergence, renyi(α) the Rényi divergence of order α, max that of order ∞.",
+)
+def _(run: Run) -> None:
+    def channel(rng: np.random.Generator) -> Array:
+        rows = models.random_channel(rng, int(rng.integers(2, 8)), int(rng.integers(2, 8)))
+        return np.maximum(rows, 1e-12)
+
+    def values(rows: Array) -> list[Array]:
+        rungs = (Mean(), Renyi(1), Renyi(2), Renyi(8), Renyi(math.inf), Max(), LogSumExp())
+        table, log_p = _tensor(rows)
+        return [np.asarray(rung(table, log_p)) for rung in rungs]
+
+    def order(rows: Array) -> float:
+        rungs = values(rows)
+        pairs = itertools.pairwise([*rungs, rungs[-2] + math.log(rows.shape[1])])
+        top_m = np.asarray(TopM(2)(*_tensor(rows)))
+        return float(max(*((low - high).max() for low, high in pairs), (top_m - rungs[-2]).max()))
+
+    def formula(rows: Array) -> float:
+        rows = rows / rows.sum(1, keepdims=True)
+        wanted = [
+            aggregate(rows, "kl"),
+            aggregate(rows, "kl"),
+            aggregate(rows, "renyi", 2),
+            aggregate(rows, "renyi", 8),
+            aggregate(rows, "max"),
+            aggregate(rows, "max"),
+            aggregate(rows, "lse"),
+        ]
+        return float(max(np.abs(a - b).max() for a, b in zip(values(rows), wanted, strict=True)))
+
+    run.holds("order, float64", lambda rows: order(rows / rows.sum(1, keepdims=True)), channel)
+    run.holds("formulas, float64", formula, channel, tolerance=1e-11)
+
+
+def _embedded(rng: np.random.Generator) -> tuple[Array, Array, float]:
+    n, t, d = (int(k) for k in rng.integers(2, 8, size=3))
+    make = models.random_embeddings
+    return make(rng, n, d), make(rng, t, d), float(rng.choice([0.01, 0.1, 0.5]))
+
+
+def _features(visual: Array, text: Array, padding: int = 2) -> Features:
+    """One unit of float64, with noise as padding behind both."""
+    n, t = len(visual), len(text)
+    noise = np.ones((padding, visual.shape[1]))
+    return Features(
+        torch.from_numpy(np.vstack([visual, noise]))[None],
+        torch.from_numpy(np.vstack([text, noise]))[None],
+        visual_mask=(torch.arange(n + padding) < n)[None],
+        text_mask=(torch.arange(t + padding) < t)[None],
+    )
+
+
+@framework(
+    "scores",
+    says="The scorer 'pmi' and the pairs 'self-pmi' are the tables of Eqns 14–17, with every marginal; padding has "
+    "no influence.",
+    verdict=Verdict.HOLDS,
+    corrected="float64 here; see float32-error for single precision.",
+    why="Compared with the formulas written out independently.",
+)
+def _(run: Run) -> None:
+    def relevance(visual: Array, text: Array, tau: float) -> float:
+        exact = cross_pmi(cosines(visual, text) / tau).max(1)
+        if np.ptp(exact) <= 1e-9 / tau:
+            return -math.inf  # the documented fallback is another score
+        got = PMI(Softmax(tau)).score(_features(visual, text))[0, : len(visual)]
+        return float(np.abs(got.numpy() - exact).max())
+
+    run.holds("relevance", relevance, _embedded, tolerance=1e-10)
+    for marginal in ("uniform", "total", "stationary", "sinkhorn"):
+
+        def table(visual: Array, text: Array, tau: float, marginal: Any = marginal) -> float:
+            got = SelfPMI(Softmax(tau), marginal).table(_features(visual, text)).dense()
+            n = len(visual)
+            wanted = np.maximum(self_pmi(cosines(visual, visual), tau, marginal), -708)
+            return float(np.abs(got[0, :n, :n].numpy() - wanted).max())
+
+        # the framework stops scaling at a step of 1e-6
+        tolerance = 1e-4 if marginal == "sinkhorn" else 1e-10
+        run.holds(f"self table, marginal {marginal}", table, _embedded, tolerance, share=0.25)
+
+
+@framework(
+    "greedy-picks",
+    says="Vectorised, lazy and naive greedy selection pick what Algorithm 1 in plain Python picks, in the same order.",
+    verdict=Verdict.HOLDS,
+    corrected="First pick by relevance; ties to the lowest index.",
+    why="Maxima are exact, so all of them compare the same numbers.",
+)
+def _(run: Run) -> None:
+    def differs(visual: Array, text: Array, lam: float) -> float:
+        features = _features(visual, text)
+        objective = MaximalMarginalRelevance(lam)
+        scores = PMI().score(features)
+        c = scores[0, : len(visual)].numpy()
+        d = objective.pairs.table(features).dense()[0].numpy()
+        k = (len(visual) + 1) // 2
+        problem = Problem(features, scores, (k,), features.valid())
+        wanted = list(select(c, d, lam, k).order)
+        optimizers: Any = ("vectorized", "lazy", "naive")
+        return float(any(Greedy(objective, o).select(problem)[0].tolist() != wanted for o in optimizers))
+
+    def draw(rng: np.random.Generator) -> tuple[Array, Array, float]:
+        # on a grid, for duplicates and ties; two different texts, for a relevance that is not degenerate
+        visual = rng.integers(-2, 3, size=(int(rng.integers(2, 8)), 3)).astype(np.float64)
+        visual[~visual.any(1), 0] = 1
+        visual[:2] = [[1, 0, 0], [0, 1, 0]]
+        return visual, np.array([[1.0, 0, 0], [0.0, 1, 1]]), float(rng.choice([0.0, 0.2, 0.5, 1.0]))
+
+    run.holds("picks", differs, draw, tolerance=0, share=0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixed(Scorer):
+    """Scores that are given."""
+
+    scores: Tensor
+
+    def score(self, features: Features) -> Tensor:
+        """The scores given."""
+        return self.scores
+
+
+@framework(
+    "certificate",
+    says="`Selection.certified(error)` is never wrong: scores that are off by no more than that keep the same tokens.",
+    verdict=Verdict.HOLDS,
+    corrected="Of top-k by these scores. The margin is the worst kept score minus the best dropped one.",
+    why="Each score moves by at most the error, so a gap of more than twice that stays open.",
+)
+def _(run: Run) -> None:
+    def wrong(rng: np.random.Generator) -> float:
+        visual, text, _ = _embedded(rng)
+        features = _features(visual, text)
+        error = 10.0 ** rng.uniform(-6, -1)
+        scores = torch.from_numpy(rng.standard_normal((1, features.n_visual)))
+        noise = torch.from_numpy(error * rng.uniform(-1, 1, size=(1, features.n_visual)))
+        keep = max(1, len(visual) // 2)
+        given, moved = (Strategy(_Fixed(s), TopK()).select(features, keep) for s in (scores, scores + noise))
+        if not bool(given.certified(error)):
+            return -math.inf
+        return float(not torch.equal(given.indices, moved.indices))
+
+    run.holds("top-k of perturbed scores", lambda x: x, wrong, tolerance=0)
