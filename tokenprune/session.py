@@ -108,7 +108,7 @@ def attach(
         stack.callback(vars(inner).pop, "generate", None)
         inner.generate = pruned_generate
         adapter = request.adapter
-        stack.enter_context(adapter.observe(request.strategy.requires, hooks.seen))
+        stack.enter_context(adapter.observe(request.signals, hooks.seen))
         for module, hook in (
             (inner, hooks.before_model),
             (adapter.core, hooks.before_core),
@@ -192,7 +192,7 @@ def prepare(
             "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
         )
     if encoded is None:
-        encoded = encode(model, request.strategy.requires, **inputs)
+        encoded = encode(model, request.signals, **inputs)
     vision = vision_inputs(adapter, inputs)
     rest = {name: value for name, value in inputs.items() if name not in vision}
     with torch.no_grad():

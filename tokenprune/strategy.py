@@ -43,6 +43,10 @@ class AnyStrategy(ABC):
     def requires(self) -> frozenset[str]:
         """Signals that have to be collected before the language model runs."""
 
+    def reads(self, given: Container[str] = ()) -> frozenset[str]:
+        """Signals to collect where those in ``given`` are to be had: ``requires``, or what is preferred to it then."""
+        return self.requires
+
     @abstractmethod
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep, given features of the place where the strategy acts."""
@@ -130,7 +134,8 @@ class Strategy(AnyStrategy):
             order = self.selector.select(Problem(features, scores, counts, features.valid()))
             _check_order(order, counts, features, self.selector)
             merged = None if self.merger is None else self.merger.merge(features, order)
-        return Selection.from_order(order, features.n_visual, None if self.scorer is None else scores, merged)
+        known = None if self.scorer is None else scores
+        return Selection.from_order(order, features.n_visual, known, merged, features.visual_mask)
 
     def _scores(self, features: Features) -> Tensor:
         if self.scorer is None:
@@ -149,7 +154,7 @@ class Strategy(AnyStrategy):
             :, : int(part.counts.view(features.batch, -1).sum(1).max())
         ]
         scores = None if part.scores is None else part.scores.reshape(features.batch, -1)
-        return Selection.from_order(order, features.n_visual, scores)
+        return Selection.from_order(order, features.n_visual, scores, valid=features.visual_mask)
 
 
 def _check_order(order: object, counts: tuple[int, ...], features: Features, selector: Selector) -> None:

@@ -6,7 +6,7 @@ A unit is what one budget applies to: an image, or all images of a sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class Request:
     positions: Positions
     text: Text
     scaffold: Scaffold | None
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """Signals to collect: what the strategy reads, given what the model has."""
+        return self.strategy.reads(self.adapter.available)
 
     @classmethod
     def of(
@@ -76,6 +81,12 @@ class Batch:
     images: tuple[tuple[int, ...], ...]
     owner: tuple[int, ...]
     distinct: tuple[int, ...]
+
+    def followed_by(self, mask: Tensor) -> Batch:
+        """The same with more tokens behind, which are neither text nor visual: mask (B, t)."""
+        layout = self.layout
+        text = torch.cat([layout.text, torch.zeros_like(mask)], dim=1)
+        return replace(self, layout=Layout(torch.cat([layout.mask, mask], dim=1), text, layout.spans))
 
 
 def read_batch(request: Request, ids: Tensor, mask: Tensor, sizes: Sequence[int]) -> Batch:
@@ -178,7 +189,7 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
     UnsupportedError
         The strategy reads an encoder signal and the images were encoded elsewhere.
     """
-    name, needed = request.strategy.name, request.strategy.requires
+    name, needed = request.strategy.name, request.signals
     spans = [batch.layout.spans[i] for i in batch.distinct]
     images = [batch.images[i] for i in batch.distinct]
     visual, visual_mask = _padded([embeds[s.row, s.positions] for s in spans], 0)
