@@ -20,9 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokenprune.components.inside_rules import LayerContext
 from tokenprune.errors import FeatureError, UnsupportedError
@@ -475,6 +472,10 @@ _HANDLE = "_tokenprune_capture"
 @contextmanager
 def _wrapped_attention(config: Any) -> Iterator[None]:
     """Route a language model's attention through a wrapper of its own implementation."""
+    # imported here: it takes seconds, and strategies on tensors need none of it
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
     base = config._attn_implementation
     name = PREFIX + base
     AttentionInterface.register(name, partial(_capturing, base))
@@ -496,6 +497,8 @@ def _capturing(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: 
         return vars(sys.modules[type(module).__module__])["eager_attention_forward"](
             module, query, key, *args, **kwargs
         )
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     attend = ALL_ATTENTION_FUNCTIONS[base]
     if "flash" not in base:
         return attend(module, query, key, *args, **kwargs)
