@@ -1,0 +1,349 @@
+"""Names: listed without imports, matched loosely in errors, never taken twice, and broken plugins are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tokenprune import errors
+from tokenprune.components import aggregators
+from tokenprune.components.selectors import TopK
+from tokenprune.registry import KINDS, Registry, all_entries
+from tokenprune.registry import registry as shared
+
+ROOT = Path(__file__).parents[2]
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Lay out an installed distribution on the import path: entry points by group, and one module."""
+
+    def add(name: str, groups: dict[str, dict[str, str]], module: str = "", *, folder: str = "site") -> Path:
+        site = tmp_path / folder
+        info = site / f"{name.replace('-', '_')}-0.1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+        lines = []
+        for group, points in groups.items():
+            lines += [f"[tokenprune.{group}]", *(f"{key} = {value}" for key, value in points.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        (site / f"{name.replace('-', '_')}.py").write_text(module)
+        if str(site) not in sys.path:
+            monkeypatch.syspath_prepend(str(site))
+        return site
+
+    before = set(sys.modules)
+    yield add
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def python(*args: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if path is not None:
+        env["PYTHONPATH"] = str(path)
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, check=False, timeout=300)
+
+
+# --- listing ----------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_there() -> None:
+    assert {"random", "similarity", "attention", "mi-pruner", "mi-attention"} <= set(tp.list_strategies())
+    assert {"max", "mean", "sum", "lse", "renyi"} <= set(tp.list_components("aggregators"))
+    assert {"softmax", "minmax"} <= set(tp.list_components("normalizers"))
+    for kind in KINDS:
+        assert tp.list_components(kind) == sorted(set(tp.list_components(kind)))
+        assert tp.list_components(kind)
+
+
+def test_wildcards() -> None:
+    assert set(tp.list_strategies("mi*")) >= {"mi-pruner", "mi-attention"}
+    assert all(name.startswith("mi") for name in tp.list_strategies("mi*"))
+    assert tp.list_components("aggregators", "m?x") == ["max"]
+    assert tp.list_components("aggregators", "[ml]*") == ["lse", "max", "mean"]
+    assert tp.list_strategies("no-such-*") == []
+    assert tp.list_strategies("MI*") == [], "names are matched as they are written"
+
+
+@pytest.mark.slow
+def test_listing_imports_nothing() -> None:
+    code = (
+        "import json, sys, tokenprune as tp; from tokenprune.registry import KINDS, all_entries\n"
+        "loaded = set(sys.modules)\n"
+        "assert tp.list_strategies() and all(tp.list_components(k) for k in KINDS) and all_entries()\n"
+        "print(json.dumps([sorted(loaded), sorted(set(sys.modules) - loaded)]))"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    loaded, new = json.loads(done.stdout)
+    assert [m for m in new if m.startswith(("tokenprune", "transformers"))] == []
+    # the framework knows no method by name, and strategies on tensors need no transformers
+    assert [m for m in loaded if m.startswith(("tokenprune_", "transformers"))] == []
+
+
+def test_everything_that_ships_can_be_loaded() -> None:
+    for entry in all_entries():
+        if entry.origin.startswith("tokenprune "):
+            assert entry.clashes == ()
+            assert callable(shared.load(entry.kind, entry.name)), entry
+
+
+def test_strategies_without_options_can_be_built() -> None:
+    for name in tp.list_strategies():
+        strategy = tp.build(name)
+        assert strategy.name
+        hash(strategy)
+
+
+# --- building ---------------------------------------------------------------------------------------------------
+
+
+def test_ways_to_say_the_same() -> None:
+    want = tp.build("mi-pruner", lam=1, normalizer="minmax", aggregator="mean")
+    assert want == tp.build({"strategy": "mi-pruner", "lam": 1, "normalizer": "minmax", "aggregator": "mean"})
+    assert want == tp.build("mi-pruner", lam=1, normalizer={"name": "minmax"}, aggregator=aggregators.Mean())
+    assert want == tp.build({"strategy": "mi-pruner", "normalizer": "minmax"}, lam=1, aggregator={"name": "mean"})
+    assert want is tp.build(want)
+    parts = tp.build({"scorer": {"name": "pmi", "normalizer": "minmax", "aggregator": "mean"}, "selector": "top-k"})
+    assert (parts.scorer, parts.selector) == (want.scorer, want.selector)  # type: ignore[attr-defined]
+    nested = tp.build(
+        {
+            "scorer": "pmi",
+            "selector": {
+                "name": "two-stage",
+                "salience": "received-attention",
+                "fill": {"name": "greedy", "objective": {"name": "mmr", "lam": 0.2, "pairs": {"name": "cosine"}}},
+            },
+        }
+    )
+    assert nested.requires == {"visual", "text", "received_attention"}
+
+
+def test_specifications_are_not_changed() -> None:
+    spec = {"strategy": "mi-pruner", "normalizer": {"name": "softmax", "tau": 0.2}}
+    copy = json.loads(json.dumps(spec))
+    tp.build(spec)
+    tp.build(spec, lam=0.25)
+    assert spec == copy
+
+
+def test_a_part_may_be_left_out() -> None:
+    assert tp.build({"scorer": "random", "merger": None}).merger is None  # type: ignore[attr-defined]
+    assert tp.build({"selector": {"name": "greedy", "objective": "max-min"}}).requires == {"visual"}
+
+
+# --- registering ------------------------------------------------------------------------------------------------
+
+
+class Norm(tp.Scorer):
+    def score(self, features: tp.Features) -> torch.Tensor:
+        return features.visual.norm(dim=-1)
+
+
+def test_registered_parts_are_names_like_any() -> None:
+    registry = Registry()
+    assert registry.register("scorers", "norm")(Norm) is Norm
+    assert [e.origin for e in registry.entries("scorers", "norm")] == [f"registered in {__name__}"]
+    f = tp.Features(torch.tensor([[[1.0], [3.0], [2.0]]]))
+    assert registry.build({"scorer": "norm"}).select(f, 2).order.tolist() == [[1, 2]]
+    assert "norm" not in tp.list_components("scorers"), "registries are apart"
+    with pytest.raises(errors.UnknownNameError, match="did you mean 'norm'"):
+        registry.build({"scorer": "nrom"})
+
+
+def test_registered_strategies_are_functions() -> None:
+    registry = Registry()
+
+    @registry.register("strategies", "mine")
+    def mine(*, seed: int = 0) -> tp.Strategy:
+        return tp.build("random", seed=seed)  # type: ignore[return-value]
+
+    assert registry.build("mine", seed=3) == tp.build("random", seed=3)
+    registry.register("strategies", "wrong")(lambda: 5)
+    with pytest.raises(errors.OptionTypeError, match=r"'wrong'.*int"):
+        registry.build("wrong")
+
+
+def test_running_a_cell_again_replaces() -> None:
+    registry = Registry()
+
+    def cell(value: float) -> None:
+        @registry.register("scorers", "constant")
+        class Constant(tp.Scorer):
+            def score(self, features: tp.Features) -> torch.Tensor:
+                return torch.full((features.batch, features.n_visual), value)
+
+    cell(1.0)
+    cell(2.0)
+    f = tp.Features(torch.ones(1, 3, 1))
+    assert registry.build({"scorer": "constant"}).select(f, 1).scores.tolist() == [[2.0] * 3]  # type: ignore[union-attr]
+
+
+def test_a_taken_name_is_refused_and_stays_what_it_was() -> None:
+    registry = Registry()
+    for kind, name, thing in (("scorers", "pmi", Norm), ("strategies", "mi-pruner", lambda: None)):
+        with pytest.raises(errors.DuplicateNameError, match=rf"'{name}' is already taken by tokenprune \d"):
+            registry.register(kind, name)(thing)
+    registry.register("selectors", "mine")(TopK)
+    with pytest.raises(errors.DuplicateNameError, match=r"'mine' is already taken by registered in .*:TopK"):
+        registry.register("selectors", "mine")(Norm)
+    assert registry.load("selectors", "mine") is TopK
+    assert registry.build("mi-pruner") == tp.build("mi-pruner")
+
+
+# --- plugins ----------------------------------------------------------------------------------------------------
+
+GOOD = "import tokenprune as tp\nclass Mine(tp.Scorer):\n    def score(self, f):\n        return f.visual.sum(-1)\n"
+
+
+def test_an_installed_plugin_is_found_at_once(install: Install) -> None:
+    assert "fresh" not in tp.list_components("scorers")
+    install("fresh-plugin", {"scorers": {"fresh": "fresh_plugin:Mine"}}, GOOD)
+    entry = next(e for e in all_entries() if e.name == "fresh")
+    assert (entry.origin, entry.target) == ("fresh-plugin 0.1", "fresh_plugin:Mine")
+    assert "fresh_plugin" not in sys.modules
+    assert tp.build({"scorer": "fresh"}).requires == {"visual"}
+    # into a folder that has been searched before
+    install("later-plugin", {"scorers": {"later": "later_plugin:Mine"}}, GOOD)
+    assert tp.list_components("scorers", "later") == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "cause"),
+    [
+        ("hurt_plugin:Mine", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this"),
+        ("hurt_plugin:Mine", "raise RuntimeError('bad day')", "RuntimeError: bad day"),
+        ("hurt_plugin:Mine", "def broken(:", "SyntaxError"),
+        ("hurt_plugin:Mine", "import sys; sys.exit(3)", "SystemExit: 3"),
+        ("hurt_plugin:Other", GOOD, "AttributeError"),
+        ("not a target", GOOD, "cannot be loaded"),
+        ("hurt_plugin", GOOD, "cannot be called"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_harms_nobody(install: Install, target: str, module: str, cause: str) -> None:
+    groups = {"scorers": {"hurt": target}, "strategies": {"hurt": target}}
+    install("hurt-plugin", groups, module)
+    assert "hurt" in tp.list_components("scorers")
+    for call in (lambda: tp.build({"scorer": "hurt"}), lambda: tp.build("hurt")):
+        with pytest.raises(errors.PluginError) as caught:
+            call()
+        assert isinstance(caught.value, ImportError)
+        assert "hurt" in str(caught.value)
+        assert cause in str(caught.value)
+        if "called" not in cause:
+            assert "hurt-plugin 0.1" in str(caught.value)
+            assert caught.value.__cause__ is not None
+    f = tp.Features(torch.ones(1, 3, 2))
+    assert tp.build({"scorer": "random"}).select(f, 1).counts.tolist() == [1]
+    assert tp.build("mi-pruner").name == "mi-pruner"
+
+
+def test_two_plugins_with_one_name_are_both_named(install: Install) -> None:
+    install("first-plugin", {"scorers": {"both": "first_plugin:Mine"}}, GOOD)
+    install("second-plugin", {"scorers": {"both": "second_plugin:Mine", "own": "second_plugin:Mine"}}, GOOD)
+    (entry,) = [e for e in all_entries() if e.name == "both"]
+    assert entry.clashes
+    with pytest.raises(errors.DuplicateNameError) as caught:
+        tp.build({"scorer": "both"})
+    assert "first-plugin 0.1" in str(caught.value)
+    assert "second-plugin 0.1" in str(caught.value)
+    assert tp.build({"scorer": "own"}).requires == {"visual"}, "its other names work"
+
+
+def test_a_plugin_cannot_take_a_name_that_ships(install: Install) -> None:
+    install("greedy-plugin", {"scorers": {"pmi": "greedy_plugin:Mine"}}, GOOD)
+    with pytest.raises(errors.DuplicateNameError, match=r"'pmi'.*greedy-plugin 0\.1"):
+        tp.build({"scorer": "pmi"})
+
+
+def test_the_same_distribution_twice_on_the_path_is_no_clash(install: Install) -> None:
+    install("twin-plugin", {"scorers": {"twin": "twin_plugin:Mine"}}, GOOD, folder="one")
+    install("twin-plugin", {"scorers": {"twin": "twin_plugin:Mine"}}, GOOD, folder="two")
+    assert tp.build({"scorer": "twin"}).requires == {"visual"}
+
+
+def test_an_entry_point_may_also_register_itself(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shared._local, "scorers", {})
+    module = GOOD.replace("class Mine", '@tp.register("scorers", "twice")\nclass Mine')
+    install("twice-plugin", {"scorers": {"twice": "twice_plugin:Mine"}}, module)
+    for _ in range(2):  # the second time the module is imported, and both are known
+        assert tp.build({"scorer": "twice"}).requires == {"visual"}
+    assert tp.list_components("scorers").count("twice") == 1
+
+
+def test_a_plugin_that_makes_the_wrong_thing(install: Install) -> None:
+    module = "def number(): return 5\ndef needy(x): return x\n"
+    install("odd-plugin", {"scorers": {"odd": "odd_plugin:number"}, "strategies": {"odd": "odd_plugin:needy"}}, module)
+    with pytest.raises(errors.OptionTypeError, match=r"scorer.*int 5"):
+        tp.build({"scorer": "odd"})
+    with pytest.raises(errors.OptionTypeError, match=r"'odd'.*'x'"):
+        tp.build("odd")
+
+
+@pytest.fixture(scope="module")
+def installed_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package in tests/plugin_package, built and installed by pip, without the network."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source, target = folder / "source", folder / "site"
+    (source / "tokenprune_example_plugin").mkdir(parents=True)
+    package = ROOT / "tests" / "plugin_package"
+    for name in ("pyproject.toml", "tokenprune_example_plugin/__init__.py", "tokenprune_example_plugin/broken.py"):
+        (source / name).write_text((package / name).read_text())
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
+    done = python("-m", "pip", "install", *options, "--target", str(target), str(source))
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.slow
+def test_a_separate_package_is_listed_and_runs(installed_plugin: Path) -> None:
+    listed = python("-m", "tokenprune", "list", "--json", path=installed_plugin)
+    assert listed.returncode == 0, listed.stderr
+    rows = {(row["kind"], row["name"]): row for row in json.loads(listed.stdout)}
+    assert rows["scorers", "example-contrast"]["origin"] == "tokenprune-example-plugin 1.2.3"
+    assert rows["strategies", "example-contrast"]["target"] == "tokenprune_example_plugin:contrast"
+    assert ("strategies", "mi-pruner") in rows
+    table = python("-m", "tokenprune", "list", "strategies", "example*", path=installed_plugin)
+    assert "example-contrast" in table.stdout
+    assert "tokenprune-example-plugin 1.2.3" in table.stdout
+    assert "mi-pruner" not in table.stdout
+    code = (
+        "import torch, tokenprune as tp\n"
+        "f = tp.Features(torch.tensor([[[0.0], [1.0], [9.0], [-2.0]]]))\n"
+        "print(tp.build('example-contrast', power=2.0).select(f, 2).order.tolist())\n"
+        "print(tp.build({'scorer': 'example-contrast', 'selector': 'top-k'}).select(f, 0.25).order.tolist())\n"
+        "try:\n    tp.build('example-contrast', powr=1)\nexcept tp.TokenPruneError as error:\n    print(error)\n"
+        "try:\n    tp.build({'scorer': 'example-broken'})\nexcept tp.TokenPruneError as error:\n    print(error)\n"
+    )
+    ran = python("-c", code, path=installed_plugin)
+    assert ran.returncode == 0, ran.stderr
+    picks, part, option, broken = ran.stdout.splitlines()
+    assert (picks, part) == ("[[2, 3]]", "[[2]]")
+    assert "'powr'" in option
+    assert "'power'" in option
+    assert "tokenprune-example-plugin 1.2.3" in broken
+    assert "a_module_that_does_not_exist" in broken
+
+
+@pytest.mark.slow
+def test_checking_reports_the_broken_entry_and_still_lists_the_rest(installed_plugin: Path) -> None:
+    done = python("-m", "tokenprune", "list", "scorers", "--check", "--json", path=installed_plugin)
+    assert done.returncode == 1
+    status = {row["name"]: row["status"] for row in json.loads(done.stdout)}
+    assert "a_module_that_does_not_exist" in status.pop("example-broken")
+    assert set(status.values()) == {"ok"}
+
+
+def test_the_plugin_is_not_installed_here() -> None:
+    assert "example-contrast" not in tp.list_strategies()
