@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr, logsumexp, rel_entr
+from scipy.special import entr, rel_entr
 
-__all__ = ["Array", "Joint", "kl_divergence", "renyi_divergence", "specific_surprise"]
+__all__ = ["Array", "Joint", "kl_divergence", "log_sum_exp", "renyi_divergence", "specific_surprise"]
 
 Array = NDArray[np.float64]
 Names = str | Iterable[str]
@@ -92,6 +92,12 @@ class Joint:
             return np.asarray(np.log(both) - np.log(both.sum(1, keepdims=True)) - np.log(both.sum(0, keepdims=True)))
 
 
+def log_sum_exp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    """log sum e^x along an axis, -inf where all entries are; many times faster than SciPy's on small tables."""
+    total = np.asarray(np.logaddexp.reduce(x, axis=axis, keepdims=True))
+    return total if keepdims else total.squeeze(axis)
+
+
 def kl_divergence(p: Array, q: Array) -> Array:
     """KL(p || q) along the last axis; inf where p has mass that q has not."""
     return np.asarray(rel_entr(p, q).sum(-1))
@@ -120,4 +126,4 @@ def renyi_divergence(p: Array, q: Array, order: float) -> Array:
         if order == math.inf:
             return np.asarray(ratio.max(-1))
         terms = np.where(p > 0, np.log(p) + (order - 1) * ratio, -math.inf)
-    return np.asarray(logsumexp(terms, axis=-1) / (order - 1))
+    return log_sum_exp(terms, axis=-1) / (order - 1)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from tokenprune_theory import pmi
-from tokenprune_theory.discrete import Array, Joint, kl_divergence, renyi_divergence, specific_surprise
+from tokenprune_theory.discrete import Array, Joint, kl_divergence, log_sum_exp, renyi_divergence, specific_surprise
 from tokenprune_theory.models import information
 from tokenprune_theory.sequence import gain, select
 from tokenprune_theory.setfn import (
@@ -177,8 +177,8 @@ def normalised(logits: Array) -> float:
     """sum_j q_j e^C_ij = 1 in every row and mean_i e^C_ij = 1 in every column."""
     table = pmi.cross_pmi(logits)
     log_q = pmi.log_marginal(pmi.log_rows(logits))
-    rows = logsumexp(table + log_q, axis=1)
-    columns = logsumexp(table, axis=0) - math.log(len(table))
+    rows = log_sum_exp(table + log_q, axis=1)
+    columns = log_sum_exp(table, axis=0) - math.log(len(table))
     return float(max(np.abs(np.expm1(rows)).max(), np.abs(np.expm1(columns)).max()))
 
 

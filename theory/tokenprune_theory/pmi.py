@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import logsumexp, rel_entr
+from scipy.special import rel_entr
 
-from tokenprune_theory.discrete import Array, kl_divergence, renyi_divergence
+from tokenprune_theory.discrete import Array, kl_divergence, log_sum_exp, renyi_divergence
 
 __all__ = [
     "aggregate",
@@ -44,13 +44,13 @@ def cosines(x: Array, y: Array) -> Array:
 
 def log_rows(logits: Array) -> Array:
     """log p(x_j | v_i), the softmax of each row (Eqn 15)."""
-    return np.asarray(logits - logsumexp(logits, axis=1, keepdims=True))
+    return np.asarray(logits - log_sum_exp(logits, axis=1, keepdims=True))
 
 
 def log_marginal(log_p: Array, prior: Array | None = None) -> Array:
     """log q_j with q = prior @ p, uniform prior by default (Eqns 16, 49, 50)."""
     weights = np.full(len(log_p), 1 / len(log_p)) if prior is None else prior
-    return np.asarray(logsumexp(log_p, axis=0, b=weights[:, None]))
+    return log_sum_exp(log_p + np.log(weights)[:, None], axis=0)
 
 
 def cross_pmi(logits: Array, prior: Array | None = None) -> Array:
@@ -69,7 +69,7 @@ def log_normalizer(similarity: Array, tau: float, block: int = 64) -> Array:
     """log Z_i = log sum_j exp(s_ij / tau), columns folded in block by block: O(N + N block) memory."""
     total: Array = np.full(len(similarity), -math.inf)
     for start in range(0, similarity.shape[1], block):
-        total = np.asarray(np.logaddexp(total, logsumexp(similarity[:, start : start + block] / tau, axis=1)))
+        total = np.asarray(np.logaddexp(total, log_sum_exp(similarity[:, start : start + block] / tau, axis=1)))
     return total
 
 
@@ -92,15 +92,15 @@ def self_pmi(similarity: Array, tau: float, marginal: str = "uniform") -> Array:
     if marginal == "total":
         return log_p - log_marginal(log_p)
     if marginal == "stationary":
-        log_z = logsumexp(logits, axis=1)
-        return np.asarray(log_p - (log_z - logsumexp(log_z)))
+        log_z = log_sum_exp(logits, axis=1)
+        return np.asarray(log_p - (log_z - log_sum_exp(log_z, axis=0)))
     if marginal == "sinkhorn":
         u = np.zeros(n)
         for _ in range(10_000):
             # half steps: a symmetric kernel has one scaling vector, and full steps would swing around it
-            step = (-math.log(n) - logsumexp(logits + u, axis=1) - u) / 2
+            step = (-math.log(n) - log_sum_exp(logits + u, axis=1) - u) / 2
             u = u + step
-            if np.abs(step).max() < 1e-14:
+            if np.abs(step).max() <= 4 * np.finfo(np.float64).eps * max(1.0, np.abs(logits).max()):
                 break
         return np.asarray(logits + u[:, None] + u + 2 * math.log(n))
     raise ValueError(f"marginal must be 'uniform', 'total', 'stationary' or 'sinkhorn', got {marginal!r}")
@@ -116,7 +116,7 @@ def aggregate(rows: Array, how: str, order: float = 2.0) -> Array:
     if how == "max":
         return np.asarray(table.max(1))
     if how == "lse":
-        return np.asarray(logsumexp(table, axis=1))
+        return log_sum_exp(table, axis=1)
     if how == "sum":
         return np.asarray(table.sum(1))
     raise ValueError(f"how must be 'kl', 'renyi', 'max', 'lse' or 'sum', got {how!r}")

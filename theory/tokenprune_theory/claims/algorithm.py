@@ -278,7 +278,7 @@ def _(run: Run) -> None:
     target, pool = [0b11, 0b1100, 0b10000, 0b100000], [[0b1, 0b100, 0b10000], [0b10, 0b1000], [0b100000]]
     f = models.information(models.functions_of_bits(6, target, pool))
     run.refutes(
-        "gains that rise: bits a to f, T = (a xor b, c xor d, e, f), candidates (a, c, e), (b, d), f: lazy and naive pair",
+        "gains that rise: bits a to f, T = (a xor b, c xor d, e, f), candidates (a, c, e), (b, d), f: lazy, naive",
         lazy_greedy(f, 2).order,
         "==",
         greedy(f, 2).order,

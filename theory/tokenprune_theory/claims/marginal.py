@@ -6,10 +6,9 @@ import math
 from functools import partial
 
 import numpy as np
-from scipy.special import logsumexp
 
 from tokenprune_theory import models, pmi
-from tokenprune_theory.discrete import Array, Joint, kl_divergence, specific_surprise
+from tokenprune_theory.discrete import Array, Joint, kl_divergence, log_sum_exp, specific_surprise
 from tokenprune_theory.registry import Run, Verdict, claim
 from tokenprune_theory.sequence import select
 
@@ -80,7 +79,7 @@ def _(run: Run) -> None:
     run.refutes("v = e1, e1, e2, τ = 1: D_02 and D_20", float(d[0, 2]), "==", float(d[2, 0]))
 
     def identity(cos: Array, tau: float) -> float:
-        d, z = pmi.self_pmi(cos, tau), logsumexp(cos / tau, axis=1)
+        d, z = pmi.self_pmi(cos, tau), log_sum_exp(cos / tau, axis=1)
         return float(np.abs(d - d.T - (z[None, :] - z[:, None])).max())
 
     run.corrected("the difference is that of the normalisers", identity, _kernel)
@@ -140,12 +139,13 @@ def _(run: Run) -> None:
 def _(run: Run) -> None:
     def error(cos: Array, tau: float) -> float:
         rows = np.exp(pmi.log_rows(cos / tau))
-        z = np.exp(logsumexp(cos / tau, axis=1) - logsumexp(cos / tau))
+        kernel = np.exp((cos - 1) / tau)
+        z = kernel.sum(1) / kernel.sum()
         d = pmi.self_pmi(cos, tau, "stationary")
         return max(
             float(np.abs(z @ rows - z).max()),
             float(np.abs(d - d.T).max()),
-            float(np.abs(z[:, None] * z[None, :] * np.exp(d) - np.exp(cos / tau - logsumexp(cos / tau))).max()),
+            float(np.abs(z[:, None] * z[None, :] * np.exp(d) - kernel / kernel.sum()).max()),
         )
 
     run.holds("stationary, symmetric, joint ∝ kernel", error, _kernel)
