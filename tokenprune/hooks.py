@@ -154,7 +154,9 @@ class Hooks:
         repeated = self.decided if self.generating else None
         seen = self.encoded.seen if self.encoded is not None and not self.seen.sizes else self.seen
         sizes = repeated.sizes if repeated and not seen.sizes else tuple(seen.sizes)
-        batch = read_batch(self.request, ids, mask, sizes)
+        # what was generated since the prompt is neither image nor text, and tells copies of a prompt apart
+        length = ids.shape[1] if repeated is None else repeated.length
+        batch = read_batch(self.request, ids[:, :length], mask[:, :length], sizes).followed_by(mask[:, length:])
         if repeated is not None:
             known = repeated
         else:
@@ -189,7 +191,7 @@ class Hooks:
         }
 
     def _entered(self, batch: Batch, known: _Decided, plan: Splice, embeds: Tensor, positions: Tensor) -> Entered:
-        """What the schedule starts from; text that was generated since the prompt counts as neither."""
+        """What the schedule starts from; what was generated since the prompt does not count as text."""
         mask = batch.layout.mask
         visual = torch.zeros_like(mask)
         for span in batch.layout.spans:

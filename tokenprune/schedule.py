@@ -213,21 +213,20 @@ class LayerSchedule(AnyStrategy):
 
     def _first_layers(self, n_layers: int) -> list[int | None]:
         if self.reference_layers is None:
-            # an event that is repeated over no layer at all (a shallow model) is left out
-            return [
-                None if e.until is not None and _counted(e.until, n_layers) < e.after_layer else
-                _counted(e.after_layer, n_layers)
-                for e in self.events
-            ]  # fmt: skip
-        layers: list[int | None] = []
+            layers = [_counted(event.after_layer, n_layers) for event in self.events]
+            lasts = [None if event.until is None else _counted(event.until, n_layers) for event in self.events]
+            # an event that would be repeated over no layer (of a shallow model) is left out
+            pairs = zip(layers, lasts, strict=True)
+            return [None if last is not None and last < first else first for first, last in pairs]
+        scaled: list[int | None] = []
         earliest = 0
         for i, event in enumerate(self.events):
-            scaled = round((event.after_layer + 1) * n_layers / self.reference_layers) - 1
+            wanted = round((event.after_layer + 1) * n_layers / self.reference_layers) - 1
             latest = n_layers - 2 - (len(self.events) - 1 - i)
-            layer = min(max(scaled, earliest), latest)
-            layers.append(layer if layer >= 0 else None)
+            layer = min(max(wanted, earliest), latest)
+            scaled.append(layer if layer >= 0 else None)
             earliest = max(layer, -1) + 1
-        return layers
+        return scaled
 
     def begin(self, keep: tuple[int, ...], entered: tuple[int, ...], n_layers: int) -> LayerContext:
         """Return the context of a forward pass.

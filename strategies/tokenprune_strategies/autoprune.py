@@ -49,7 +49,7 @@ def autoprune(
         "autoprune",
         (
             LayerEvent(0, joint, first, rows="text"),
-            LayerEvent(1, later, rule, rows="text", measures=(AttentionInformation(),), until=1, idle=faithful),
+            LayerEvent(1, later, rule, rows="text", measures=(AttentionInformation(),), idle=faithful),
             LayerEvent(2, later, rule, rows="text", until=-1, idle=faithful),
         ),
         positions="compact",
