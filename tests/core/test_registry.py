@@ -307,19 +307,22 @@ def installed_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_separate_package_is_listed_and_runs(installed_plugin: Path) -> None:
-    listed = python("-m", "tokenprune", "list", "--json", path=installed_plugin)
-    assert listed.returncode == 0, listed.stderr
-    rows = {(row["kind"], row["name"]): row for row in json.loads(listed.stdout)}
-    assert rows["scorers", "example-contrast"]["origin"] == "tokenprune-example-plugin 1.2.3"
-    assert rows["strategies", "example-contrast"]["target"] == "tokenprune_example_plugin:contrast"
-    assert ("strategies", "mi-pruner") in rows
-    table = python("-m", "tokenprune", "list", "strategies", "example*", path=installed_plugin)
-    assert "example-contrast" in table.stdout
-    assert "tokenprune-example-plugin 1.2.3" in table.stdout
-    assert "mi-pruner" not in table.stdout
+def test_a_separate_package_is_listed_and_its_broken_entry_reported(installed_plugin: Path) -> None:
+    done = python("-m", "tokenprune", "list", "scorers", "--check", "--json", path=installed_plugin)
+    assert done.returncode == 1, done.stderr
+    listed = {row["name"]: row for row in json.loads(done.stdout)}
+    assert listed["example-contrast"]["origin"] == "tokenprune-example-plugin 1.2.3"
+    assert listed["example-contrast"]["target"] == "tokenprune_example_plugin:Contrast"
+    assert "a_module_that_does_not_exist" in listed.pop("example-broken")["status"]
+    assert "pmi" in listed
+    assert {row["status"] for row in listed.values()} == {"ok"}
+
+
+@pytest.mark.slow
+def test_a_separate_package_runs(installed_plugin: Path) -> None:
     code = (
         "import torch, tokenprune as tp\n"
+        "print(tp.list_strategies('example*'))\n"
         "f = tp.Features(torch.tensor([[[0.0], [1.0], [9.0], [-2.0]]]))\n"
         "print(tp.build('example-contrast', power=2.0).select(f, 2).order.tolist())\n"
         "print(tp.build({'scorer': 'example-contrast', 'selector': 'top-k'}).select(f, 0.25).order.tolist())\n"
@@ -328,21 +331,12 @@ def test_a_separate_package_is_listed_and_runs(installed_plugin: Path) -> None:
     )
     ran = python("-c", code, path=installed_plugin)
     assert ran.returncode == 0, ran.stderr
-    picks, part, option, broken = ran.stdout.splitlines()
-    assert (picks, part) == ("[[2, 3]]", "[[2]]")
+    names, picks, part, option, broken = ran.stdout.splitlines()
+    assert (names, picks, part) == ("['example-contrast']", "[[2, 3]]", "[[2]]")
     assert "'powr'" in option
     assert "'power'" in option
     assert "tokenprune-example-plugin 1.2.3" in broken
     assert "a_module_that_does_not_exist" in broken
-
-
-@pytest.mark.slow
-def test_checking_reports_the_broken_entry_and_still_lists_the_rest(installed_plugin: Path) -> None:
-    done = python("-m", "tokenprune", "list", "scorers", "--check", "--json", path=installed_plugin)
-    assert done.returncode == 1
-    status = {row["name"]: row["status"] for row in json.loads(done.stdout)}
-    assert "a_module_that_does_not_exist" in status.pop("example-broken")
-    assert set(status.values()) == {"ok"}
 
 
 def test_the_plugin_is_not_installed_here() -> None:
