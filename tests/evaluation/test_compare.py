@@ -1,0 +1,141 @@
+"""A comparison from end to end on a tiny model: files, resuming, reference rows, costs of what ran."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tokenprune.cli import main
+from tokenprune.errors import ConfigError
+from tokenprune.evaluation.comparison import compare, write_report
+from tokenprune.evaluation.contestants import Contestant, box_overlap, contestants
+from tokenprune.evaluation.items import scene_items
+from tokenprune.evaluation.runner import Item
+from tokenprune.features import Grid
+from tokenprune.testing.tiny import tiny_llava, tiny_processor
+
+SIDE = 6
+CONFIG = {"model": "tiny", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llava(side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return tiny_processor(side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    return scene_items(None, 9, seed=3)
+
+
+def test_every_row_answers_every_question_once(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategies": ["mi-pruner", "fastv"], "budgets": (9, 4), "batch_size": 4}
+    rows = compare(model, processor, items, tmp_path, CONFIG, **options)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    keys = [(line["strategy"], line["keep"], line["draw"], line["sample"]) for line in lines]
+    # full, wrong image; at each budget oracle, three random draws, two strategies
+    assert len(keys) == len(set(keys)) == len(items) * (2 + 2 * 6)
+    tokens = {(line["strategy"], line["keep"]): line["layer_average_tokens"] for line in lines}
+    assert tokens["full", 0] == tokens["wrong image", 0] == SIDE**2
+    assert tokens["mi-pruner", 4] == tokens["oracle", 4] == tokens["random", 4] == 4
+    assert 4 < tokens["fastv", 4] < SIDE**2
+    flops = {(line["strategy"], line["keep"]): line["flops"] for line in lines if line["sample"] == items[0].id}
+    assert flops["mi-pruner", 4] < flops["mi-pruner", 9] < flops["fastv", 9] < flops["full", 0]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    fields = {"strategy", "keep", "task", "family", "metric", "value", "low", "high", "n"}
+    assert all(fields | {"layer_average_tokens", "flops", "kv_bytes"} <= row.keys() for row in summary["rows"])
+    assert len(summary["rows"]) == len(rows)
+    page = write_report(tmp_path, rows, {"model": "<tiny>"}, ["note & warning"]).read_text()
+    assert "&lt;tiny&gt;" in page
+    assert "note &amp; warning" in page
+    assert "<script" not in page
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategies": ["mi-pruner"], "budgets": (9,), "batch_size": 4}
+    compare(model, processor, items, tmp_path / "whole", CONFIG, **options)
+    whole = (tmp_path / "whole" / "results.jsonl").read_text()
+    part = tmp_path / "part"
+    compare(model, processor, items, part, CONFIG, **options)
+    (part / "results.jsonl").write_text(whole[: len(whole) // 2])
+    steps: list[int] = []
+    compare(model, processor, items, part, CONFIG, progress=lambda done, total, what: steps.append(done), **options)
+    again = (part / "results.jsonl").read_text()
+    assert sorted(again.splitlines()) == sorted(whole.splitlines())
+    assert steps[0] > 0
+    asked: list[str] = []
+    compare(model, processor, items, part, CONFIG, progress=lambda done, total, what: asked.append(what), **options)
+    assert asked == ["done"]
+
+
+def test_the_wrong_image_is_another_one(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    compare(model, processor, items, tmp_path, CONFIG, strategies=["random"], budgets=(4,), batch_size=9)
+    said: dict[str, list[str]] = {}
+    for line in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines()):
+        if line["keep"] == 0:
+            said.setdefault(line["strategy"], []).append(line["prediction"])
+    assert said["full"] != said["wrong image"]
+
+
+def test_names_and_wildcards() -> None:
+    labels = [row.label for row in contestants(["mi*", "fastv", "random"], [8])]
+    assert labels == [
+        "full",
+        "wrong image",
+        "oracle",
+        "random",
+        "random",
+        "random",
+        "mi-attention",
+        "mi-pruner",
+        "fastv",
+    ]
+    with pytest.raises(ConfigError, match="mi-pruner"):
+        contestants(["nothing*"], [8])
+
+
+def test_overlap_is_the_area_covered_in_pixels() -> None:
+    overlap = box_overlap([(0, 0, 6, 4), (5, 0, 8, 4)], Grid(2, 2), (8, 8))
+    assert overlap.tolist() == [16, 12, 0, 0]
+    assert box_overlap([], Grid(2, 2), (8, 8)).sum() == 0
+
+
+def test_the_oracle_keeps_the_queried_object(model: Any) -> None:
+    wanted = torch.tensor([[0.0, 3, 0, 5], [0, 0, 0, 0]], dtype=torch.float64)
+    strategy = Contestant("oracle", "oracle", 2).for_batch(0, wanted)
+    assert strategy is not None
+    import tokenprune as tp
+
+    selection = strategy.select(tp.Features(torch.randn(2, 4, 3)), 2)
+    assert selection.row(0) == [1, 3]
+
+
+def test_random_draws_differ_between_batches_and_draws() -> None:
+    rows = [row for row in contestants(["random"], [8]) if row.label == "random"]
+    made = {repr(row.for_batch(number, torch.zeros(1, 4))) for row in rows for number in (0, 1)}
+    assert len(made) == 6
+
+
+def test_the_command_writes_and_resumes(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    words = ["tokenprune", "compare", "--out", str(tmp_path / "out"), "--model", "tiny", "--limit", "2"]
+    words += ["--strategies", "mi-pruner", "--budgets", "64"]
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+    assert "mi-pruner" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "--seed", "5"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "seed: 0 there, 5 now" in capsys.readouterr().err
