@@ -22,6 +22,7 @@ __all__ = [
     "TokenPruneWarning",
     "UnknownNameError",
     "UnknownOptionError",
+    "UnreachableBudgetError",
     "UnsupportedError",
     "closest",
 ]
@@ -49,6 +50,10 @@ class MissingSignalError(FeatureError):
 
 class BudgetError(TokenPruneError, ValueError):
     """A budget is not a count in 1..N, nor a ratio in (0, 1]."""
+
+
+class UnreachableBudgetError(BudgetError):
+    """No budget of a strategy lets its layers process so few visual tokens on average."""
 
 
 class ConfigError(TokenPruneError, ValueError):

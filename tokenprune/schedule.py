@@ -185,6 +185,12 @@ class LayerSchedule(AnyStrategy):
         inside = frozenset().union(*(event.requires for event in self.events))
         return before | (inside - INSIDE_SIGNALS.keys() - measured)
 
+    @property
+    def neutral(self) -> bool:
+        """Whether a budget of all tokens leaves the model as it is: mergers then change nothing, no event insists."""
+        acts = [event.strategy for event in self.events] + ([] if self.before is None else [self.before])
+        return all(act.neutral for act in acts) and not any(event.idle for event in self.events)
+
     def _all_measures(self) -> tuple[Measure, ...]:
         return self.measures + tuple(measure for event in self.events for measure in event.measures)
 
@@ -294,10 +300,6 @@ class LayerSchedule(AnyStrategy):
                 left = acts[layer].left(acts[layer].counts(context)[0], context.present[0])
                 context = replace(context, present=(left,))
         return tuple(counts)
-
-    def layer_average(self, n_visual: int, n_layers: int, keep: int | float) -> float:
-        """Mean of :meth:`tokens_per_layer`: the visual tokens that a layer really processes."""
-        return sum(self.tokens_per_layer(n_visual, n_layers, keep)) / n_layers
 
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose as the only event does, given features of its place.

@@ -51,6 +51,22 @@ class AnyStrategy(ABC):
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep, given features of the place where the strategy acts."""
 
+    @property
+    def neutral(self) -> bool:
+        """Whether a budget of all tokens leaves the model as it is: nothing merged, added or moved."""
+        return False
+
+    def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
+        """Visual tokens that each decoder layer processes, for one unit of ``n_visual`` tokens.
+
+        The budget in every layer, unless the strategy acts between layers.
+        """
+        return Budget(keep).counts([n_visual]) * n_layers
+
+    def layer_average(self, n_visual: int, n_layers: int, keep: int | float) -> float:
+        """Mean of :meth:`tokens_per_layer`: what makes budgets of different strategies comparable."""
+        return sum(self.tokens_per_layer(n_visual, n_layers, keep)) / n_layers
+
 
 @dataclass(frozen=True)
 class Strategy(AnyStrategy):
@@ -103,6 +119,11 @@ class Strategy(AnyStrategy):
         """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
         parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
         return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
+
+    @property
+    def neutral(self) -> bool:
+        """Whether a budget of all tokens leaves the model as it is: no merger, or one that then changes nothing."""
+        return self.merger is None or self.merger.neutral
 
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.

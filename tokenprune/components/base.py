@@ -300,9 +300,16 @@ class Merged:
 
 
 class Merger(Component):
-    """What happens to the tokens that were not kept."""
+    """What happens to the tokens that were not kept.
+
+    Attributes
+    ----------
+    neutral : bool
+        With no token dropped, every token stays what and where it is.
+    """
 
     kind = "mergers"
+    neutral: bool = False
 
     @abstractmethod
     def merge(self, features: Features, order: Tensor) -> Merged:

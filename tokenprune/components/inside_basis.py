@@ -211,6 +211,11 @@ class BasisMerge(Merger):
         """The signal merged."""
         return frozenset({self.signal})
 
+    @property
+    def neutral(self) -> bool:  # type: ignore[override]
+        """Nothing is put where another token was."""
+        return self.overwrite == "none"
+
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Merge in raster order."""
         values = working_precision(features[self.signal])

@@ -71,6 +71,7 @@ class Recycle(Appending):
 
     scorer: Scorer
     share: float = 0.3
+    neutral = True
 
     def __post_init__(self) -> None:
         check_number(self, "share", 0, 1)

@@ -100,6 +100,11 @@ class NearestCentre(Merger):
         """The signals compared and merged."""
         return frozenset({self.metric, self.values} | ({"encoder_cls"} if self.cls else set()))
 
+    @property
+    def neutral(self) -> bool:  # type: ignore[override]
+        """Centres without members stay what they are, but salient tokens enter before them."""
+        return not self.cls and self.share in (0, 1)
+
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Merge in the space of ``values``."""
         values = working_precision(features[self.values])
