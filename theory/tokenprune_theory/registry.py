@@ -78,6 +78,7 @@ class Law:
     tolerance: float
     cases: int
     role: Role
+    portable: bool = True
 
     @property
     def passed(self) -> bool:
@@ -177,7 +178,14 @@ class Run:
         self.measures: list[Measure] = []
 
     def _law(
-        self, role: Role, label: str, violation: Callable[..., Any], draw: Any, tolerance: float, share: float
+        self,
+        role: Role,
+        label: str,
+        violation: Callable[..., Any],
+        draw: Any,
+        tolerance: float,
+        share: float,
+        portable: bool = True,
     ) -> None:
         """``draw`` makes an instance from the generator, or is a list of instances; the worst one counts."""
         if callable(draw):
@@ -190,13 +198,22 @@ class Run:
             error = violation(*instance) if isinstance(instance, tuple) else violation(instance)
             errors.append(float(np.max(error)))
         worst = float(np.max(errors)) if errors else math.nan
-        self.evidence.append(Law(label, worst, tolerance, len(errors), role))
+        self.evidence.append(Law(label, worst, tolerance, len(errors), role, portable))
 
     def holds(
-        self, label: str, violation: Callable[..., Any], draw: Any, tolerance: float = 1e-12, share: float = 1.0
+        self,
+        label: str,
+        violation: Callable[..., Any],
+        draw: Any,
+        tolerance: float = 1e-12,
+        share: float = 1.0,
+        portable: bool = True,
     ) -> None:
-        """Try the statement as it stands: ``violation(*instance)`` must not exceed the tolerance."""
-        self._law("statement", label, violation, draw, tolerance, share)
+        """Try the statement as it stands: ``violation(*instance)`` must not exceed the tolerance.
+
+        ``portable=False`` keeps the line out of generated documents (it depends on what is installed).
+        """
+        self._law("statement", label, violation, draw, tolerance, share, portable)
 
     def holds_if(
         self, label: str, violation: Callable[..., Any], draw: Any, tolerance: float = 1e-12, share: float = 1.0

@@ -62,14 +62,20 @@ def _instance(objective: Objective, rng: np.random.Generator) -> tuple[Features,
 def _(run: Run) -> None:
     for name, objective in objectives().items():
         if isinstance(objective, TokenPruneError):
-            run.holds(f"{name} cannot be made: {objective}", lambda x: x, [math.nan])
+            run.holds(f"{name} cannot be made: {objective}", lambda x: x, [math.nan], portable=False)
             continue
         found: dict[str, list[Violation]] = {}
         for _ in range(max(1, run.cases // 50)):
             for what, violation in objective_violations(objective, *_instance(objective, run.rng)).items():
                 found.setdefault(what, []).append(violation)
         for what, each in found.items():
-            run.holds(f"{name}: {what.replace('_', ' ')}", lambda x: x, [v.size for v in each], each[0].tolerance)
+            run.holds(
+                f"{name}: {what.replace('_', ' ')}",
+                lambda x: x,
+                [v.size for v in each],
+                each[0].tolerance,
+                portable=False,
+            )
 
 
 @framework(
@@ -88,7 +94,7 @@ def _(run: Run) -> None:
             f = Replay(objective, *_instance(objective, rng)).set_function()
             return max(nemhauser_bound(k) * brute_force_max(f, k)[0] - greedy(f, k).value for k in (2, 3))
 
-        run.holds(name, lambda x: x, shortfall, tolerance=1e-9, share=0.1)
+        run.holds(name, lambda x: x, shortfall, tolerance=1e-9, share=0.1, portable=False)
 
 
 def _tensor(rows: Array) -> tuple[Tensor, Tensor]:
