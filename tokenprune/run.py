@@ -38,9 +38,9 @@ class Prefill:
     selection : Selection
         One row for each unit (image by default), in the order of the prompts.
     rows : tuple of int
-        The sample each unit belongs to.
+        The sample each unit belongs to; where a batch holds copies of a prompt (beams), the first of them.
     tokens_before, tokens_after : tuple of int
-        Visual tokens of each sample.
+        Visual tokens of each sample, copies included.
     sequence_before, sequence_after : int
         Length of the padded sequence that the language model would have received, and did.
     layer_tokens : tuple of tuple of int
@@ -63,6 +63,10 @@ class Prefill:
     splice: Splice
     stages: tuple[Stage, ...] = ()
 
+    def total(self, tokens: tuple[int, ...]) -> int:
+        """Sum over prompts, each counted once however many copies the batch holds."""
+        return sum(tokens[row] for row in set(self.rows))
+
 
 @dataclass
 class Run:
@@ -83,10 +87,10 @@ class Run:
 
     @property
     def tokens_before(self) -> int:
-        """Visual tokens of the last batch before pruning, all samples together; 0 if nothing was pruned."""
-        return sum(self.history[-1].tokens_before) if self.history else 0
+        """Visual tokens of the last batch before pruning, all prompts together; 0 if nothing was pruned."""
+        return self.history[-1].total(self.history[-1].tokens_before) if self.history else 0
 
     @property
     def tokens_after(self) -> int:
         """Visual tokens of the last batch that the language model received."""
-        return sum(self.history[-1].tokens_after) if self.history else 0
+        return self.history[-1].total(self.history[-1].tokens_after) if self.history else 0

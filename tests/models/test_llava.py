@@ -93,6 +93,7 @@ def test_attach_and_prepare_agree(model: Any, processor: Any, prompts: Any, mode
     with tp.attach(model, strategy, [6, 9, 4], processor=processor) as run:
         attached = generate(model, inputs, mode)
     assert len(run.history) == 1
+    assert (run.tokens_before, run.tokens_after) == (3 * N, 6 + 9 + 4)
     shorter = tp.prepare(model, strategy, [6, 9, 4], processor=processor, **inputs)
     assert shorter["input_ids"].shape[1] == run.history[0].sequence_after < run.history[0].sequence_before
     assert torch.equal(generate(model, shorter, mode), attached)
