@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class Segment:
     layout : Layout
     positions : Tensor, (B, M) or (R, B, M)
     sliced : dict
-        What its layers are given in the current prefill, made once.
+        What its layers are given in the current prefill or decoding step, made once for all of them.
     """
 
     first: int
@@ -98,6 +98,11 @@ class Segment:
     def same_tokens(self, other: Segment) -> bool:
         """Whether nothing went or moved: layers of the other segment are then given what this one's are, to the bit."""
         return torch.equal(self.source, other.source)
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether there is no padding (asked once: on an accelerator the answer has to be waited for)."""
+        return bool(self.layout.mask.all())
 
     @property
     def next_position(self) -> Tensor:
@@ -345,20 +350,26 @@ class Inside:
         else:
             rotary = tuple(_gather_rotary(part, segment.source) for part in kwargs["position_embeddings"])
         mask = segment.layout.mask
-        length = mask.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        # a padding row sees itself, so that its softmax is over something
-        own = torch.eye(length, dtype=torch.bool, device=mask.device)
+
+        def visible() -> Tensor:
+            square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
+            # a padding row sees itself, so that its softmax is over something
+            return (square.tril() & mask.unsqueeze(1)) | (square.tril() & square.triu())
+
         return {
             "position_embeddings": rotary,
             "position_ids": segment.positions,
-            "attention_mask": self._mask(
-                kwargs.get("attention_mask"), mask, lambda: (causal & mask.unsqueeze(1)) | own, hidden.dtype
-            ),
+            "attention_mask": self._mask(not segment.full, mask, visible, hidden.dtype),
         }
 
     def _continued(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int) -> dict[str, Any]:
         """Mask of a decoding step, and positions where this segment counts its own."""
+        if segment.sliced.get("done") != done:
+            segment.sliced.clear()
+            segment.sliced.update(done=done, changes=self._step(segment, hidden, done))
+        return {**kwargs, **segment.sliced["changes"]}
+
+    def _step(self, segment: Segment, hidden: Tensor, done: int) -> dict[str, Any]:
         batch, fresh = hidden.shape[:2]
         mask = to_batch(segment.layout.mask, batch)
         seen = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
@@ -368,36 +379,27 @@ class Inside:
             ahead = torch.ones(fresh, old + fresh, dtype=torch.bool, device=mask.device).tril(old)
             return ahead & seen.unsqueeze(1)
 
-        changes: dict[str, Any] = {}
-        given = kwargs.get("attention_mask")
         # without a mask a single new token sees the whole cache, several would not
-        changes["attention_mask"] = self._mask(given, seen, visible, hidden.dtype, needed=fresh > 1)
+        hides = fresh > 1 or not segment.full
+        changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
         if self.schedule.positions == "compact" and segment.positions.ndim == 2:
             ahead = torch.arange(done, done + fresh, device=mask.device)
             positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
             changes["position_ids"] = positions
             changes["position_embeddings"] = self.model.rotary_emb(hidden, position_ids=positions)
-        return {**kwargs, **changes}
+        return changes
 
-    def _mask(
-        self,
-        given: Tensor | None,
-        real: Tensor,
-        visible: Callable[[], Tensor],
-        dtype: torch.dtype,
-        *,
-        needed: bool = False,
-    ) -> Tensor | None:
-        """A mask of the kind that the attention implementation takes, or none where there is nothing to hide."""
+    def _mask(self, hides: bool, real: Tensor, visible: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
+        """A mask of the kind that the attention implementation takes, or none where it would hide nothing."""
         implementation = str(self.model.config._attn_implementation).removeprefix(PREFIX)
-        if given is None and not needed and bool(real.all()) and implementation != "eager":
+        if not hides and implementation != "eager":
             return None
         if "flash" in implementation:
             return real
         allowed = visible().unsqueeze(1)
-        if implementation == "eager" or (given is not None and given.is_floating_point()):
-            return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-        return allowed
+        if implementation != "eager":
+            return allowed
+        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 class _Places:

@@ -41,8 +41,7 @@ def autoprune(
     attention = AttentionRows()
     merger = Recycle(attention)
     first = Share(2.5)
-    limit = 20.0 if faithful else None
-    rule = Logistic(first, merger, slope=slope, gain=gain, midpoint=midpoint, limit=limit)
+    rule = Logistic(first, merger, slope=slope, gain=gain, midpoint=midpoint, published=faithful)
     later = tp.Strategy(attention, merger=merger, name="autoprune")
     joint = tp.Strategy(JointAttention(salience), name="autoprune")
     return LayerSchedule(

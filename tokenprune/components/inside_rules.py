@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from tokenprune.components.base import Component, Merger, check_number
@@ -232,9 +233,10 @@ class Logistic(KeepRule):
     information : str
         Name of the measured mutual information, (B,); where it was not measured it counts as 0.
     slope, gain, midpoint, height : float, defaults 0.4, 0.2, 14.9, 0.75
-    limit : float, optional
-        Largest scale. Published code stops at 20, which cannot reach budgets near all tokens; without a limit the
-        range is doubled until it does, and a budget of all tokens keeps all.
+    published : bool, default False
+        Do as published code: stop at a scale of 20, which cannot reach budgets near all tokens, and round the product
+        of share and tokens in float32. By default the range of scales is doubled until it reaches the budget, and a
+        budget of all tokens keeps all.
     """
 
     first: KeepRule
@@ -244,7 +246,7 @@ class Logistic(KeepRule):
     gain: float = 0.2
     midpoint: float = 14.9
     height: float = 0.75
-    limit: float | None = None
+    published: bool = False
 
     def steepness(self, information: float) -> float:
         """Slope k of a sample."""
@@ -271,11 +273,12 @@ class Logistic(KeepRule):
         counts = []
         for row, (information, start) in enumerate(zip(informations, starts, strict=True)):
             keep = context.keep[row]
-            if self.limit is None and keep >= context.entered[row]:
+            if not self.published and keep >= context.entered[row]:
                 counts.append(context.present[row])
             else:
                 share = self.shares(information, start, keep, context.n_layers)[context.layer - 1]
-                counts.append(math.ceil((start - 1) * share))
+                kept = (start - 1) * share
+                counts.append(math.ceil(float(torch.tensor(kept, dtype=torch.float32)) if self.published else kept))
         return tuple(counts)
 
 
@@ -287,8 +290,8 @@ def _logistic_shares(rule: Logistic, information: float, start: int, keep: int, 
     target = n_layers * keep
     if abs(rule.total(raw, start) - target) < 1:
         return tuple(raw)
-    low, high, best, miss = 0.0, rule.limit or 20.0, raw, math.inf
-    while rule.limit is None and high < 1e9 and rule.total([high * share for share in raw], start) < target:
+    low, high, best, miss = 0.0, 20.0, raw, math.inf
+    while not rule.published and high < 1e9 and rule.total([high * share for share in raw], start) < target:
         high *= 2
     for _ in range(200):
         scale = (low + high) / 2
