@@ -159,7 +159,7 @@ class Registry:
         name = spec if isinstance(spec, str) else options.pop("name")
         return _checked_kind(kind, self._call(f"{KINDS[kind]} {name!r}", self.load(kind, name), options))
 
-    def build(self, strategy: str | Mapping[str, Any], **options: Any) -> AnyStrategy:
+    def build(self, strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> AnyStrategy:
         """See :func:`build`."""
         if isinstance(strategy, AnyStrategy):
             if options:
@@ -272,14 +272,15 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     return registry.register(kind, name)
 
 
-def build(strategy: str | Mapping[str, Any], **options: Any) -> AnyStrategy:
+def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> AnyStrategy:
     """Make a strategy by name with options, or from parts.
 
     Parameters
     ----------
-    strategy : str or mapping
-        A registered name, or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a name, a mapping
-        with "name" and options, or an object. A mapping with "strategy" is a name with options, as read from YAML.
+    strategy : AnyStrategy, str or mapping
+        A strategy, which is returned; a registered name; or the parts: ``{"scorer": ..., "selector": ...,
+        "merger": ...}``, each a name, a mapping with "name" and options, or an object. A mapping with "strategy" is a
+        name with options, as read from YAML.
     **options
         Options of the strategy; parts among them (``normalizer=``, ``aggregator=`` ...) by name or mapping too.
 

@@ -10,6 +10,7 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.listing import listing
+from tokenprune.cli.show import show
 from tokenprune.cli.theory import theory
 from tokenprune.errors import TokenPruneError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare)
+app.command("show")(show)
 app.command("list")(listing)
 app.command("doctor")(doctor)
 app.command("conformance")(conformance)

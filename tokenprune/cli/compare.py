@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.options import numbers, words_or_all
+
 __all__ = ["compare"]
 
 
@@ -34,8 +36,8 @@ def compare(
     from tokenprune.models.loading import load_model
 
     name = model or default_model()
-    keeps = _numbers("--budgets", budgets)
-    items = scene_items(None if families == "all" else _words(families), limit, seed)
+    keeps = numbers("--budgets", budgets)
+    items = scene_items(words_or_all(families), limit, seed)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name)
     console = Console(width=None if Console().is_terminal else 160)
@@ -50,7 +52,7 @@ def compare(
             items,
             out,
             {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
-            strategies=None if strategies == "all" else _words(strategies),
+            strategies=words_or_all(strategies),
             budgets=keeps,
             batch_size=batch_size,
             facts=(facts := environment(name, device, dtype, seed)),
@@ -59,16 +61,3 @@ def compare(
     console.print(table(rows))
     write_report(out, rows, facts, notes)
     console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    from tokenprune.errors import ConfigError
-
-    words = _words(text)
-    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
-        raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
-    return [int(word) for word in words]

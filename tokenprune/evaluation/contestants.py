@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from tokenprune.features import Features, Grid
 from tokenprune.registry import build, list_strategies
 from tokenprune.strategy import AnyStrategy, Strategy
 
-__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "box_overlap", "contestants"]
+__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "box_overlap", "contestants", "strategy_names"]
 
 RANDOM_DRAWS = 3
 """The paper averages three independent draws."""
@@ -108,22 +108,55 @@ class Contestant:
         return self.strategy
 
 
-def contestants(names: Sequence[str] | None, budgets: Sequence[int]) -> list[Contestant]:
+def strategy_names(patterns: Sequence[str] | None) -> list[str]:
+    """Names of strategies, wildcards filled in, each once.
+
+    Parameters
+    ----------
+    patterns : sequence of str, optional
+        All that are installed by default. A name without a wildcard is taken as it is.
+
+    Raises
+    ------
+    ConfigError
+        A wildcard matches nothing, or there is no pattern at all.
+    """
+    if patterns is not None and not patterns:
+        raise ConfigError(f"--strategies names none; known: {', '.join(list_strategies())}")
+    chosen: list[str] = []
+    for pattern in patterns or ["*"]:
+        found = list_strategies(pattern) if any(c in pattern for c in "*?[") else [pattern]
+        if not found:
+            raise ConfigError(f"--strategies {pattern!r} matches no strategy; known: {', '.join(list_strategies())}")
+        chosen += [name for name in found if name not in chosen]
+    return chosen
+
+
+def contestants(names: Sequence[str | Mapping[str, Any]] | None, budgets: Sequence[int]) -> list[Contestant]:
     """All rows: full, wrong image, oracle, random draws, and strategies at each budget.
 
     Parameters
     ----------
-    names : sequence of str, optional
-        Strategies, wildcards allowed; all that are installed by default.
+    names : sequence of str or mapping, optional
+        Strategies, wildcards allowed; all that are installed by default. ``{"label": ..., "strategy": ...}`` is a row
+        of its own name, with what :func:`tokenprune.build` makes of "strategy".
     budgets : sequence of int
+
+    Raises
+    ------
+    ConfigError
+        A wildcard matches nothing, or two rows have one label.
     """
-    chosen: list[str] = []
-    for pattern in names or ["*"]:
-        found = list_strategies(pattern) if any(c in pattern for c in "*?[") else [pattern]
-        if not found:
-            raise ConfigError(f"--strategies {pattern!r} matches no strategy; known: {', '.join(list_strategies())}")
-        chosen += [name for name in found if name not in chosen and name != "random"]
-    built = {name: build(name) for name in chosen}
+    if names is None or all(isinstance(name, str) for name in names):
+        patterns = None if names is None else [str(name) for name in names]
+        built = {name: build(name) for name in strategy_names(patterns) if name != "random"}
+    else:
+        built = {}
+        for name in names:
+            label, spec = (name, name) if isinstance(name, str) else (str(name["label"]), name["strategy"])
+            if label in built or label in ("full", "wrong image", "oracle", "random"):
+                raise ConfigError(f"two rows are called {label!r}")
+            built[label] = build(spec)
     rows = [Contestant("full", "full"), Contestant("wrong image", "wrong image")]
     for keep in budgets:
         rows.append(Contestant("oracle", "oracle", keep))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenprune.errors import ConfigError
 
@@ -25,7 +25,8 @@ def open_image(path: str | Path | None) -> Image.Image:
         return picture(seed=0, size=336)
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            # cameras store how they were held apart from the pixels
+            return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise ConfigError(f"image {str(path)!r}: no such file") from None
     except (UnidentifiedImageError, OSError) as error:

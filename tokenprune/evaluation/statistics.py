@@ -14,7 +14,8 @@ def _totals(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[NDAr
     """Sum and number of values of each cluster."""
     index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     place = np.array([index[cluster] for cluster in clusters])
-    sums = np.bincount(place, weights=np.asarray(values, dtype=np.float64), minlength=len(index))
+    weights = np.asarray(values, dtype=np.float64)
+    sums = np.bincount(place, weights=weights, minlength=len(index)).astype(np.float64)
     return sums, np.bincount(place, minlength=len(index)).astype(np.float64)
 
 

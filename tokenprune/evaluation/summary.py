@@ -10,7 +10,7 @@ from typing import Any
 from tokenprune.evaluation.answers import f1_of_yes, yes_rate
 from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value
 
-__all__ = ["SummaryRow", "agreement", "summarize"]
+__all__ = ["SummaryRow", "agreement", "paired_test", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,18 @@ def _per_sample(answers: Answers, key: str) -> dict[str, float]:
 def agreement(answers: Answers, full: Answers) -> float:
     """Share of answers that are what the unpruned model answered."""
     said = {answer["sample"]: answer["prediction"] for answer in full}
-    same = [answer["prediction"] == said.get(answer["sample"]) for answer in answers]
+    same: list[bool] = [answer["prediction"] == said.get(answer["sample"]) for answer in answers]
     return sum(same) / len(same)
+
+
+def paired_test(mine: Answers, theirs: Answers) -> float | None:
+    """Two-sided p-value of "both are right equally often", over the questions that both answered; None without any."""
+    a, b = _per_sample(mine, "correct"), _per_sample(theirs, "correct")
+    image = {answer["sample"]: answer["image"] for answer in mine}
+    shared = [sample for sample in a if sample in b]
+    if not shared:
+        return None
+    return paired_p_value([a[s] for s in shared], [b[s] for s in shared], [image[s] for s in shared])
 
 
 def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
@@ -128,16 +138,8 @@ def _rows(
         ends = interval or (value, value)
         return SummaryRow(strategy, keep, task, family, metric, value, *ends, len(correct), p_full, p_random, *costs)
 
-    def against(other: Answers) -> float | None:
-        theirs = _per_sample(other, "correct")
-        shared = [sample for sample in correct if sample in theirs]
-        if not shared:
-            return None
-        mine_, theirs_ = [correct[s] for s in shared], [theirs[s] for s in shared]
-        return paired_p_value(mine_, theirs_, [image[s] for s in shared])
-
-    p_full = None if strategy == "full" else against(full)
-    p_random = None if strategy in ("random", "full", "wrong image") else against(random)
+    p_full = None if strategy == "full" else paired_test(mine, full)
+    p_random = None if strategy in ("random", "full", "wrong image") else paired_test(mine, random)
     rows = [row("accuracy", accuracy, (low, high), p_full, p_random)]
     reference = _per_sample(full, "correct")
     base = sum(reference.values()) / len(reference) if reference else 0.0

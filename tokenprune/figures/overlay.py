@@ -1,74 +1,139 @@
-"""Which patches were kept, drawn over the picture."""
+"""Which patches were kept, drawn over the picture, and such pictures laid out as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from tokenprune.errors import FeatureError
 from tokenprune.features import Grid
 
-__all__ = ["dimmed", "sheet"]
+__all__ = ["Cell", "dimmed", "sheet"]
+
+_FONT, _SMALL = 14, 12
+_GAP = 8
 
 
-def dimmed(image: Image.Image, kept: Sequence[int], grid: Grid, side: int = 224, strength: float = 0.8) -> Image.Image:
+def dimmed(image: Image.Image, kept: Sequence[int], grid: Grid, side: int = 240, strength: float = 0.8) -> Image.Image:
     """Return the picture with pruned patches faded towards white.
 
     Parameters
     ----------
     image : Image
+        What the tokens cover, edge to edge.
     kept : sequence of int
         Raster positions of kept tokens.
     grid : Grid
-    side : int, default 224
-        Pixels along each side of what is returned.
+        Of one frame.
+    side : int, default 240
+        Pixels along the longer side of what is returned; the other follows from the grid.
     strength : float, default 0.8
         How far pruned patches fade, in [0, 1].
+
+    Raises
+    ------
+    FeatureError
+        A position outside the grid.
     """
-    mask = torch.zeros(grid.height * grid.width, dtype=torch.uint8)
+    n = grid.height * grid.width
+    outside = [place for place in kept if not 0 <= place < n]
+    if outside:
+        raise FeatureError(f"kept token {outside[0]} lies outside a grid of {grid.height} x {grid.width} tokens")
+    longest = max(grid.height, grid.width)
+    size = (max(1, side * grid.width // longest), max(1, side * grid.height // longest))
+    mask = torch.zeros(n, dtype=torch.uint8)
     mask[list(kept)] = 255
     cells = Image.fromarray(mask.view(grid.height, grid.width).numpy())
-    picture = image.convert("RGB").resize((side, side))
-    faded = Image.blend(picture, Image.new("RGB", picture.size, "white"), strength)
-    return Image.composite(picture, faded, cells.resize((side, side), Image.Resampling.NEAREST))
+    picture = image.convert("RGB").resize(size)
+    faded = Image.blend(picture, Image.new("RGB", size, "white"), strength)
+    return Image.composite(picture, faded, cells.resize(size, Image.Resampling.NEAREST))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes
+    ----------
+    picture : Image
+    caption : str
+        What stands under it: the model's answer. Up to two lines, cut where it is longer.
+    note : str
+        A small grey line under that.
+    color : str
+        Of the caption.
+    """
+
+    picture: Image.Image
+    caption: str = ""
+    note: str = ""
+    color: str = "black"
 
 
 def sheet(
-    cells: Sequence[Sequence[Image.Image]],
-    columns: Sequence[str],
-    rows: Sequence[str],
-    captions: Sequence[Sequence[str]],
-    title: str = "",
+    cells: Sequence[Sequence[Cell | None]], columns: Sequence[str], rows: Sequence[str], title: str = ""
 ) -> Image.Image:
     """Lay pictures out as a table: one column a strategy, one row a budget, a caption under each.
 
     Parameters
     ----------
-    cells : sequence of rows of Image, all of one size
+    cells : sequence of rows of Cell or None
+        Pictures of one size; None leaves a place empty.
     columns, rows : sequence of str
         Headings.
-    captions : sequence of rows of str
-        The model's answer under each picture.
     title : str
+        Above everything; wrapped to the width of the page.
     """
-    width, height = cells[0][0].size
-    font = ImageFont.load_default(size=14)
-    margin, head, foot, gap = 90, 52, 24, 8
-    page = Image.new(
-        "RGB",
-        (margin + len(columns) * (width + gap), head + len(rows) * (height + foot + gap)),
-        "white",
-    )
+    font, small = ImageFont.load_default(size=_FONT), ImageFont.load_default(size=_SMALL)
+    width, height = next(cell.picture.size for row in cells for cell in row if cell is not None)
+    line, foot = _FONT + 4, 2 * (_FONT + 4) + _SMALL + 6
+    margin = 2 * _GAP + int(max((font.getlength(name) for name in rows), default=0))
+    page_width = max(margin + len(columns) * (width + _GAP), 320)
+    heading = _wrapped(title, font, page_width - 2 * _GAP, lines=6)
+    top = _GAP + line * (len(heading) + 1)
+    page = Image.new("RGB", (page_width, top + len(rows) * (height + foot + _GAP)), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((8, 6), title, fill="black", font=font)
+    for i, words in enumerate(heading):
+        draw.text((_GAP, _GAP // 2 + i * line), words, fill="black", font=font)
     for c, name in enumerate(columns):
-        draw.text((margin + c * (width + gap), 28), name, fill="black", font=font)
+        draw.text((margin + c * (width + _GAP), top - line - 2), _cut(name, font, width), fill="black", font=font)
     for r, name in enumerate(rows):
-        top = head + r * (height + foot + gap)
-        draw.text((8, top + height // 2), name, fill="black", font=font)
+        y = top + r * (height + foot + _GAP)
+        draw.text((_GAP, y + height // 2 - line // 2), name, fill="black", font=font)
         for c, cell in enumerate(cells[r]):
-            left = margin + c * (width + gap)
-            page.paste(cell, (left, top))
-            draw.text((left, top + height + 3), captions[r][c][: width // 7], fill="black", font=font)
+            if cell is None:
+                continue
+            x = margin + c * (width + _GAP)
+            page.paste(cell.picture, (x, y))
+            below = y + height + 2
+            for words in _wrapped(cell.caption, font, width, lines=2):
+                draw.text((x, below), words, fill=cell.color, font=font)
+                below += line
+            draw.text((x, below + 1), cell.note, fill="#777777", font=small)
     return page
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """Break text at spaces; what does not fit ends with three dots."""
+    out: list[str] = []
+    words = text.split()
+    while words and len(out) < lines:
+        taken = 1
+        while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:
+            taken += 1
+        out.append(_cut(" ".join(words[:taken]), font, width))
+        words = words[taken:]
+    if words:
+        out[-1] = _cut(out[-1] + " ...", font, width)
+    return out
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

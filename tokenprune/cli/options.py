@@ -1,0 +1,25 @@
+"""Lists on the command line."""
+
+from __future__ import annotations
+
+from tokenprune.errors import ConfigError
+
+__all__ = ["numbers", "words", "words_or_all"]
+
+
+def words(text: str) -> list[str]:
+    """Comma-separated words."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def words_or_all(text: str) -> list[str] | None:
+    """Comma-separated words, or None for "all"."""
+    return None if text.strip() == "all" else words(text)
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Comma-separated counts; ``option`` names them in the error."""
+    found = words(text)
+    if not found or not all(word.isdecimal() and int(word) > 0 for word in found):
+        raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
+    return [int(word) for word in found]

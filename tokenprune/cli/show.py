@@ -1,0 +1,109 @@
+"""``tokenprune show``: what strategies leave of a picture, and what the model then answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenprune.cli.options import numbers, words_or_all
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tokenprune.evaluation.scenes import Question
+
+__all__ = ["show"]
+
+
+def show(
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A picture file, or a painted scene: scene:SEED/INDEX.")
+    ],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="About the picture; a scene knows some itself.")
+    ] = None,
+    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated.")] = (
+        "mi-pruner,mi-attention,sparsevlm,vispruner"
+    ),
+    budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
+    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),
+    device: Annotated[str, typer.Option()] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 8,
+    side: Annotated[int, typer.Option(min=32, help="Pixels along the side of each picture.")] = 240,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+) -> None:
+    """Draw which patches each strategy keeps at each budget, with the model's answer under each."""
+    from tokenprune.evaluation.contestants import strategy_names
+    from tokenprune.evaluation.items import default_model, notes_on
+    from tokenprune.figures.pruning import look, pruning_sheet
+    from tokenprune.models.loading import load_model
+    from tokenprune.registry import build
+
+    _check_out(out)
+    keeps = numbers("--budgets", budgets)
+    built = [build(name) for name in strategy_names(words_or_all(strategies))]
+    picture, asked, others = _subject(image, question)
+    name = model or default_model()
+    loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
+    for note in notes_on(name):
+        typer.echo(note)
+    text = asked if isinstance(asked, str) else asked.text
+    looked = look(loaded, processor, picture, text, built, keeps, max_new_tokens)
+    if isinstance(asked, str):
+        drawn = pruning_sheet(looked, text, side=side)
+    else:
+        width, height = picture.size
+        boxes = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in asked.boxes]
+        title = f"{image}, {asked.family}/{asked.subfamily}: {text}  Right answer: {asked.answer}"
+        drawn = pruning_sheet(looked, title, answer=asked.answer, choices=asked.choices, boxes=boxes, side=side)
+    drawn.save(out)
+    typer.echo(f"full: {looked.full.answer}")
+    for row in looked.views:
+        for view in row:
+            typer.echo(f"{view.strategy} at {view.keep}: {view.answer}")
+    if others:
+        typer.echo("\nother questions of this scene (give one as QUESTION, or its type):")
+        for other in others:
+            typer.echo(f"  {other.family}/{other.subfamily}: {other.text}  {other.answer}")
+    typer.echo(f"\n{out}")
+
+
+def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Question, Sequence[Question]]:
+    """Picture, question, and what else could be asked."""
+    from tokenprune.errors import ConfigError
+    from tokenprune.evaluation.images import open_image
+
+    if not image.startswith("scene:"):
+        if not (question or "").strip():
+            raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
+        return open_image(image), str(question), ()
+    from tokenprune.evaluation.scenes import scene
+
+    seed, _, index = image.removeprefix("scene:").partition("/")
+    if not (seed.isdecimal() and index.isdecimal()):
+        raise ConfigError(f"IMAGE {image!r}: a scene is scene:SEED/INDEX with two numbers, e.g. scene:0/3")
+    found = scene(int(seed), int(index))
+    if question is None:
+        asked: str | Question = found.questions[0]
+    else:
+        known = {q.text: q for q in found.questions} | {f"{q.family}/{q.subfamily}": q for q in found.questions}
+        asked = known.get(question, question)
+    return found.image, asked, [q for q in found.questions if q != asked]
+
+
+def _check_out(out: Path) -> None:
+    """Refuse what could not be written before any work is done."""
+    from PIL import Image
+
+    from tokenprune.errors import ConfigError
+
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    if out.suffix.lower() not in known:
+        raise ConfigError(f"--out {str(out)!r}: the ending must name a picture format, e.g. .png")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"--out {str(out)!r}: {'a folder' if out.is_dir() else 'its folder does not exist'}")

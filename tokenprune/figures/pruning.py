@@ -1,0 +1,204 @@
+"""What strategies leave of a picture, and what the model then answers (MI-Pruner, Figs. 1 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from tokenprune.benchmark.cost import layer_average
+from tokenprune.encoded import encode, takes_encoded
+from tokenprune.errors import UnsupportedError
+from tokenprune.evaluation.answers import is_correct
+from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.features import Grid
+from tokenprune.figures.overlay import Cell, dimmed, sheet
+from tokenprune.models.base import adapter_for
+from tokenprune.registry import build
+from tokenprune.session import attach
+from tokenprune.strategy import AnyStrategy
+
+__all__ = ["Look", "View", "look", "pruning_sheet", "seen_picture"]
+
+RIGHT, WRONG, BOX = "#1a7f37", "#c0392b", "#d61f69"
+
+
+@dataclass(frozen=True)
+class View:
+    """What one strategy left at one budget.
+
+    Attributes
+    ----------
+    strategy : str
+        "full" where nothing is pruned.
+    keep : int
+        Budget asked for; 0 where nothing is pruned.
+    answer : str
+    kept : tuple of int
+        Raster positions that are left after the strategy's last event; a token made of several counts as the one
+        whose place it takes.
+    layer_average : float
+        Visual tokens that a decoder layer processed on average.
+    """
+
+    strategy: str
+    keep: int
+    answer: str
+    kept: tuple[int, ...]
+    layer_average: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture under several strategies and budgets.
+
+    Attributes
+    ----------
+    picture : Image
+        What the model saw: resized and cropped by its processor.
+    grid : Grid
+    full : View
+    views : tuple of tuple of View
+        A row a budget, a column a strategy.
+    """
+
+    picture: Image.Image
+    grid: Grid
+    full: View
+    views: tuple[tuple[View, ...], ...]
+
+
+def seen_picture(processor: Any, image: Image.Image, pixel_values: Tensor) -> Image.Image:
+    """Return what the encoder received as a picture: cropped, resized, normalisation undone.
+
+    Parameters
+    ----------
+    processor
+    image : Image
+        Returned where the encoder takes something else than one picture of three channels.
+    pixel_values : Tensor, (1, 3, H, W)
+    """
+    if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
+        return image
+    steps = processor.image_processor
+    pixels = pixel_values[0].float().cpu()
+    if steps.do_normalize:
+        pixels = pixels * torch.tensor(steps.image_std).view(3, 1, 1) + torch.tensor(steps.image_mean).view(3, 1, 1)
+    if steps.do_rescale:
+        pixels = pixels / steps.rescale_factor
+    return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+@torch.no_grad()
+def look(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    strategies: Sequence[str | Mapping[str, Any] | AnyStrategy],
+    budgets: Sequence[int],
+    max_new_tokens: int = 8,
+) -> Look:
+    """Ask one question about a picture, unpruned and with every strategy at every budget.
+
+    Parameters
+    ----------
+    model, processor
+        As :func:`tokenprune.models.loading.load_model` returns them.
+    image : Image
+    question : str
+    strategies : sequence
+        What :func:`tokenprune.build` accepts.
+    budgets : sequence of int
+        Visual tokens kept.
+    max_new_tokens : int, default 8
+
+    Raises
+    ------
+    UnsupportedError
+        Where the picture's tokens lie is not known.
+    BudgetError
+        A budget is larger than the number of visual tokens.
+    """
+    built = [build(strategy) for strategy in strategies]
+    adapter = adapter_for(model)
+    inputs = prompt_inputs(processor, [image], [question]).to(model.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    n = int(adapter.image_mask(inputs["input_ids"]).sum())
+    grid = adapter.grid(n)
+    if grid is None or grid.frames != 1:
+        raise UnsupportedError(f"{type(model).__name__} does not say where its {n} visual tokens lie in the picture")
+    asked, encoded = dict(inputs), None
+    if takes_encoded(model):
+        encoded = encode(model, pixel_values=inputs["pixel_values"])
+        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        asked["mm_encoder_outputs"] = {"image": encoded.outputs}
+
+    def view(strategy: AnyStrategy | None, keep: int) -> View:
+        pruning: Any = nullcontext()
+        if strategy is not None:
+            pruning = attach(model, strategy, keep, processor=processor, encoded=encoded)
+        with pruning as run:
+            out = model.generate(**asked, max_new_tokens=max_new_tokens, do_sample=False)
+        said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answer = " ".join(said.split())
+        if strategy is None:
+            return View("full", 0, answer, tuple(range(n)), float(n))
+        prefill = run.history[-1]
+        left, average = prefill.selection.row(0), layer_average(prefill.layer_tokens[0])
+        return View(strategy.name, keep, answer, tuple(left), average)
+
+    views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
+    return Look(seen_picture(processor, image, inputs["pixel_values"]), grid, view(None, 0), views)
+
+
+def pruning_sheet(
+    looked: Look,
+    title: str = "",
+    *,
+    answer: str | None = None,
+    choices: Sequence[str] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    side: int = 240,
+) -> Image.Image:
+    """Draw a look: the whole picture first, then one column a strategy and one row a budget.
+
+    Parameters
+    ----------
+    looked : Look
+    title : str
+    answer : str, optional
+        The right one; answers are then green or red.
+    choices : sequence of str
+        See :func:`~tokenprune.evaluation.answers.is_correct`.
+    boxes : sequence of (x0, y0, x1, y1)
+        What the question is about, outlined; in shares of the picture's width and height.
+    side : int, default 240
+        Pixels along the longer side of each picture.
+    """
+
+    def cell(view: View) -> Cell:
+        picture = dimmed(looked.picture, view.kept, looked.grid, side)
+        _outline(picture, boxes)
+        color = "black"
+        if answer is not None:
+            color = RIGHT if is_correct(view.answer, answer, choices) else WRONG
+        note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
+        return Cell(picture, view.answer or "(nothing)", note, color)
+
+    columns = ["full", *(view.strategy for view in looked.views[0])]
+    rows = [f"{row[0].keep} tokens" for row in looked.views]
+    cells = [[cell(looked.full) if r == 0 else None, *map(cell, row)] for r, row in enumerate(looked.views)]
+    return sheet(cells, columns, rows, title)
+
+
+def _outline(picture: Image.Image, boxes: Sequence[tuple[float, float, float, float]]) -> None:
+    draw = ImageDraw.Draw(picture)
+    width, height = picture.size
+    for x0, y0, x1, y1 in boxes:
+        draw.rectangle((x0 * width, y0 * height, x1 * width - 1, y1 * height - 1), outline=BOX, width=2)
