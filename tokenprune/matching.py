@@ -13,17 +13,25 @@ from tokenprune.budget import Budget
 from tokenprune.errors import ConfigError, UnreachableBudgetError, closest
 from tokenprune.strategy import AnyStrategy
 
-__all__ = ["Match", "check_match", "matched_keep"]
+__all__ = ["Match", "checked_match", "matched_keep"]
 
 Match = Literal["kept", "layer-average"]
 """What is equal between strategies at one budget: ``kept``, the number that each is asked for (what it means is the
 strategy's own affair, as published); ``layer-average``, the visual tokens that layers process on average."""
 
 
-def check_match(match: str) -> None:
-    """Raise unless this is one of :data:`Match`."""
-    if match not in get_args(Match):
-        raise ConfigError(f"match: no {match!r}; {closest(match, get_args(Match))}")
+def checked_match(match: str) -> Match:
+    """Return what was given, if it is one of :data:`Match`.
+
+    Raises
+    ------
+    ConfigError
+        With the closest one.
+    """
+    for known in get_args(Match):
+        if match == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(f"match: no {match!r}; {closest(match, get_args(Match))}")
 
 
 def matched_keep(strategy: AnyStrategy, target: int | float, n_visual: int, n_layers: int) -> int:

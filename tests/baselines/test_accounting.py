@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ import tokenprune as tp
 from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.components.inside_attention import AttentionRows
 from tokenprune.errors import BudgetError, ConfigError, UnreachableBudgetError
+from tokenprune.evaluation.comparison import compare
 from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.matching import check_match, matched_keep
+from tokenprune.evaluation.items import scene_items
+from tokenprune.matching import checked_match, matched_keep
 from tokenprune.schedule import LayerEvent, LayerSchedule
 from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
 
@@ -85,9 +89,9 @@ def test_targets_are_budgets() -> None:
     assert matched_keep(strategy, 1 / 3, N, LAYERS) == matched_keep(strategy, 192, N, LAYERS)
     with pytest.raises(BudgetError, match="has only 576"):
         matched_keep(strategy, 577, N, LAYERS)
-    check_match("layer-average")
+    assert checked_match("layer-average") == "layer-average"
     with pytest.raises(ConfigError, match="'layer-average'"):
-        check_match("layer-averages")
+        checked_match("layer-averages")
 
 
 @given(st.sampled_from(tp.list_strategies()), st.integers(4, 90), st.integers(3, 40), st.floats(0.02, 1))
@@ -160,6 +164,30 @@ def test_bytes_of_the_cache_are_those_that_the_cache_holds(tiny: tuple[Any, Any,
     held = [t for layer in cache.layers for t in (layer.keys, layer.values)]
     shape = DecoderShape.of(model.config.get_text_config())
     assert kv_bytes(shape, tokens, 4) == sum(t.numel() * t.element_size() for t in held)
+
+
+def test_compare_matches_layer_averages_and_names_what_it_cannot(tmp_path: Path) -> None:
+    model, processor, items = tiny_llava(side=6, layers=4), tiny_processor(side=6), scene_items(None, 3, 0)
+    options: dict[str, Any] = {"strategies": ["fastv", "mi-pruner"], "budgets": (18, 6), "note": (notes := []).append}
+    rows = compare(model, processor, items, tmp_path / "matched", {}, match="layer-average", **options)
+    found = {(row.strategy, row.keep): row for row in rows if (row.task, row.metric) == ("all", "accuracy")}
+    # one full layer of four: (36 + 3 * 12) / 4 = 18; at best (36 + 3) / 4
+    assert (found["fastv", 18].kept_tokens, found["fastv", 18].layer_average_tokens) == (12, 18)
+    assert (found["mi-pruner", 18].kept_tokens, found["mi-pruner", 18].layer_average_tokens) == (18, 18)
+    assert found["fastv", 18].kv_bytes == found["mi-pruner", 18].kv_bytes
+    assert ("fastv", 6) not in found
+    assert ("mi-pruner", 6) in found
+    assert len(notes) == 1
+    assert notes[0].startswith("fastv at 6 is left out:")
+    assert "smallest average is 9.8" in notes[0]
+    summary = json.loads((tmp_path / "matched" / "summary.json").read_text())
+    assert [(row["strategy"], row["keep"]) for row in summary["unmatched"]] == [("fastv", 6)]
+    assert json.loads((tmp_path / "matched" / "config.json").read_text()) == {"match": "layer-average"}
+    with pytest.raises(ConfigError, match="match: 'layer-average' there, 'kept' now"):
+        compare(model, processor, items, tmp_path / "matched", {}, **options)
+    rows = compare(model, processor, items, tmp_path / "kept", {}, **options)
+    assert {row.kept_tokens for row in rows if row.strategy == "fastv"} == {18, 6}
+    assert {row.layer_average_tokens for row in rows if row.strategy == "fastv"} == {22.5, 13.5}
 
 
 def test_prefill_of_a_seven_billion_model_by_hand() -> None:

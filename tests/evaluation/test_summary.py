@@ -25,6 +25,7 @@ def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int =
         "answer": answer,
         "prediction": said,
         "correct": said == answer,
+        "tokens": keep or 576,
         "layer_average_tokens": float(keep or 576),
         "flops": 10,
         "kv_bytes": 4,

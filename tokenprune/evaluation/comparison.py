@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tokenprune.evaluation.contestants import contestants
+from tokenprune.errors import TokenPruneWarning, UnreachableBudgetError
+from tokenprune.evaluation.contestants import Contestant, contestants
 from tokenprune.evaluation.results import ResultFolder, write_atomically
-from tokenprune.evaluation.runner import Item, run
+from tokenprune.evaluation.runner import Item, run, visual_tokens
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.figures.report import report
+from tokenprune.matching import Match, checked_match, matched_keep
 
 __all__ = ["compare", "environment", "write_report"]
 
@@ -45,6 +48,8 @@ def compare(
     strategies: Sequence[str] | None = None,
     budgets: Sequence[int] = (192, 128, 64, 32),
     batch_size: int = 16,
+    match: Match = "kept",
+    note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[SummaryRow]:
@@ -62,20 +67,51 @@ def compare(
         Names or wildcards; all by default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
+    match : str, default "kept"
+        What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
+        visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
+        configuration.
+    note : callable
+        Called with what a reader must know: rows that cannot be matched, which are left out. Warns by default.
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
     """
+    checked_match(match)
     rows = contestants(strategies, budgets)
-    folder = ResultFolder(out, config)
-    run(model, processor, items, rows, folder, batch_size=batch_size, progress=progress)
+    unmatched: dict[tuple[str, int], str] = {}
+    if match == "layer-average":
+        n_layers = model.config.get_text_config().num_hidden_layers
+        unmatched = _unmatched(rows, visual_tokens(model, processor, items[0]), n_layers)
+        rows = [row for row in rows if (row.label, row.keep) not in unmatched]
+    for (label, keep), reason in unmatched.items():
+        note(f"{label} at {keep} is left out: {reason}")
+    folder = ResultFolder(out, {**config, "match": match})
+    run(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=progress)
     asked = {(row.label, row.keep) for row in rows}
     samples = {item.id for item in items}
     lines = [r for r in folder.read() if (r["strategy"], r["keep"]) in asked and r["sample"] in samples]
     table = summarize(lines)
-    document = {"environment": dict(facts or {}), "rows": [row.as_dict() for row in table]}
+    missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
+    document = {
+        "environment": {**(facts or {}), "match": match},
+        "unmatched": missing,
+        "rows": [row.as_dict() for row in table],
+    }
     write_atomically(out / "summary.json", json.dumps(document, indent=1) + "\n")
     return table
+
+
+def _unmatched(rows: Sequence[Contestant], n_visual: int, n_layers: int) -> dict[tuple[str, int], str]:
+    """Rows whose strategy cannot process so few tokens on average, and why."""
+    found = {}
+    for row in rows:
+        if row.strategy is not None:
+            try:
+                matched_keep(row.strategy, row.keep, n_visual, n_layers)
+            except UnreachableBudgetError as error:
+                found[row.label, row.keep] = str(error)
+    return found
 
 
 def write_report(

@@ -17,11 +17,13 @@ from tokenprune.evaluation.contestants import Contestant, box_overlap
 from tokenprune.evaluation.examination import prompt_inputs
 from tokenprune.evaluation.results import ResultFolder
 from tokenprune.features import Grid
+from tokenprune.matching import Match, matched_keep
 from tokenprune.models.base import adapter_for
 from tokenprune.run import Run
 from tokenprune.session import attach
+from tokenprune.strategy import AnyStrategy
 
-__all__ = ["Item", "run"]
+__all__ = ["Item", "run", "visual_tokens"]
 
 
 class Question(Protocol):
@@ -72,6 +74,7 @@ def run(
     *,
     batch_size: int = 16,
     max_new_tokens: int = 6,
+    match: Match = "kept",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> None:
     """Fill ``results.jsonl``; what is there already is not asked again.
@@ -84,6 +87,8 @@ def run(
     rows : sequence of Contestant
     folder : ResultFolder
     batch_size, max_new_tokens : int
+    match : str, default "kept"
+        What a row's budget is; see :data:`tokenprune.matching.Match`. Solved for every picture.
     progress : callable
         Called with answers so far, answers in all, and what comes next.
     """
@@ -94,7 +99,7 @@ def run(
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch)
+        asked = _Asked(model, processor, batch, match)
         for row in todo:
             progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
             answers = asked.answers(row, number, max_new_tokens)
@@ -103,11 +108,17 @@ def run(
     progress(count, total, "done")
 
 
+def visual_tokens(model: Any, processor: Any, item: Item) -> int:
+    """Visual tokens of an item's picture."""
+    ids = prompt_inputs(processor, [item.image()], [item.question.text])["input_ids"]
+    return int(adapter_for(model).image_mask(ids).sum())
+
+
 class _Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all contestants."""
 
-    def __init__(self, model: Any, processor: Any, batch: Sequence[Item]) -> None:
-        self.model, self.processor, self.batch = model, processor, batch
+    def __init__(self, model: Any, processor: Any, batch: Sequence[Item], match: Match) -> None:
+        self.model, self.processor, self.batch, self.match = model, processor, batch, match
         self.adapter = adapter_for(model)
         self.shape = DecoderShape.of(model.config.get_text_config())
         first = {item.image_id: item for item in batch}
@@ -139,7 +150,9 @@ class _Asked:
         pruning: Any = (
             nullcontext(Run())
             if strategy is None
-            else attach(self.model, strategy, row.keep, processor=self.processor, encoded=encoded)
+            else attach(
+                self.model, strategy, self._budget(strategy, row.keep), processor=self.processor, encoded=encoded
+            )
         )
         with torch.no_grad(), pruning as record:
             out = self.model.generate(**self.text, **vision, max_new_tokens=max_new_tokens, do_sample=False)
@@ -150,6 +163,14 @@ class _Asked:
             self._line(row, item, said, layers, int(words))
             for item, said, layers, words in zip(self.batch, texts, visual, prompt, strict=True)
         ]
+
+    def _budget(self, strategy: AnyStrategy, keep: int) -> int | list[int]:
+        """What the strategy is asked for: one budget, or one for each picture where they differ."""
+        if self.match == "kept":
+            return keep
+        sizes = self.images.sum(1).tolist()
+        solved = {size: matched_keep(strategy, keep, size, self.shape.layers) for size in set(sizes)}
+        return solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes]
 
     def _vision(self, shift: int) -> tuple[dict[str, Any], Encoded | None]:
         """The pictures of the batch, moved on by ``shift`` distinct pictures."""

@@ -32,8 +32,8 @@ class SummaryRow:
         Questions.
     p_full, p_random : float or None
         Paired test of the accuracy against full, and against random at the same budget.
-    layer_average_tokens, flops, kv_bytes : float
-        Means over questions.
+    kept_tokens, layer_average_tokens, flops, kv_bytes : float
+        Means over questions: visual tokens in the last layer, in all layers on average, and what the prefill cost.
     """
 
     strategy: str
@@ -47,6 +47,7 @@ class SummaryRow:
     n: int
     p_full: float | None
     p_random: float | None
+    kept_tokens: float
     layer_average_tokens: float
     flops: float
     kv_bytes: float
@@ -126,7 +127,7 @@ def _rows(
     accuracy = sum(correct.values()) / len(correct)
     clusters = [image[sample] for sample in correct]
     low, high = bootstrap_interval(list(correct.values()), clusters)
-    costs = [sum(a[key] for a in mine) / len(mine) for key in ("layer_average_tokens", "flops", "kv_bytes")]
+    costs = [sum(a[key] for a in mine) / len(mine) for key in ("tokens", "layer_average_tokens", "flops", "kv_bytes")]
 
     def row(
         metric: str,

@@ -25,7 +25,18 @@ def table(rows: Sequence[SummaryRow]) -> Table:
     tasks = sorted({row.task for row in rows} - {"all"})
     cells = {(r.strategy, r.keep, r.task, r.metric): r for r in rows if r.family == "all"}
     out = Table(
-        "strategy", "keep", "tokens/layer", "GFLOPs", "KV KiB", *tasks, "all", "95 %", "of full", "as full", "p random"
+        "strategy",
+        "keep",
+        "left",
+        "per layer",
+        "GFLOPs",
+        "KV KiB",
+        *tasks,
+        "all",
+        "95 %",
+        "of full",
+        "as full",
+        "p random",
     )
     before = None
     for strategy, keep in ordered(rows):
@@ -39,6 +50,7 @@ def table(rows: Sequence[SummaryRow]) -> Table:
         out.add_row(
             escape(strategy),
             str(keep or "all"),
+            f"{overall.kept_tokens:.1f}".removesuffix(".0"),
             f"{overall.layer_average_tokens:.1f}",
             f"{overall.flops / 1e9:.2f}",
             f"{overall.kv_bytes / 1024:.0f}",

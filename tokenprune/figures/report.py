@@ -29,7 +29,7 @@ svg{width:100%;height:auto}figure{margin:1.5em 0}
 def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
     head = "".join(f"<th>{escape(task)}</th>" for task in tasks)
     out = [
-        "<table><tr><th>strategy</th><th>keep</th><th>tokens / layer</th><th>GFLOPs</th><th>KV KiB</th>"
+        "<table><tr><th>strategy</th><th>keep</th><th>left</th><th>tokens / layer</th><th>GFLOPs</th><th>KV KiB</th>"
         f"{head}<th>p vs random</th><th>p vs full</th></tr>"
     ]
     cells = {(r.strategy, r.keep, r.task): r for r in rows if r.metric == "accuracy" and r.family == "all"}
@@ -44,7 +44,8 @@ def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
         )
         tests = "".join(f"<td>{'-' if p is None else f'{p:.3f}'}</td>" for p in (overall.p_random, overall.p_full))
         out.append(
-            f"<tr><td>{escape(strategy)}</td><td>{keep or 'all'}</td><td>{overall.layer_average_tokens:.1f}</td>"
+            f"<tr><td>{escape(strategy)}</td><td>{keep or 'all'}</td>"
+            f"<td>{overall.kept_tokens:.1f}</td><td>{overall.layer_average_tokens:.1f}</td>"
             f"<td>{overall.flops / 1e9:.2f}</td><td>{overall.kv_bytes / 1024:.0f}</td>{numbers}{tests}</tr>"
         )
     return "".join(out) + "</table>"
@@ -88,7 +89,8 @@ def report(
         f"<style>{_STYLE}</style></head><body><h1>Which pruner keeps the answers?</h1>{said}"
         "<p>Accuracy with 95 % bootstrap intervals over images. <em>full</em>: nothing pruned; <em>wrong image</em>: "
         "somebody else's picture; <em>oracle</em>: tokens on the queried objects first; <em>random</em>: mean of three "
-        "draws. p: paired sign-flip test of all questions. GFLOPs and KV bytes are those of the prefill that ran.</p>"
+        "draws. keep: the budget; left: visual tokens in the last layer; tokens / layer: their average over layers. "
+        "p: paired sign-flip test of all questions. GFLOPs and KV bytes are those of the prefill that ran.</p>"
         f"<h2>Accuracy against budget</h2>{drawn}<h2>Table</h2>{_table(rows, tasks)}"
         f"<h2>Examples</h2>{shown}<h2>Measured with</h2><table>{facts}</table></body></html>\n"
     )
