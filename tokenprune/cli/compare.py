@@ -18,6 +18,9 @@ def compare(
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
     limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 200,
+    match: Annotated[
+        str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
+    ] = "kept",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -33,9 +36,11 @@ def compare(
     from tokenprune.evaluation.comparison import environment, write_report
     from tokenprune.evaluation.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.table import table
+    from tokenprune.matching import checked_match
     from tokenprune.models.loading import load_model
 
     name = model or default_model()
+    matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     items = scene_items(words_or_all(families), limit, seed)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
@@ -43,6 +48,7 @@ def compare(
     console = Console(width=None if Console().is_terminal else 160)
     for note in notes:
         console.print(note, style="bold yellow")
+    said = len(notes)
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading")
@@ -55,9 +61,13 @@ def compare(
             strategies=words_or_all(strategies),
             budgets=keeps,
             batch_size=batch_size,
-            facts=(facts := environment(name, device, dtype, seed)),
+            match=matched,
+            note=notes.append,
+            facts=(facts := environment(name, device, dtype, seed) | {"match": matched}),
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
+    for note in notes[said:]:
+        console.print(note, style="bold yellow")
     console.print(table(rows))
     write_report(out, rows, facts, notes)
     console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")
