@@ -186,10 +186,20 @@ class LayerSchedule(AnyStrategy):
         return before | (inside - INSIDE_SIGNALS.keys() - measured)
 
     @property
+    def acts(self) -> tuple[Strategy, ...]:
+        """What decides at each place, in the order of the places."""
+        inside = tuple(event.strategy for event in self.events)
+        return inside if self.before is None else (self.before, *inside)
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is a merger at any place."""
+        return any(act.merges for act in self.acts)
+
+    @property
     def neutral(self) -> bool:
         """Whether a budget of all tokens leaves the model as it is: mergers then change nothing, no event insists."""
-        acts = [event.strategy for event in self.events] + ([] if self.before is None else [self.before])
-        return all(act.neutral for act in acts) and not any(event.idle for event in self.events)
+        return all(act.neutral for act in self.acts) and not any(event.idle for event in self.events)
 
     def _all_measures(self) -> tuple[Measure, ...]:
         return self.measures + tuple(measure for event in self.events for measure in event.measures)

@@ -52,6 +52,11 @@ class AnyStrategy(ABC):
         """Choose the tokens to keep, given features of the place where the strategy acts."""
 
     @property
+    def merges(self) -> bool:
+        """Whether tokens that go on may be others than those that came; assumed of a class that does not say."""
+        return True
+
+    @property
     def neutral(self) -> bool:
         """Whether a budget of all tokens leaves the model as it is: nothing merged, added or moved."""
         return False
@@ -119,6 +124,11 @@ class Strategy(AnyStrategy):
         """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
         parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
         return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is a merger."""
+        return self.merger is not None
 
     @property
     def neutral(self) -> bool:

@@ -16,7 +16,7 @@ from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, pre
 from tokenprune.components.inside_attention import AttentionRows
 from tokenprune.errors import BudgetError, ConfigError, UnreachableBudgetError
 from tokenprune.evaluation.comparison import compare
-from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.evaluation.examination import examine, mask_out, prompt_inputs
 from tokenprune.evaluation.items import scene_items
 from tokenprune.matching import checked_match, matched_keep
 from tokenprune.schedule import LayerEvent, LayerSchedule
@@ -201,6 +201,32 @@ def test_prefill_of_a_seven_billion_model_by_hand() -> None:
     tokens = [count + 40 for count in counts]
     assert prefill_flops(shape, tokens) == 2 * layer(616) + 30 * layer(168)
     assert kv_bytes(shape, tokens, 2) == (2 * 616 + 30 * 168) * 2 * 4096 * 2
+
+
+@pytest.mark.parametrize("name", tp.list_strategies())
+def test_laws_hold_wherever_a_strategy_acts(tiny: tuple[Any, Any, Any], name: str) -> None:
+    model, processor, inputs = tiny
+    found = examine(model, processor, name, 30, inputs)
+    assert found.healthy
+    laws = {"keep all = plain", "drop = mask out", "hooks gone"}
+    # what merges is not what was there; visionzip's [CLS] is not even with everything kept
+    merging = {"apet": {"drop = mask out"}, "autoprune": {"drop = mask out"}, "sparsevlm": {"drop = mask out"}}
+    merging["visionzip"] = {"keep all = plain", "drop = mask out"}
+    assert set(found.laws) == laws - merging.get(name, set())
+    strategy = tp.build(name)
+    if name != "autoprune":
+        assert found.layer_tokens == tuple(2 * count for count in strategy.tokens_per_layer(144, 6, 30))
+    assert found.as_dict()["layer_average_tokens"] == sum(found.layer_tokens) / 6
+
+
+@pytest.mark.parametrize("name", ["fastv", "mi-pruner", "divprune"])
+def test_masking_other_tokens_out_is_told_apart(tiny: tuple[Any, Any, Any], name: str) -> None:
+    model, _, inputs = tiny
+    strategy = tp.build(name)
+    prefills = [ran(tiny, strategy, keep).history[-1] for keep in (30, 29)]
+    with torch.no_grad():
+        one, other = (mask_out(model, inputs, prefill, strategy.positions) for prefill in prefills)
+    assert (one - other).abs().amax() > 1e-3 * one.std()
 
 
 def test_neutral_strategies_say_so() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -28,6 +30,7 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
+    from tokenprune.benchmark.cost import layer_average
     from tokenprune.evaluation.examination import examine, prompt_inputs
     from tokenprune.evaluation.images import open_image
     from tokenprune.models.base import adapter_for, usable_strategies
@@ -42,7 +45,9 @@ def doctor(
     else:
         if model == "tiny":
             typer.echo("model 'tiny' has random weights: it proves that pruning is wired up, not that it is any good")
-        table = Table("strategy", "visual tokens", "sequence", "answer changes logits by", "laws")
+        table = Table(
+            "strategy", "visual tokens", "layers x tokens", "per layer", "sequence", "answer changes logits by", "laws"
+        )
         for f in found:
             laws = ", ".join(
                 f"{name} {'ok' if law.holds else 'BROKEN'} ({law.error:.1e})" for name, law in f.laws.items()
@@ -50,6 +55,8 @@ def doctor(
             table.add_row(
                 escape(f.strategy),
                 f"{f.tokens_before} -> {f.tokens_after}",
+                _runs(f.layer_tokens),
+                f"{layer_average(f.layer_tokens):.1f}",
                 f"{f.sequence_before} -> {f.sequence_after}",
                 f"{f.change:.3g}",
                 laws,
@@ -57,3 +64,9 @@ def doctor(
         Console(width=None if Console().is_terminal else 160).print(table)
     if not all(f.healthy for f in found):
         raise typer.Exit(1)
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """Name layers with equally many tokens together; the middle of a long list is left out."""
+    runs = [f"{len(list(layers))} x {count}" for count, layers in groupby(counts)]
+    return ", ".join(runs if len(runs) <= 5 else [*runs[:3], "...", runs[-1]])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from tokenprune.benchmark.cost import layer_average
 from tokenprune.models.base import adapter_for
 from tokenprune.registry import build
 from tokenprune.run import Prefill
+from tokenprune.schedule import LayerSchedule
 from tokenprune.session import attach
+from tokenprune.strategy import AnyStrategy, Positions
 
 __all__ = ["Examination", "Law", "examine", "mask_out", "prompt_inputs"]
 
@@ -38,18 +43,22 @@ class Examination:
     ----------
     strategy : str
     tokens_before, tokens_after : int
-        Visual tokens.
+        Visual tokens: in the prompt, and in the last layer.
+    layer_tokens : tuple of int
+        Visual tokens that each decoder layer processed.
     sequence_before, sequence_after : int
         Tokens that enter the language model.
     change : float
         Largest change of the next token's logits by pruning.
     laws : dict of str to Law
-        "keep all = plain", "drop = mask out" (where tokens are neither merged nor renumbered), "hooks gone".
+        "keep all = plain" (where a budget of all tokens changes nothing), "drop = mask out" (where nothing is merged,
+        nor renumbered between layers; from the layer on after which tokens are dropped), "hooks gone".
     """
 
     strategy: str
     tokens_before: int
     tokens_after: int
+    layer_tokens: tuple[int, ...]
     sequence_before: int
     sequence_after: int
     change: float
@@ -63,7 +72,8 @@ class Examination:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         laws = {name: {"error": law.error, "holds": law.holds} for name, law in self.laws.items()}
-        return {**self.__dict__, "laws": laws, "healthy": self.healthy}
+        average = layer_average(self.layer_tokens)
+        return {**self.__dict__, "layer_average_tokens": average, "laws": laws, "healthy": self.healthy}
 
 
 def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
@@ -77,14 +87,53 @@ def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequ
     return processor(images=list(images), text=texts, padding=len(texts) > 1, return_tensors="pt")
 
 
-def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill) -> Tensor:
-    """Logits of the last token of the whole prompt, with the dropped tokens masked instead of dropped: (B, vocab)."""
+def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill, positions: Positions = "keep") -> Tensor:
+    """Logits of the last token of the whole prompt, with the dropped tokens masked instead of dropped: (B, vocab).
+
+    Where a strategy renumbers ("compact"), masked tokens take no position of their own. Between layers, tokens are
+    masked from the layer on after which they were dropped; nothing may have been dropped before the first layer then.
+    """
     ids = inputs["input_ids"]
-    positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-    mask = torch.zeros(len(ids), ids.shape[1], dtype=torch.long, device=ids.device)
-    mask.scatter_(1, prefill.splice.index, prefill.splice.mask.long())
-    logits: Tensor = model(**{**inputs, "attention_mask": mask, "position_ids": positions}).logits[:, -1]
+    mask = inputs["attention_mask"]
+    if not prefill.stages:
+        mask = torch.zeros_like(ids).scatter_(1, prefill.splice.index, prefill.splice.mask.long())
+    place = (torch.ones_like(mask) if positions == "keep" else mask).cumsum(1) - 1
+    with ExitStack() as stack:
+        layers: Any = adapter_for(model).language_model.layers
+        for number, seen in _seen_by_layer(model, inputs, prefill, len(layers)).items():
+            hook = partial(_with_mask, seen)
+            stack.callback(layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
+        logits: Tensor = model(**{**inputs, "attention_mask": mask, "position_ids": place.clamp_min(0)}).logits[:, -1]
     return logits
+
+
+def _seen_by_layer(model: Any, inputs: Mapping[str, Any], prefill: Prefill, n_layers: int) -> dict[int, Tensor]:
+    """Tokens that layers after an event may see, bool (B, S), by layer."""
+    seen = inputs["attention_mask"].bool()
+    found: dict[int, Tensor] = {}
+    present: list[Tensor] = []
+    for stage in prefill.stages:
+        chosen = stage.selection
+        if not present:
+            places = adapter_for(model).image_mask(inputs["input_ids"]).nonzero()[:, 1]
+            sizes = [chosen.n_visual] * len(prefill.rows) if chosen.valid is None else chosen.valid.sum(1).tolist()
+            present = list(torch.split(places, sizes))
+        seen = seen.clone()
+        for unit, row in enumerate(prefill.rows):
+            seen[row, present[unit]] = False
+            present[unit] = present[unit][chosen.row(unit)]
+            seen[row, present[unit]] = True
+        found.update(dict.fromkeys(range(stage.layer + 1, n_layers), seen))
+    return found
+
+
+def _with_mask(seen: Tensor, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Give a layer a causal mask over the tokens seen; what is masked is finite, because whole rows may be."""
+    hidden = args[0] if args else kwargs["hidden_states"]
+    length = hidden.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril() & seen.unsqueeze(1)
+    mask = hidden.new_zeros(causal.shape).masked_fill(~causal, torch.finfo(hidden.dtype).min).unsqueeze(1)
+    return args, {**kwargs, "attention_mask": mask}
 
 
 @torch.no_grad()
@@ -98,24 +147,33 @@ def examine(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mappin
     n_images = len(inputs["pixel_values"])
     each = int(adapter_for(model).image_mask(inputs["input_ids"]).sum()) // n_images
     laws: dict[str, Law] = {}
-    if getattr(built, "merger", None) is None and hasattr(built, "merger"):
+    if built.neutral:
         with attach(model, built, each, processor=processor):
             laws["keep all = plain"] = _law(model(**inputs).logits[:, -1], plain)
     with attach(model, built, keep, processor=processor) as run:
         pruned = model(**inputs, position_ids=positions).logits[:, -1]
     prefill = run.history[-1]
-    if built.positions == "keep" and "keep all = plain" in laws:
-        laws["drop = mask out"] = _law(pruned, mask_out(model, inputs, prefill))
+    if _only_drops(built, model):
+        laws["drop = mask out"] = _law(pruned, mask_out(model, inputs, prefill, built.positions))
     laws["hooks gone"] = Law(0.0, _hooks(model) == hooks)
     return Examination(
         built.name,
         sum(prefill.tokens_before),
         sum(prefill.tokens_after),
+        tuple(map(sum, zip(*prefill.layer_tokens, strict=True))),
         prefill.sequence_before,
         prefill.sequence_after,
         float((pruned - plain).abs().max()),
         laws,
     )
+
+
+def _only_drops(strategy: AnyStrategy, model: Any) -> bool:
+    """Whether masking tokens out does the same; masks between layers need an attention that takes any mask."""
+    if strategy.merges or not isinstance(strategy, LayerSchedule):
+        return not strategy.merges
+    takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
+    return strategy.before is None and strategy.positions == "keep" and takes_masks
 
 
 def _law(a: Tensor, b: Tensor) -> Law:
