@@ -35,7 +35,9 @@ def compare(
     from tokenprune.evaluation.comparison import compare as run_comparison
     from tokenprune.evaluation.comparison import environment, write_report
     from tokenprune.evaluation.items import default_model, notes_on, scene_items
+    from tokenprune.evaluation.results import read_results
     from tokenprune.evaluation.table import table
+    from tokenprune.figures.examples import example_sheets
     from tokenprune.matching import checked_match
     from tokenprune.models.loading import load_model
 
@@ -69,5 +71,8 @@ def compare(
     for note in notes[said:]:
         console.print(note, style="bold yellow")
     console.print(table(rows))
-    write_report(out, rows, facts, notes)
+    asked = {(row.strategy, row.keep) for row in rows}
+    lines = [line for line in read_results(out) if (line["strategy"], line["keep"]) in asked]
+    examples = example_sheets(loaded, processor, items, lines, batch_size=batch_size, match=matched)
+    write_report(out, rows, facts, notes, examples)
     console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")

@@ -57,10 +57,8 @@ def show(
     if isinstance(asked, str):
         drawn = pruning_sheet(looked, text, side=side)
     else:
-        width, height = picture.size
-        boxes = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in asked.boxes]
-        title = f"{image}, {asked.family}/{asked.subfamily}: {text}  Right answer: {asked.answer}"
-        drawn = pruning_sheet(looked, title, answer=asked.answer, choices=asked.choices, boxes=boxes, side=side)
+        title = f"{image}, {asked.family}/{asked.subfamily}: {text} (right answer: {asked.answer})"
+        drawn = pruning_sheet(looked, title, asked, side)
     drawn.save(out)
     typer.echo(f"full: {looked.full.answer}")
     for row in looked.views:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenprune.errors import ConfigError
 
-__all__ = ["ResultFolder", "write_atomically"]
+__all__ = ["ResultFolder", "read_results", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -19,6 +19,14 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """All rows of a folder's ``results.jsonl``; none where there is no such file."""
+    lines = path / "results.jsonl"
+    if not lines.exists():
+        return []
+    return [json.loads(line) for line in lines.read_text(encoding="utf-8").split("\n") if line]
 
 
 class ResultFolder:
@@ -80,6 +88,4 @@ class ResultFolder:
 
     def read(self) -> list[dict[str, Any]]:
         """All rows so far."""
-        if not self.lines.exists():
-            return []
-        return [json.loads(line) for line in self.lines.read_text(encoding="utf-8").splitlines()]
+        return read_results(self.path)

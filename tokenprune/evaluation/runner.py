@@ -23,19 +23,39 @@ from tokenprune.run import Run
 from tokenprune.session import attach
 from tokenprune.strategy import AnyStrategy
 
-__all__ = ["Item", "run", "visual_tokens"]
+__all__ = ["Item", "batches", "run", "visual_tokens"]
 
 
 class Question(Protocol):
     """What the runner reads of a question."""
 
-    text: str
-    answer: str
-    family: str
-    subfamily: str
-    choices: tuple[str, ...]
-    boxes: tuple[tuple[int, int, int, int], ...]
-    binary: bool
+    @property
+    def text(self) -> str:
+        """What is asked."""
+
+    @property
+    def answer(self) -> str:
+        """The right one."""
+
+    @property
+    def family(self) -> str:
+        """Question type."""
+
+    @property
+    def subfamily(self) -> str:
+        """Part of the question type."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All possible answers; empty for an open question."""
+
+    @property
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """What the question is about, in pixels: left, top, right, bottom."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether the answer is yes or no."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,7 @@ class Item:
     question: Question
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     """Batches of questions whose pictures come together."""
     ordered = sorted(items, key=lambda item: item.image_id)
     for start in range(0, len(ordered), size):
@@ -94,7 +114,7 @@ def run(
     """
     done = {(r["strategy"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
     total, count = len(items) * len(rows), 0
-    for number, batch in enumerate(_batches(items, batch_size)):
+    for number, batch in enumerate(batches(items, batch_size)):
         todo = [row for row in rows if any((*row.key, item.id) not in done for item in batch)]
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:

@@ -1,13 +1,14 @@
-"""Accuracy against budget as inline SVG."""
+"""Lines as inline SVG: accuracy against budget, or against an option."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["curves"]
+__all__ = ["chart", "curves"]
 
 # the first eight are told apart by colour-blind readers too
 _COLORS = (
@@ -16,7 +17,8 @@ _COLORS = (
 ).split()
 
 WIDTH, HEIGHT = 760, 390
-LEFT, RIGHT, TOP, BOTTOM = 50, 170, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 50, 190, 14, 40
+_LABEL = 14
 
 
 def _line(x0: float, y0: float, x1: float, y1: float, style: str) -> str:
@@ -27,8 +29,86 @@ def _text(x: float, y: float, words: str, style: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" {style}>{escape(words)}</text>'
 
 
+def _steps(low: float, high: float) -> list[float]:
+    """Round values from at most ``low`` to at least ``high``, about six of them, within [0, 1]."""
+    step = next(s for s in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 6 or s == 0.2)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _apart(ends: Sequence[float]) -> list[float]:
+    """Move rising heights until labels that stand there do not overlap, none below the drawing."""
+    out: list[float] = []
+    for end in ends:
+        out.append(max(end, out[-1] + _LABEL) if out else end)
+    limit = float(HEIGHT - 4)
+    for i in reversed(range(len(out))):
+        out[i] = min(out[i], limit)
+        limit = out[i] - _LABEL
+    return out
+
+
+def chart(
+    lines: Mapping[str, Mapping[str, float]],
+    ticks: Sequence[str],
+    label: str,
+    levels: Mapping[str, float] | None = None,
+) -> str:
+    """Draw lines over named places.
+
+    Parameters
+    ----------
+    lines : mapping of name to mapping of tick to value
+        Values are shares, in [0, 1]. A line may leave ticks out.
+    ticks : sequence of str
+        From left to right.
+    label : str
+        What the drawing shows, for those who do not see it.
+    levels : mapping of name to value, optional
+        Dashed lines across.
+    """
+    levels = levels or {}
+    values = [value for line in lines.values() for value in line.values()] + list(levels.values())
+    if not values or not ticks:
+        return ""
+    steps = _steps(min(values), max(values))
+    low, high = steps[0], steps[-1]
+    edge = WIDTH - RIGHT
+
+    def x(tick: str) -> float:
+        return LEFT + (edge - LEFT) * (ticks.index(tick) + 0.5) / len(ticks)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
+
+    digits = 0 if steps[1] - steps[0] > 0.0099 else 1
+    parts = []
+    for value in steps:
+        parts.append(_line(LEFT, y(value), edge, y(value), 'stroke="#e4e4e4"'))
+        parts.append(_text(LEFT - 6, y(value) + 4, f"{value:.{digits}%}", 'text-anchor="end"'))
+    parts += [_text(x(tick), HEIGHT - 14, tick, 'text-anchor="middle"') for tick in ticks]
+    labels = []
+    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate([*lines, *levels])}
+    for name, value in levels.items():
+        parts.append(_line(LEFT, y(value), edge, y(value), f'stroke="{colors[name]}" stroke-dasharray="6 4"'))
+        labels.append((y(value), name))
+    for name, line in lines.items():
+        points = [(x(tick), y(line[tick])) for tick in ticks if tick in line]
+        if not points:
+            continue
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colors[name]}" stroke-width="2"/>')
+        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colors[name]}"/>' for a, b in points]
+        labels.append((points[-1][1], name))
+    labels.sort()
+    for (_, name), height in zip(labels, _apart([end for end, _ in labels]), strict=True):
+        parts.append(_text(edge + 8, height + 4, name, f'fill="{colors[name]}"'))
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
 def curves(rows: Sequence[SummaryRow], task: str) -> str:
-    """Draw one line a strategy; rows without a budget ("full", "wrong image") are level lines.
+    """Draw accuracy against budget, one line a strategy; rows without a budget ("full", "wrong image") are level.
 
     Parameters
     ----------
@@ -36,43 +116,16 @@ def curves(rows: Sequence[SummaryRow], task: str) -> str:
     task : str
         Which question type; "all" for all of them.
     """
-    lines: dict[str, list[SummaryRow]] = {}
+    lines: dict[str, dict[str, float]] = {}
+    levels: dict[str, float] = {}
+    budgets = set()
     for row in rows:
-        if (row.task, row.family, row.metric) == (task, "all", "accuracy"):
-            lines.setdefault(row.strategy, []).append(row)
-    budgets = sorted({row.keep for line in lines.values() for row in line if row.keep})
-    if not budgets:
-        return ""
-    values = [row.value for line in lines.values() for row in line]
-    low, high = max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05)
-    edge = WIDTH - RIGHT
-
-    def x(keep: int) -> float:
-        return LEFT + (edge - LEFT) * (budgets.index(keep) + 0.5) / len(budgets)
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
-
-    parts = []
-    for step in range(6):
-        value = low + (high - low) * step / 5
-        parts.append(_line(LEFT, y(value), edge, y(value), 'stroke="#eee"'))
-        parts.append(_text(LEFT - 6, y(value) + 4, f"{value:.0%}", 'text-anchor="end"'))
-    parts += [_text(x(keep), HEIGHT - 12, f"{keep} tokens", 'text-anchor="middle"') for keep in budgets]
-    labels = []
-    for i, (name, line) in enumerate(lines.items()):
-        color = _COLORS[i % len(_COLORS)]
-        ordered = sorted(line, key=lambda row: row.keep)
-        end = y(ordered[-1].value)
-        if ordered[0].keep:
-            path = " ".join(f"{x(row.keep):.1f},{y(row.value):.1f}" for row in ordered)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        if (row.task, row.family, row.metric) != (task, "all", "accuracy"):
+            continue
+        if row.keep:
+            lines.setdefault(row.strategy, {})[f"{row.keep} tokens"] = row.value
+            budgets.add(row.keep)
         else:
-            parts.append(_line(LEFT, end, edge, end, f'stroke="{color}" stroke-dasharray="6 4"'))
-        labels.append((end, name, color))
-    last = -100.0
-    for end, name, color in sorted(labels):
-        last = max(end, last + 14)  # labels of lines that end together stand one below the other
-        parts.append(_text(edge + 8, last + 4, name, f'fill="{color}"'))
-    label = f"accuracy against budget, {escape(task)}"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+            levels[row.strategy] = row.value
+    ticks = [f"{keep} tokens" for keep in sorted(budgets)]
+    return chart(lines, ticks, f"accuracy against budget, {task}", levels)

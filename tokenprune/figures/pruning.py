@@ -16,8 +16,10 @@ from tokenprune.encoded import encode, takes_encoded
 from tokenprune.errors import UnsupportedError
 from tokenprune.evaluation.answers import is_correct
 from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.evaluation.runner import Question
 from tokenprune.features import Grid
 from tokenprune.figures.overlay import Cell, dimmed, sheet
+from tokenprune.matching import Match, matched_keep
 from tokenprune.models.base import adapter_for
 from tokenprune.registry import build
 from tokenprune.session import attach
@@ -61,6 +63,8 @@ class Look:
     ----------
     picture : Image
         What the model saw: resized and cropped by its processor.
+    size : (width, height)
+        Of the picture that was given.
     grid : Grid
     full : View
     views : tuple of tuple of View
@@ -68,6 +72,7 @@ class Look:
     """
 
     picture: Image.Image
+    size: tuple[int, int]
     grid: Grid
     full: View
     views: tuple[tuple[View, ...], ...]
@@ -103,6 +108,7 @@ def look(
     strategies: Sequence[str | Mapping[str, Any] | AnyStrategy],
     budgets: Sequence[int],
     max_new_tokens: int = 8,
+    match: Match = "kept",
 ) -> Look:
     """Ask one question about a picture, unpruned and with every strategy at every budget.
 
@@ -117,6 +123,8 @@ def look(
     budgets : sequence of int
         Visual tokens kept.
     max_new_tokens : int, default 8
+    match : str, default "kept"
+        What a budget is; see :data:`tokenprune.matching.Match`.
 
     Raises
     ------
@@ -133,6 +141,7 @@ def look(
     grid = adapter.grid(n)
     if grid is None or grid.frames != 1:
         raise UnsupportedError(f"{type(model).__name__} does not say where its {n} visual tokens lie in the picture")
+    n_layers = model.config.get_text_config().num_hidden_layers
     asked, encoded = dict(inputs), None
     if takes_encoded(model):
         encoded = encode(model, pixel_values=inputs["pixel_values"])
@@ -142,7 +151,8 @@ def look(
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
         if strategy is not None:
-            pruning = attach(model, strategy, keep, processor=processor, encoded=encoded)
+            asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
+            pruning = attach(model, strategy, asked_for, processor=processor, encoded=encoded)
         with pruning as run:
             out = model.generate(**asked, max_new_tokens=max_new_tokens, do_sample=False)
         said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -154,40 +164,28 @@ def look(
         return View(strategy.name, keep, answer, tuple(left), average)
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
-    return Look(seen_picture(processor, image, inputs["pixel_values"]), grid, view(None, 0), views)
+    return Look(seen_picture(processor, image, inputs["pixel_values"]), image.size, grid, view(None, 0), views)
 
 
-def pruning_sheet(
-    looked: Look,
-    title: str = "",
-    *,
-    answer: str | None = None,
-    choices: Sequence[str] = (),
-    boxes: Sequence[tuple[float, float, float, float]] = (),
-    side: int = 240,
-) -> Image.Image:
+def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
     """Draw a look: the whole picture first, then one column a strategy and one row a budget.
 
     Parameters
     ----------
     looked : Look
     title : str
-    answer : str, optional
-        The right one; answers are then green or red.
-    choices : sequence of str
-        See :func:`~tokenprune.evaluation.answers.is_correct`.
-    boxes : sequence of (x0, y0, x1, y1)
-        What the question is about, outlined; in shares of the picture's width and height.
+    question : Question, optional
+        One whose answer is known: answers are green or red, and what it is about is outlined.
     side : int, default 240
         Pixels along the longer side of each picture.
     """
 
     def cell(view: View) -> Cell:
         picture = dimmed(looked.picture, view.kept, looked.grid, side)
-        _outline(picture, boxes)
         color = "black"
-        if answer is not None:
-            color = RIGHT if is_correct(view.answer, answer, choices) else WRONG
+        if question is not None:
+            _outline(picture, question.boxes, looked.size)
+            color = RIGHT if is_correct(view.answer, question.answer, question.choices) else WRONG
         note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
         return Cell(picture, view.answer or "(nothing)", note, color)
 
@@ -197,8 +195,9 @@ def pruning_sheet(
     return sheet(cells, columns, rows, title)
 
 
-def _outline(picture: Image.Image, boxes: Sequence[tuple[float, float, float, float]]) -> None:
+def _outline(picture: Image.Image, boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]) -> None:
+    """Outline boxes that are given in pixels of a picture of another size."""
     draw = ImageDraw.Draw(picture)
-    width, height = picture.size
+    x, y = picture.width / size[0], picture.height / size[1]
     for x0, y0, x1, y1 in boxes:
-        draw.rectangle((x0 * width, y0 * height, x1 * width - 1, y1 * height - 1), outline=BOX, width=2)
+        draw.rectangle((x0 * x, y0 * y, x1 * x - 1, y1 * y - 1), outline=BOX, width=2)

@@ -19,10 +19,13 @@ from tokenprune.figures.curves import curves
 __all__ = ["report"]
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #888}.faint{color:#777}img{max-width:100%}
-svg{width:100%;height:auto}figure{margin:1.5em 0}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}
+td,th{padding:.25em .5em;text-align:right;border-bottom:1px solid #ddd}td{white-space:nowrap}
+td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #888}
+.faint{color:#777;display:block;font-size:80%}img{max-width:100%}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 1em}
+svg{width:100%;max-width:760px;height:auto}figure{margin:1.5em 0}figcaption{max-width:760px}
 """
 
 
@@ -82,8 +85,9 @@ def report(
     tasks = ["all", *sorted({row.task for row in rows} - {"all"})]
     facts = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in environment.items())
     said = "".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes)
-    drawn = "".join(f"<h3>{escape(task)}</h3><figure>{curves(rows, task)}</figure>" for task in tasks)
+    drawn = "".join(f"<section><h3>{escape(task)}</h3>{curves(rows, task)}</section>" for task in tasks)
     shown = "".join(_figure(caption, image) for caption, image in examples)
+    shown = shown and f"<h2>Examples</h2>{shown}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tokenprune compare</title>'
         f"<style>{_STYLE}</style></head><body><h1>Which pruner keeps the answers?</h1>{said}"
@@ -91,6 +95,6 @@ def report(
         "somebody else's picture; <em>oracle</em>: tokens on the queried objects first; <em>random</em>: mean of three "
         "draws. keep: the budget; left: visual tokens in the last layer; tokens / layer: their average over layers. "
         "p: paired sign-flip test of all questions. GFLOPs and KV bytes are those of the prefill that ran.</p>"
-        f"<h2>Accuracy against budget</h2>{drawn}<h2>Table</h2>{_table(rows, tasks)}"
-        f"<h2>Examples</h2>{shown}<h2>Measured with</h2><table>{facts}</table></body></html>\n"
+        f"<h2>Accuracy against budget</h2><div class=charts>{drawn}</div><h2>Table</h2>{_table(rows, tasks)}"
+        f"{shown}<h2>Measured with</h2><table>{facts}</table></body></html>\n"
     )

@@ -1,0 +1,146 @@
+"""Questions worth looking at, found in the answers of a comparison, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tokenprune.components.scorers import Random
+from tokenprune.evaluation.contestants import Contestant, Given
+from tokenprune.evaluation.runner import Item, batches, visual_tokens
+from tokenprune.features import Features
+from tokenprune.figures.pruning import look, pruning_sheet
+from tokenprune.matching import Match
+from tokenprune.registry import build
+from tokenprune.strategy import AnyStrategy, Strategy
+
+__all__ = ["Example", "choose_examples", "example_sheets"]
+
+_SCALE = ("full", "wrong image", "oracle", "random")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question that the best strategy and random pruning answer differently.
+
+    Attributes
+    ----------
+    sample : str
+    strategy : str
+        The best at this budget.
+    keep : int
+    won : bool
+        Whether the strategy is right (and every random draw wrong), or the other way round.
+    """
+
+    sample: str
+    strategy: str
+    keep: int
+    won: bool
+
+
+def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int = 1) -> list[Example]:
+    """Choose questions at the smallest budget; the same lines give the same questions.
+
+    Questions that the unpruned model answers come first, then new families, then the order of the lines.
+
+    Parameters
+    ----------
+    lines : sequence of mapping
+        Rows of results.jsonl.
+    won, lost : int
+        At most so many questions that the best strategy answers and no random draw does, and of the reverse.
+    """
+    keep = min((line["keep"] for line in lines if line["strategy"] not in _SCALE), default=0)
+    here = [line for line in lines if line["keep"] in (0, keep)]
+    right: dict[str, dict[str, list[bool]]] = {}
+    for line in here:
+        right.setdefault(line["strategy"], {}).setdefault(line["sample"], []).append(line["correct"])
+    rivals = {name: sum(any(c) for c in answers.values()) for name, answers in right.items() if name not in _SCALE}
+    if not rivals or "random" not in right:
+        return []
+    best = min(rivals, key=lambda name: (-rivals[name], name))
+    family = {line["sample"]: line["family"] for line in here}
+
+    def pick(wins: bool, most: int) -> list[Example]:
+        found = [
+            sample
+            for sample, answers in right[best].items()
+            if all(c == wins for c in answers) and all(c != wins for c in right["random"].get(sample, [wins]))
+        ]
+        found.sort(key=lambda sample: not all(right.get("full", {}).get(sample, [False])))
+        chosen: list[str] = []
+        while found and len(chosen) < most:
+            seen = {family[sample] for sample in chosen}
+            chosen.append(next((sample for sample in found if family[sample] not in seen), found[0]))
+            found.remove(chosen[-1])
+        return [Example(sample, best, keep, wins) for sample in chosen]
+
+    return pick(True, won) + pick(False, lost)
+
+
+def example_sheets(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    lines: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int = 16,
+    match: Match = "kept",
+    side: int = 192,
+) -> list[tuple[str, Image.Image]]:
+    """Draw chosen questions: unpruned, the best strategy and the first random draw, at every budget.
+
+    Parameters
+    ----------
+    model, processor
+    items : sequence of Item
+        Of the comparison, all of them: random draws belong to batches.
+    lines : sequence of mapping
+        Rows of results.jsonl.
+    batch_size, match
+        As in the comparison.
+    side : int, default 192
+        Pixels along each picture.
+
+    Returns
+    -------
+    list of (caption, picture)
+    """
+    place = {
+        item.id: (number, i, len(batch))
+        for number, batch in enumerate(batches(items, batch_size))
+        for i, item in enumerate(batch)
+    }
+    by_id = {item.id: item for item in items}
+    sheets = []
+    for example in choose_examples([line for line in lines if line["sample"] in by_id]):
+        item = by_id[example.sample]
+        budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
+        random = _as_drawn(*place[item.id], visual_tokens(model, processor, item))
+        question = item.question
+        strategies = [build(example.strategy), random]
+        looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match)
+        title = f"{question.text} (right answer: {question.answer})"
+        drawn = pruning_sheet(looked, title, question, side)
+        sides = ("right", "wrong") if example.won else ("wrong", "right")
+        caption = (
+            f"{question.family}/{question.subfamily}, {example.sample}: at {example.keep} tokens {example.strategy} is "
+            f"{sides[0]} and random, in all its draws, {sides[1]}. Outlined: what the question is about. Shown is the "
+            "first random draw."
+        )
+        sheets.append((caption, drawn))
+    return sheets
+
+
+def _as_drawn(number: int, place: int, size: int, n_visual: int) -> AnyStrategy:
+    """The first random draw for one question of a batch, as the comparison made it."""
+    drawn = Contestant("random", "strategy").for_batch(number, torch.zeros(size, n_visual))
+    if not (isinstance(drawn, Strategy) and isinstance(drawn.scorer, Random)):
+        raise TypeError(f"the row 'random' is {drawn!r}, which draws no scores")
+    scores = drawn.scorer.score(Features(visual=torch.zeros(size, n_visual, 1)))
+    return Strategy(Given(scores[place : place + 1]), name="random")
