@@ -119,7 +119,8 @@ def _full(result: Result) -> str:
     claim = result.claim
     lines = [f"### {claim.id}", "", f"{MARKS[claim.verdict]} · {_plain(claim.ref)}", "", _plain(claim.statement)]
     if claim.corrected:
-        lines += ["", f"Rely on: {_plain(claim.corrected)}"]
+        label = "Note" if claim.verdict is Verdict.HOLDS else "Rely on"
+        lines += ["", f"{label}: {_plain(claim.corrected)}"]
     if claim.derivation:
         lines += ["", f"Why: {_plain(claim.derivation)}"]
     return "\n".join([*lines, "", *_evidence(result), ""])

@@ -84,7 +84,8 @@ def claim_view(result: Result) -> Group:
         Text("verdict  ", style="bold").append_text(_verdict(result)),
     ]
     if claim.corrected:
-        lines += [Text("rely on", style="bold"), Padding(Text(claim.corrected), (0, 0, 0, 2))]
+        label = "note" if claim.verdict is Verdict.HOLDS else "rely on"
+        lines += [Text(label, style="bold"), Padding(Text(claim.corrected), (0, 0, 0, 2))]
     if claim.derivation:
         lines += [Text("why", style="bold"), Padding(Text(claim.derivation), (0, 0, 0, 2))]
     lines.append(Text("evidence", style="bold"))

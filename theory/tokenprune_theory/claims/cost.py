@@ -145,3 +145,22 @@ def _(run: Run) -> None:
 )
 def _(run: Run) -> None:
     run.refutes("32 · 576² − 32 · 32² to the nearest million", round((32 * 576**2 - 32 * 32**2) / 1e6), "==", 9)
+
+
+@cost(
+    "attention-pairs",
+    ref="(24), 5.4",
+    says="Keeping N_keep of N tokens cuts the attention of a block from N² to N_keep² pairs.",
+    verdict=Verdict.FALSE,
+    corrected="From (N+T)² to (N_keep+T)², by (24), with T all other tokens of the prompt, template and system text "
+    "included; half of that under a causal mask. Text sets the floor.",
+    why="Attention runs over the whole sequence V_keep ⊕ T.",
+)
+def _(run: Run) -> None:
+    n, k, t = 576, 32, 60
+    run.refutes(
+        "N = 576, N_keep = 32, 60 other tokens: share of pairs left, and (N_keep/N)²",
+        (k + t) ** 2 / (n + t) ** 2,
+        "<=",
+        k**2 / n**2,
+    )

@@ -18,6 +18,15 @@ TWO_AND_ONE = np.array([[1.0, 0], [1, 0], [0, 1]])
 """Two equal tokens and one orthogonal to them."""
 
 
+def hub_and_spokes(n: int, tau: float) -> Array:
+    """Cosines of a hub and n - 1 spokes, so close to it that together they weigh as much as a token itself does."""
+    spoke = 1 - tau * math.log(n - 2) / 2
+    cos = np.full((n, n), spoke**2)
+    cos[0], cos[:, 0] = spoke, spoke
+    np.fill_diagonal(cos, 1)
+    return cos
+
+
 def _kernel(rng: np.random.Generator) -> tuple[Array, float]:
     x = models.random_embeddings(rng, int(rng.integers(2, 9)), int(rng.integers(1, 5)))
     return x @ x.T, float(rng.choice([0.1, 0.5, 2.0]))
@@ -36,12 +45,7 @@ def _(run: Run) -> None:
     q = np.exp(pmi.log_marginal(pmi.log_rows(TWO_AND_ONE @ TWO_AND_ONE.T)))
     run.refutes("v = e1, e1, e2, τ = 1: mean_i p(v_0|v_i)", float(q[0]), "==", 1 / 3)
     n, tau = 576, 0.01
-    lift = math.log(n - 2)
-    spoke = 1 - tau * lift / 2
-    cos = np.full((n, n), spoke**2)
-    cos[0], cos[:, 0] = spoke, spoke
-    np.fill_diagonal(cos, 1)
-    hub = n * float(np.exp(pmi.log_marginal(pmi.log_rows(cos / tau))[0]))
+    hub = n * float(np.exp(pmi.log_marginal(pmi.log_rows(hub_and_spokes(n, tau) / tau))[0]))
     run.refutes("a hub and 575 spokes, τ = 0.01: N q_hub (about √N/2)", hub, "==", 1.0)
 
     def price(cos: Array, tau: float) -> float:
@@ -63,6 +67,34 @@ def _(run: Run) -> None:
         ),
         _kernel,
     )
+
+
+@marginal(
+    "self-tail",
+    ref="(17), (20)",
+    says="At most N e^{−a} tokens have D_ij ≥ a with a selected token j, as for PMI with a text token.",
+    verdict=Verdict.FALSE,
+    corrected="With a marginal that the table has (total, stationary for its own prior, sinkhorn). With 1/N a token "
+    "in a dense region looks redundant to nearly all others at once.",
+    why="Markov's inequality needs columns of e^D that average to 1; with 1/N they average to N q_j.",
+)
+def _(run: Run) -> None:
+    n, tau, a = 100, 0.01, 1.0
+    column = pmi.self_pmi(hub_and_spokes(n, tau), tau)[:, 0]
+    run.refutes(
+        "a hub and 99 spokes, τ = 0.01: tokens with D ≥ 1 to the hub, and 100/e",
+        int((column >= a).sum()),
+        "<=",
+        n / math.e,
+    )
+
+    def beyond(cos: Array, tau: float, how: str) -> float:
+        d = np.sort(pmi.self_pmi(cos, tau, how), axis=0)[::-1]
+        rank = np.arange(1, len(d) + 1)[:, None]
+        return float((d - np.log(len(d) / rank)).max())
+
+    for how in ("total", "sinkhorn"):
+        run.corrected(f"marginal {how}", partial(beyond, how=how), _kernel, tolerance=1e-9, share=0.5)
 
 
 @marginal(

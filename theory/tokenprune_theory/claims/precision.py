@@ -93,6 +93,9 @@ def _(run: Run) -> None:
         "==",
         float(cross_pmi(half.double().numpy())[1, 1]),
     )
+    run.refutes(
+        "e^100 in float32, a softmax at τ = 0.01 without a shift", float(torch.tensor(100.0).exp()), "<=", 3.5e38
+    )
     log_p = log_conditional(logits, 1.0)
     run.corrected(
         "the framework in float32 there",
