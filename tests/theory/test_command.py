@@ -94,11 +94,13 @@ def test_numbers_out_of_range(arguments):
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_command_module_imports_nothing_heavy():
     code = "import sys, tokenprune.cli.theory; assert not [m for m in sys.modules if m.startswith('tokenprune_theory')]"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_framework_does_not_need_the_theory():
     """Everything but the command works where tokenprune_theory is missing."""
     code = (

@@ -57,6 +57,7 @@ def test_features_without_text_or_masks(batch):
     assert batch.visual_mask is None
 
 
+@pytest.mark.slow
 def test_search_reaches_the_corners():
     twice = find(embeddings(), lambda x: len(torch.unique(x, dim=0)) < len(x), settings=SEARCH)
     assert len(twice) == 2

@@ -178,7 +178,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("claim", CASES)
+LONG = {"heap-ties", "static-heap"}
+
+
+@pytest.mark.parametrize("claim", [pytest.param(id, marks=[pytest.mark.slow] * (id in LONG)) for id in CASES])
 def test_a_counterexample_is_found(claim):
     strategy, predicate, _ = CASES[claim]
     assert predicate(find(strategy, predicate, settings=SEARCH))
