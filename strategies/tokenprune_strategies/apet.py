@@ -17,6 +17,14 @@ def apet(*, layer: int | None = None, basis: int = 10, start: int = 0, faithful:
     language model, and after the layer as many stay as make the average over layers the budget (half of it at
     the published place). Positions are renumbered.
 
+    Cost
+        O(B N e) for B basis tokens, O(B^2 N) for the reconstruction and O((N - K) K e) for merging, at both places;
+        no attention.
+    Differences
+        The published code draws the first basis token at random, hands on basis tokens at positions where other
+        tokens were, and solves in float32 a system that near-duplicates make singular (``faithful``, except for the
+        draw). Its scripts have no setting for 32; the same shares are used.
+
     Parameters
     ----------
     layer : int, optional

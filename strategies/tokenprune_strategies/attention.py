@@ -12,6 +12,9 @@ from tokenprune.errors import ConfigError
 def attention(*, source: Literal["received", "cls"] = "received") -> tp.Strategy:
     """Keep the tokens that receive most attention in the encoder's last-but-one layer (MI-Pruner, "Attention" row).
 
+    Cost
+        O(H N^2): attention of one encoder layer, multiplied out for this; with ``cls`` one row of it.
+
     Parameters
     ----------
     source : str, default "received"

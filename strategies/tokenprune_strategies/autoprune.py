@@ -27,6 +27,14 @@ def autoprune(
 
     "128 tokens" are about 146 really processed, because a layer processes what the one before it left.
 
+    Cost
+        O(H T N) for attention rows and O(m^2 d) to cluster the m recycled tokens, after every layer.
+    Differences
+        Follows the code, which differs from the paper: it cuts to 2.5 times the budget after the first layer, shifts
+        the curve's midpoint by its slope, and finds the scale numerically. It breaks ties between densities by random
+        noise; here they go to the lower index. The information is a sum over heads, so the slope depends on how many
+        a model has.
+
     Parameters
     ----------
     slope, gain, midpoint : float, defaults 0.4, 0.2, 14.9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tokenprune as tp
 from tokenprune.components.inside_attention import AttentionRows
+from tokenprune.errors import ConfigError
 from tokenprune.schedule import LayerEvent, LayerSchedule
 
 
@@ -14,10 +15,19 @@ def fastv(*, k: int | None = None) -> LayerSchedule:
     last prompt row, averaged over heads. Kept tokens keep their positions. So "128 tokens" of 576 are 156 a layer on
     average in a 32-layer model.
 
+    Cost
+        O(H S) for one row of attention over the S tokens of the sequence; no attention map.
+    Differences
+        Same picks. The published code multiplies out the whole attention map of that layer, and one of its versions
+        runs the layer twice. Its versions disagree on the budget (a number, the share dropped, the share kept), and
+        for ``k=0`` it draws at random, which is refused here.
+
     Parameters
     ----------
     k : int, optional
         Layers that see all tokens. By default 2 of 32, scaled to the model's depth; a number of yours is not scaled.
     """
+    if k is not None and k < 1:
+        raise ConfigError(f"fastv: k must be at least 1, the number of layers that see all tokens, got {k!r}")
     event = LayerEvent((2 if k is None else k) - 1, tp.Strategy(AttentionRows(), name="fastv"))
     return LayerSchedule("fastv", (event,), reference_layers=32 if k is None else None)

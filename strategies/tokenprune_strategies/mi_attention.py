@@ -21,6 +21,12 @@ def mi_attention(
 ) -> tp.Strategy:
     """MI-Attention (MI-Pruner, Sec. 3.2): two rounds, the similarity of Eqn 5 replaced by the score of Eqn 21.
 
+    Cost
+        O(H N) for round 1, O(N T d) + O(N^2 d) for the score of round 2, O(K N) for its picks.
+    Differences
+        None known; there is no official code. The paper leaves open whether round 2 sees round 1's tokens as selected
+        (``seed_redundancy``).
+
     Parameters
     ----------
     form : str, default "vispruner"
@@ -30,7 +36,7 @@ def mi_attention(
         Round 1's share of the budget; 0.5 for ``vispruner``, 54/64 for ``visionzip``.
     salience : Scorer, default ``cls-attention``
         Round 1's score; ``received-attention`` for encoders without [CLS].
-    lam, tau, marginal
+    lam, tau, marginal : defaults 0.5, 0.1, "uniform"
         As in ``mi-pruner``.
     seed_redundancy : bool, default True
         Whether round 2 counts round 1's tokens as selected (the paper does not say).

@@ -23,6 +23,12 @@ def mi_pruner(
 ) -> tp.Strategy:
     """MI-Pruner, Algorithm 1: argmax over i of lam * max_j PMI(v_i; t_j) - (1 - lam) * max_{j in S} PMI(v_i; v_j).
 
+    Cost
+        O(N T d) for relevance, O(N^2 d) for redundancy and O(K N) for the picks; with ``lam=1`` relevance alone.
+    Differences
+        None known; there is no official code. The paper leaves open what counts as text (here the prompt's own words)
+        and what the first pick is (here the highest relevance).
+
     Parameters
     ----------
     preset : str, optional

@@ -11,8 +11,12 @@ def random(*, seed: int = 0) -> tp.Strategy:
 
     The paper's "Random" row averages three independent draws: ``seed=0``, ``1`` and ``2``.
 
+    Cost
+        O(N).
+
     Parameters
     ----------
     seed : int, default 0
+        Of the draw.
     """
     return tp.Strategy(scorers.Random(seed), selectors.TopK(), name="random")

@@ -9,6 +9,9 @@ from tokenprune.components import aggregators, scorers, selectors
 def similarity(*, aggregator: tp.Aggregator = aggregators.Max()) -> tp.Strategy:  # noqa: B008  (immutable)
     """Keep the tokens most similar to the prompt in projection space (MI-Pruner, "Similarity" row, Eqn 14).
 
+    Cost
+        O(N T d) for the cosines.
+
     Parameters
     ----------
     aggregator : Aggregator, default ``max``

@@ -35,9 +35,18 @@ def sparsevlm(
     in shares of the tokens; below 64 of 576 the average stays above the budget, because three full layers alone use
     most of it.
 
+    Cost
+        O(N T d) for the raters; at each of three layers O(H T N) for attention rows and, in ``v1``, O(m^2 d) to
+        cluster the m recycled tokens.
+    Differences
+        In the paper the rank of the attention decides how many tokens go; the code has fixed lists, used here. It
+        breaks ties between densities by random noise, so that its runs differ; here ties go to the lower index. It
+        works with one prompt at a time and needs 14 heads; here any.
+
     Parameters
     ----------
     version : str, default "v1"
+        ``v1`` is SparseVLM, ``v2`` SparseVLM+.
     layers : tuple of int, optional
         Layers to act after, at most three. By default 2, 6 and 15 of 32, scaled to the model's depth.
     faithful : bool, default False

@@ -33,7 +33,7 @@ def visionzip(
         64 tokens enter the language model and stay: 54 dominant ones, [CLS] among them, and 10 contextual. The same
         ratio gives the 162 + 30 and 108 + 20 of the paper, and 27 + 5 for 32.
     Cost
-        O(N H + C N k + N e): the cheapest of its kind.
+        O(N H + C N k + N e) with C centres: the cheapest of its kind.
     Differences
         None in numbers. The paper speaks of averaging, its code adds the mean to the centre (twice the amplitude).
         A zero key has cosine 0 here, NaN there; a budget too small for a contextual token is allowed.

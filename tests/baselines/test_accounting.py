@@ -84,6 +84,12 @@ def test_what_cannot_be_matched_names_the_smallest_average(name: str, smallest: 
         matched_keep(tp.build(name), 32, N, LAYERS)
 
 
+@pytest.mark.parametrize("name", ["fastv", "dart"])
+def test_a_first_layer_that_would_count_from_the_end_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: k must be at least 1"):
+        tp.build(name, k=0)
+
+
 def test_targets_are_budgets() -> None:
     strategy = tp.build("fastv")
     assert matched_keep(strategy, 1 / 3, N, LAYERS) == matched_keep(strategy, 192, N, LAYERS)

@@ -1,0 +1,313 @@
+"""The page of strategies, ``docs/strategies.md``, made from the strategies and their docstrings.
+
+``python -m tokenprune_strategies.document`` writes it (from a checkout); a test fails when it is stale. What a
+strategy's parts tell (where it acts, what it reads, whether it merges, how many tokens layers process) is asked of the
+parts; what they cannot tell (citation, cost, differences from the paper) is in the docstring of what builds it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenprune as tp
+from tokenprune.errors import UnreachableBudgetError
+from tokenprune.features import SIGNALS
+from tokenprune.matching import matched_keep
+from tokenprune.registry import registry
+from tokenprune.schedule import INSIDE_SIGNALS, LayerSchedule
+from tokenprune.strategy import AnyStrategy
+
+__all__ = ["PATH", "Docstring", "Method", "methods", "render", "write"]
+
+PATH = "docs/strategies.md"
+"""Where the page lies in a checkout."""
+
+BUDGETS = (192, 128, 64, 32)
+N_VISUAL, N_LAYERS = 576, 32
+"""LLaVA-1.5-7B, for which most methods were published."""
+
+SPOKEN = frozenset({"text", "joint_text", "attention", "text_keys"})
+"""Signals that depend on the prompt."""
+
+HEAD = """\
+<!-- made by python -m tokenprune_strategies.document; do not edit -->
+
+# Strategies
+
+What ships with the package. Each is a composition of shared parts; `tp.build(name, **options)` makes it, and
+`tokenprune doctor --strategy NAME` shows what it does to a model. Options named `faithful` reproduce what a method's
+published code does where we hold that to be a defect; without them a strategy does the sane thing, and the section of
+the method says what that is.
+"""
+
+LEGEND = """\
+*Acts*: in front of the language model at the encoder's output (before the projector) or in projection space, or after
+decoder layers, numbered from 0 for 32 of them. *Reads*: signals; attention, keys and text of a strategy inside the
+language model are those of its layers. *"64"*: visual tokens left in the last layer / processed by a layer on average,
+for a budget of 64 of 576. *Cost* of choosing: N visual tokens of which K are kept, T text tokens, S in the sequence;
+widths d (language model), e (encoder), k (keys); H heads; other letters are explained with the method.
+"""
+
+BUDGET = """\
+A budget is what the method's authors call it, so "64 tokens" is not one thing: a strategy that acts after some layers
+has run those on all tokens, and some keep more or less than they are asked for. Tokens left in the last layer /
+processed by a layer on average, for 576 visual tokens and 32 layers:
+"""
+
+AUTOPRUNE = """\
+Counts that follow from what a strategy measures on a sample (autoprune) are those without a measurement; with one,
+tokens move between layers while the sum of what layers leave stays.
+"""
+
+MATCHED = """\
+`tokenprune compare --match layer-average` solves each strategy's own budget so that layers process equally many tokens
+on average; what it then asks for:
+"""
+
+EXAMPLE = """\
+```python
+import tokenprune as tp
+from tokenprune.matching import matched_keep
+
+keep = matched_keep(tp.build("fastv"), 128, n_visual=576, n_layers=32)
+assert keep == 98  # (2 * 576 + 30 * 98) / 32 = 127.9
+```
+
+Below the smallest average no budget helps: `matched_keep` raises, and `compare` leaves the row out and says so. Tokens
+of each layer, FLOPs and cache bytes in results are counted from what ran.
+"""
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """A docstring, taken apart.
+
+    Attributes
+    ----------
+    paragraphs : tuple of str
+        Text at the margin; the first one holds the citation.
+    sections : dict of str to str
+        Title and text of what is a title with indented text below.
+    parameters : tuple of (str, str, str)
+        Names, type with default, and meaning.
+    """
+
+    paragraphs: tuple[str, ...]
+    sections: dict[str, str]
+    parameters: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def of(cls, text: str) -> Docstring:
+        """Parse a numpy-style docstring."""
+        body, _, rest = text.partition("\nParameters\n----------\n")
+        paragraphs, sections = [], {}
+        for title, below in _blocks(body):
+            if below:
+                sections[title] = below
+            else:
+                paragraphs.append(title)
+        parameters = []
+        for title, below in _blocks(rest):
+            names, _, kind = title.partition(" : ")
+            parameters.append((names, kind, below))
+        return cls(tuple(paragraphs), sections, tuple(parameters))
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Titles and the indented text below them; paragraphs, as titles without text."""
+    lines = text.splitlines()
+    at = 0
+    while at < len(lines):
+        start = at
+        at += 1
+        if not lines[start].strip():
+            continue
+        if at < len(lines) and lines[at].startswith(" "):
+            while at < len(lines) and (lines[at].startswith(" ") or not lines[at].strip()):
+                at += 1
+            yield lines[start], " ".join(" ".join(lines[start + 1 : at]).split())
+            continue
+        # a line that has indented text below begins a block of its own; so does a parameter
+        while at < len(lines) and lines[at].strip() and not _begins(lines, at):
+            at += 1
+        yield " ".join(" ".join(lines[start:at]).split()), ""
+
+
+def _begins(lines: list[str], at: int) -> bool:
+    return " : " in lines[at] or (at + 1 < len(lines) and lines[at + 1].startswith(" "))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy of this package and what is said of it."""
+
+    name: str
+    build: Callable[..., AnyStrategy]
+    strategy: AnyStrategy
+    doc: Docstring
+    summary: str
+
+    @property
+    def inside(self) -> bool:
+        """Whether it acts between layers."""
+        return isinstance(self.strategy, LayerSchedule)
+
+    @property
+    def place(self) -> str:
+        """Where it acts."""
+        if not isinstance(self.strategy, LayerSchedule):
+            return _place(self.strategy)
+        layers = [layer for layer, _ in self.strategy.placed(N_LAYERS)]
+        numbers = "every layer" if len(layers) == N_LAYERS else f"layer {', '.join(map(str, layers))}"
+        before = self.strategy.before
+        return f"after {numbers}" if before is None else f"{_place(before)}; after {numbers}"
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """What it reads, wherever it acts."""
+        if not isinstance(self.strategy, LayerSchedule):
+            return self.strategy.requires
+        parts = [act.requires for act in self.strategy.acts]
+        parts += [event.requires for event in self.strategy.events]
+        parts += [measure.required_signals() for measure in self.strategy.measures]
+        every = {name for part in parts for name in part}
+        return frozenset(every & (SIGNALS.keys() | INSIDE_SIGNALS.keys()))
+
+    @property
+    def spoken_to(self) -> str:
+        """Whether the prompt decides."""
+        if not self.signals & SPOKEN:
+            return "no"
+        if isinstance(self.strategy, LayerSchedule) and "text" not in self.signals:
+            rows = {event.rows for event in self.strategy.events}
+            return "by its last token" if rows == {"last"} else "yes"
+        return "yes"
+
+    @property
+    def cost(self) -> str:
+        """Terms of the section on cost."""
+        return " + ".join(re.findall(r"O\((?:[^()]|\([^()]*\))*\)", self.doc.sections["Cost"]))
+
+    def meaning(self, keep: int) -> str:
+        """Tokens in the last layer and on average."""
+        left = self.strategy.tokens_per_layer(N_VISUAL, N_LAYERS, keep)[-1]
+        return f"{left} / {round(self.strategy.layer_average(N_VISUAL, N_LAYERS, keep), 2):g}"
+
+    def matched(self, target: int) -> str:
+        """The budget that processes so many tokens on average."""
+        try:
+            return str(matched_keep(self.strategy, target, N_VISUAL, N_LAYERS))
+        except UnreachableBudgetError:
+            return f"none below {self.strategy.layer_average(N_VISUAL, N_LAYERS, 1):.2f}"
+
+
+def _place(strategy: AnyStrategy) -> str:
+    merger = strategy.merger if isinstance(strategy, tp.Strategy) else None
+    return "encoder output" if merger is not None and "encoder" in merger.required_signals() else "projection space"
+
+
+def methods() -> list[Method]:
+    """Strategies of this package: those in front of the language model first, by name."""
+    found = []
+    for entry in registry.entries("strategies"):
+        if entry.target.startswith("tokenprune_strategies."):
+            build = registry.load("strategies", entry.name)
+            summary = inspect.getdoc(sys.modules[build.__module__]) or ""
+            doc = Docstring.of(inspect.getdoc(build) or "")
+            found.append(Method(entry.name, build, build(), doc, summary.splitlines()[0]))
+    return sorted(found, key=lambda method: (method.inside, method.name))
+
+
+def markdown(text: str) -> str:
+    """Text of a docstring as Markdown that fits into a table, too."""
+    text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"``{role[1].rpartition('.')[2]}``", text)
+    parts = text.split("``")
+    for i in range(0, len(parts), 2):
+        plain = re.sub(r"([\\*_<>|\[\]])", r"\\\1", parts[i])
+        plain = re.sub(r"\\\*(\w+)\\\*", r"*\1*", plain).replace("^2", "²")
+        parts[i] = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", plain)
+    return "".join(f"`{part.replace('|', chr(92) + '|')}`" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join([_row(*head), "|" + "---|" * len(head), *(_row(*row) for row in rows), ""])
+
+
+def _link(method: Method) -> str:
+    return f"[{method.name}](#{method.name})"
+
+
+def _overview(method: Method) -> tuple[str, ...]:
+    given = method.strategy.reads(SIGNALS) - method.strategy.requires
+    reads = ", ".join(f"`{name}`" for name in sorted(method.signals))
+    if given:
+        reads += "; where given " + ", ".join(f"`{name}`" for name in sorted(given))
+    merges = "yes" if method.strategy.merges else "no"
+    positions = "kept" if method.strategy.positions == "keep" else "renumbered"
+    cost = markdown(method.cost)
+    return _link(method), method.place, reads, method.spoken_to, merges, positions, method.meaning(64), cost
+
+
+def _section(method: Method) -> str:
+    lines = [f"### {method.name}", "", f"*{markdown(method.summary)}*", ""]
+    for paragraph in method.doc.paragraphs:
+        lines += [markdown(paragraph), ""]
+    lines += [f"- **{title}**: {markdown(text)}" for title, text in method.doc.sections.items()]
+    lines += [""]
+    if method.doc.parameters:
+        rows = []
+        for names, kind, meaning in method.doc.parameters:
+            options = ", ".join(f"`{name}`" for name in names.split(", "))
+            rows.append((options, markdown(kind), markdown(meaning)))
+        lines += [_table(("option", "type", "meaning"), rows)]
+    return "\n".join(lines)
+
+
+def render() -> str:
+    """Make the page."""
+    found = methods()
+    columns = ("strategy", "acts", "reads", "text", "merges", "positions", '"64"', "cost")
+    uneven = [m for m in found if any(m.strategy.layer_average(N_VISUAL, N_LAYERS, b) != b for b in BUDGETS)]
+    uneven += [m for m in found if m.inside and m not in uneven]
+    budgets = ("strategy", *(str(budget) for budget in BUDGETS))
+    meanings = [(_link(m), *map(m.meaning, BUDGETS)) for m in sorted(uneven, key=lambda m: m.name)]
+    others = [m for m in found if m not in uneven]
+    meanings.append(("all others", *map(others[0].meaning, BUDGETS)))
+    assert len({tuple(map(m.meaning, BUDGETS)) for m in others}) == 1
+    matched = [(_link(m), *map(m.matched, BUDGETS)) for m in sorted(uneven, key=lambda m: m.name)]
+    matched.append(("all others", *(str(budget) for budget in BUDGETS)))
+    return "\n".join(
+        [
+            HEAD,
+            "## Overview\n",
+            _table(columns, [_overview(m) for m in found]),
+            LEGEND,
+            "## What a budget means\n",
+            BUDGET,
+            _table(budgets, meanings),
+            AUTOPRUNE,
+            MATCHED,
+            _table(budgets, matched),
+            EXAMPLE,
+            "## Methods\n",
+            *(_section(m) for m in found),
+        ]
+    )
+
+
+def write(root: Path) -> None:
+    """Write the page into a checkout."""
+    (root / PATH).write_text(render().rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(__file__).parents[2])
