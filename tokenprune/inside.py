@@ -307,7 +307,9 @@ class Inside:
         if not segment.same_tokens(after):
             forward.segments.append(after)
         forward.origin = [origin[chosen] for origin, chosen in zip(forward.origin, kept, strict=True)]
-        forward.stages.append(Stage(layer, selection, _per_sample(after.layout)))
+        forward.stages.append(
+            Stage(layer, replace(selection, merged=None), selection.sequence, _per_sample(after.layout))
+        )
         return hidden
 
     def _features(

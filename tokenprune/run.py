@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from tokenprune.selection import Selection
 from tokenprune.splice import Splice
 
@@ -19,13 +21,18 @@ class Stage:
     layer : int
         The layer after which it acted.
     selection : Selection
-        A row for each unit; positions count the tokens that were there at that layer.
+        A row for each unit; positions count the tokens that were there at that layer. Without the values of merged
+        tokens: a record of many prompts would fill the memory with them.
+    sequence : int64 Tensor, (U, K)
+        Positions that went on, in their new order, -1 as padding; a merged token counts as the one whose place it
+        takes.
     tokens_after : tuple of int
         Visual tokens of each sample that went on.
     """
 
     layer: int
     selection: Selection
+    sequence: Tensor
     tokens_after: tuple[int, ...]
 
 

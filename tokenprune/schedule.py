@@ -123,7 +123,10 @@ class LayerEvent:
             measured[measure.name] = measure.measure(features)
             features = with_extra(features, {measure.name: measured[measure.name]})
         context = replace(context, present=tuple(features.counts()), measured=measured)
-        selection = self.strategy.select(features, Budget(self.counts(context)))
+        counts = self.counts(context)
+        # where nothing is dropped there is nothing to merge
+        strategy = replace(self.strategy, merger=None) if counts == context.present else self.strategy
+        selection = strategy.select(features, Budget(counts))
         left = tuple(int(count) for count in (selection.sequence >= 0).sum(1).tolist())
         return selection, replace(context, present=left)
 
