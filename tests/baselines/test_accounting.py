@@ -172,6 +172,7 @@ def test_bytes_of_the_cache_are_those_that_the_cache_holds(tiny: tuple[Any, Any,
     assert kv_bytes(shape, tokens, 4) == sum(t.numel() * t.element_size() for t in held)
 
 
+@pytest.mark.slow
 def test_compare_matches_layer_averages_and_names_what_it_cannot(tmp_path: Path) -> None:
     model, processor, items = tiny_llava(side=6, layers=4), tiny_processor(side=6), scene_items(None, 3, 0)
     options: dict[str, Any] = {"strategies": ["fastv", "mi-pruner"], "budgets": (18, 6), "note": (notes := []).append}
