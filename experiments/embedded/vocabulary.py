@@ -59,7 +59,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
             decoders.Replace(Regex(r"(?<=\D)$"), " "),
             decoders.Fuse(),
             decoders.Replace(Regex(r" +"), " "),
-            decoders.Strip(" ", 1, 1),
+            decoders.Replace(Regex("^ | $"), ""),  # Strip would panic on an empty answer
         ]
     )
     return PreTrainedTokenizerFast(
