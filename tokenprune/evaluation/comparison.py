@@ -45,7 +45,7 @@ def compare(
     out: Path,
     config: Mapping[str, Any],
     *,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Mapping[str, Any]] | None = None,
     budgets: Sequence[int] = (192, 128, 64, 32),
     batch_size: int = 16,
     match: Match = "kept",
@@ -63,8 +63,9 @@ def compare(
         Resumed where it stopped if it was begun with the same ``config``.
     config : mapping
         What decides an answer, apart from strategy and budget.
-    strategies : sequence of str, optional
-        Names or wildcards; all by default.
+    strategies : sequence of str or mapping, optional
+        Names, wildcards, or rows of their own (see :func:`~tokenprune.evaluation.contestants.contestants`); all by
+        default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
     match : str, default "kept"

@@ -17,8 +17,8 @@ _COLORS = (
 ).split()
 
 WIDTH, HEIGHT = 760, 390
-LEFT, RIGHT, TOP, BOTTOM = 50, 190, 14, 40
-_LABEL = 14
+LEFT, RIGHT, TOP, BOTTOM = 56, 210, 14, 40
+_LABEL = 16
 
 
 def _line(x0: float, y0: float, x1: float, y1: float, style: str) -> str:
@@ -26,7 +26,7 @@ def _line(x0: float, y0: float, x1: float, y1: float, style: str) -> str:
 
 
 def _text(x: float, y: float, words: str, style: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" {style}>{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="14" {style}>{escape(words)}</text>'
 
 
 def _steps(low: float, high: float) -> list[float]:

@@ -18,7 +18,7 @@ from tokenprune.matching import Match
 from tokenprune.registry import build
 from tokenprune.strategy import AnyStrategy, Strategy
 
-__all__ = ["Example", "choose_examples", "example_sheets"]
+__all__ = ["Example", "as_drawn", "choose_examples", "example_sheets"]
 
 _SCALE = ("full", "wrong image", "oracle", "random")
 
@@ -121,7 +121,7 @@ def example_sheets(
     for example in choose_examples([line for line in lines if line["sample"] in by_id]):
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
-        random = _as_drawn(*place[item.id], visual_tokens(model, processor, item))
+        random = as_drawn(*place[item.id], visual_tokens(model, processor, item))
         question = item.question
         strategies = [build(example.strategy), random]
         looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match)
@@ -137,8 +137,19 @@ def example_sheets(
     return sheets
 
 
-def _as_drawn(number: int, place: int, size: int, n_visual: int) -> AnyStrategy:
-    """The first random draw for one question of a batch, as the comparison made it."""
+def as_drawn(number: int, place: int, size: int, n_visual: int) -> AnyStrategy:
+    """The first random draw for one question of a comparison.
+
+    Parameters
+    ----------
+    number : int
+        Of the question's batch.
+    place : int
+        Of the question in it.
+    size : int
+        Questions in the batch.
+    n_visual : int
+    """
     drawn = Contestant("random", "strategy").for_batch(number, torch.zeros(size, n_visual))
     if not (isinstance(drawn, Strategy) and isinstance(drawn.scorer, Random)):
         raise TypeError(f"the row 'random' is {drawn!r}, which draws no scores")

@@ -16,7 +16,7 @@ from PIL import Image
 from tokenprune.evaluation.summary import SummaryRow
 from tokenprune.figures.curves import curves
 
-__all__ = ["report"]
+__all__ = ["page", "report"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
@@ -65,6 +65,25 @@ def _figure(caption: str, image: Image.Image) -> str:
     return f'<figure><img alt="{words}" src="{_embedded(image)}"><figcaption>{words}</figcaption></figure>'
 
 
+def page(title: str, body: str, environment: Mapping[str, Any]) -> str:
+    """One HTML file that needs nothing else.
+
+    Parameters
+    ----------
+    title : str
+    body : str
+        HTML.
+    environment : mapping
+        What the numbers were measured with.
+    """
+    facts = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in environment.items())
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tokenprune: {escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}"
+        f"<h2>Measured with</h2><table>{facts}</table></body></html>\n"
+    )
+
+
 def report(
     rows: Sequence[SummaryRow],
     environment: Mapping[str, Any],
@@ -83,18 +102,17 @@ def report(
     examples : sequence of (caption, picture)
     """
     tasks = ["all", *sorted({row.task for row in rows} - {"all"})]
-    facts = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in environment.items())
     said = "".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes)
     drawn = "".join(f"<section><h3>{escape(task)}</h3>{curves(rows, task)}</section>" for task in tasks)
     shown = "".join(_figure(caption, image) for caption, image in examples)
     shown = shown and f"<h2>Examples</h2>{shown}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tokenprune compare</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Which pruner keeps the answers?</h1>{said}"
-        "<p>Accuracy with 95 % bootstrap intervals over images. <em>full</em>: nothing pruned; <em>wrong image</em>: "
-        "somebody else's picture; <em>oracle</em>: tokens on the queried objects first; <em>random</em>: mean of three "
-        "draws. keep: the budget; left: visual tokens in the last layer; tokens / layer: their average over layers. "
+    body = (
+        f"{said}<p>Accuracy with 95 % bootstrap intervals over images. <em>full</em>: nothing pruned; "
+        "<em>wrong image</em>: somebody else's picture; <em>oracle</em>: tokens on the queried objects first; "
+        "<em>random</em>: mean of three draws. keep: the budget; left: visual tokens in the last layer; tokens / "
+        "layer: their average over layers. "
         "p: paired sign-flip test of all questions. GFLOPs and KV bytes are those of the prefill that ran.</p>"
         f"<h2>Accuracy against budget</h2><div class=charts>{drawn}</div><h2>Table</h2>{_table(rows, tasks)}"
-        f"{shown}<h2>Measured with</h2><table>{facts}</table></body></html>\n"
+        f"{shown}"
     )
+    return page("Which pruner keeps the answers?", body, environment)

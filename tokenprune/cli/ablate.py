@@ -1,0 +1,68 @@
+"""``tokenprune ablate``: what each part of a strategy contributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["ablate"]
+
+
+def ablate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
+    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 400,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    device: Annotated[str, typer.Option()] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    configs: Annotated[
+        Path | None, typer.Option(help="Folder of YAML files; experiments/ablations of the checkout by default.")
+    ] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+) -> None:
+    """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    import tokenprune
+    from tokenprune.evaluation.ablation import ablate as run_ablation
+    from tokenprune.evaluation.ablation import ablation_table, ablations, write_page
+    from tokenprune.evaluation.comparison import environment
+    from tokenprune.evaluation.items import default_model, notes_on, scene_items
+    from tokenprune.models.loading import load_model
+
+    folder = configs or Path(tokenprune.__file__).parents[1] / "experiments" / "ablations"
+    chosen = ablations(name, folder)
+    model_name = model or default_model()
+    loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
+    notes = notes_on(model_name)
+    console = Console(width=None if Console().is_terminal else 160)
+    for note in notes:
+        console.print(note, style="bold yellow")
+    facts = environment(model_name, device, dtype, seed)
+    done = []
+    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    for ablation in chosen:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(ablation.name)
+            rows = run_ablation(
+                loaded,
+                processor,
+                ablation,
+                scene_items(ablation.families, limit, seed),
+                out / ablation.name,
+                {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
+                facts=facts,
+                batch_size=batch_size,
+                progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
+                    t, completed=count, total=total, description=what
+                ),
+            )
+        console.print(ablation_table(ablation, rows))
+        done.append((ablation, rows))
+    write_page(out, done, facts, notes)
+    console.print(f"{out}/report.html; table.csv, table.json, figure.svg in {out}/NAME")

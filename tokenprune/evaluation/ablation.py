@@ -1,0 +1,482 @@
+"""Ablations: one file says which options vary, the rest is a comparison with its own table and figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from rich.markup import escape as plain
+from rich.table import Table
+
+from tokenprune.errors import ConfigError, UnknownNameError, closest
+from tokenprune.evaluation.comparison import compare
+from tokenprune.evaluation.contestants import contestants
+from tokenprune.evaluation.results import read_results, write_atomically
+from tokenprune.evaluation.runner import Item
+from tokenprune.evaluation.scenes import FAMILIES
+from tokenprune.evaluation.summary import paired_test, summarize
+from tokenprune.figures.curves import chart
+from tokenprune.figures.heatmap import heatmap
+from tokenprune.figures.panels import panels
+from tokenprune.figures.report import page
+
+__all__ = [
+    "Ablation",
+    "AblationRow",
+    "Variant",
+    "ablate",
+    "ablation_table",
+    "ablations",
+    "drawings",
+    "pooled",
+    "write_page",
+]
+
+Figure = Literal["curves", "sweep", "heatmap"]
+"""``curves``: a line a variant, over budgets. ``sweep``: a line a budget, over the first option. ``heatmap``: the first
+option down, the second across."""
+
+_SCALE = ("full", "wrong image", "oracle", "random")
+_REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")
+_OPTIONAL = ("reference", "figure", "paper")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes
+    ----------
+    label : str
+    place : tuple of str
+        Its value on each axis, as shown.
+    strategy : mapping
+        What :func:`tokenprune.build` makes it from.
+    """
+
+    label: str
+    place: tuple[str, ...]
+    strategy: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Options that vary, questions, budgets.
+
+    Attributes
+    ----------
+    name, title, source : str
+        Source is the table or figure of the paper.
+    budgets : tuple of int
+    groups : mapping of str to tuple of str
+        Columns of the table: families of questions that are pooled.
+    axes : tuple of str
+        Options that vary.
+    variants : tuple of Variant
+        All combinations, the last axis fastest.
+    reference : tuple of str
+        What others are tested against: its values on the first axes; on the rest it has the tested row's own.
+    figure : str
+    paper : mapping
+        "model", and "values": label -> group -> budget -> number in percent, as published.
+    """
+
+    name: str
+    title: str
+    source: str
+    budgets: tuple[int, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    axes: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    reference: tuple[str, ...] = ()
+    figure: Figure = "curves"
+    paper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def families(self) -> list[str]:
+        """Families of questions that any group asks."""
+        return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
+
+    def values_of(self, axis: int) -> list[str]:
+        """Values of an axis, as shown, in order."""
+        return list(dict.fromkeys(variant.place[axis] for variant in self.variants))
+
+    @classmethod
+    def read(cls, path: Path) -> Ablation:
+        """Read a YAML file; builds every variant, so that mistakes show before a model is loaded.
+
+        Raises
+        ------
+        ConfigError
+            No such file, no YAML, a key that is missing or unknown, or values that do not fit.
+        TokenPruneError
+            A variant cannot be built.
+        """
+        try:
+            given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{path}: an ablation is a mapping of {', '.join(_REQUIRED)}")
+        for key in given:
+            if key not in _REQUIRED + _OPTIONAL:
+                raise ConfigError(f"{path}: no key {key!r}; {closest(key, _REQUIRED + _OPTIONAL)}")
+        for key in _REQUIRED:
+            if key not in given:
+                raise ConfigError(f"{path}: {key!r} is missing")
+        figure = given.get("figure", "curves")
+        if figure not in get_args(Figure):
+            raise ConfigError(f"{path}: figure: no {figure!r}; {closest(figure, get_args(Figure))}")
+        axes, variants = _variants(path, given["base"], given["vary"])
+        if len(axes) > 2 or (figure == "heatmap" and len(axes) != 2):
+            raise ConfigError(
+                f"{path}: figure {figure!r} shows {'two options' if figure == 'heatmap' else 'one or two'}"
+            )
+        groups = {str(name): tuple(families) for name, families in given["groups"].items()}
+        for family in itertools.chain(*groups.values()):
+            if family not in FAMILIES:
+                raise ConfigError(f"{path}: groups: no family of questions {family!r}; {closest(family, FAMILIES)}")
+        labels = [variant.label for variant in variants]
+        reference = tuple(_shown(value) for value in given.get("reference", ()))
+        if not any(variant.place[: len(reference)] == reference for variant in variants):
+            raise ConfigError(f"{path}: reference {list(reference)} is no row; rows: {', '.join(labels)}")
+        paper = given.get("paper", {})
+        for label in paper.get("values", {}):
+            if label not in labels:
+                raise ConfigError(f"{path}: paper: no row {label!r}; {closest(label, labels)}")
+        made = cls(
+            path.stem,
+            str(given["title"]),
+            str(given["source"]),
+            tuple(given["budgets"]),
+            groups,
+            axes,
+            variants,
+            reference,
+            figure,
+            paper,
+        )
+        contestants(made.rows(), made.budgets)
+        return made
+
+    def reference_of(self, label: str) -> str | None:
+        """Label of the row that a row is tested against; its own for a reference, None where there is none."""
+        place = next((variant.place for variant in self.variants if variant.label == label), None)
+        if place is None or not self.reference:
+            return None
+        wanted = self.reference + place[len(self.reference) :]
+        return next(variant.label for variant in self.variants if variant.place == wanted)
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Variants as rows of a comparison."""
+        return [{"label": variant.label, "strategy": variant.strategy} for variant in self.variants]
+
+
+def _shown(value: Any) -> str:
+    """How a value is called: its label or name, a number in short."""
+    if isinstance(value, Mapping):
+        return str(value.get("label", value.get("name")))
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _variants(path: Path, base: Any, vary: Any) -> tuple[tuple[str, ...], tuple[Variant, ...]]:
+    if not isinstance(base, Mapping) or not isinstance(vary, Mapping) or not vary:
+        raise ConfigError(f"{path}: 'base' and 'vary' are mappings of options, and something varies")
+    for option, values in vary.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise ConfigError(f"{path}: vary: {option!r} needs a list of values, got {values!r}")
+    axes = tuple(vary)
+    variants = []
+    for chosen in itertools.product(*vary.values()):
+        place = tuple(map(_shown, chosen))
+        named = (f"{a} {p}" if isinstance(v, int | float) else p for a, p, v in zip(axes, place, chosen, strict=True))
+        options = {
+            axis: value["value"] if isinstance(value, Mapping) and "label" in value else value
+            for axis, value in zip(axes, chosen, strict=True)
+        }
+        variants.append(Variant(" + ".join(named), place, {**base, **options}))
+    return axes, tuple(variants)
+
+
+def ablations(name: str, folder: Path) -> list[Ablation]:
+    """Find ablations.
+
+    Parameters
+    ----------
+    name : str
+        A name, "all", or the path of a YAML file.
+    folder : Path
+        Where names are looked up.
+
+    Raises
+    ------
+    UnknownNameError
+        With the closest names.
+    ConfigError
+        There is no such folder or file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return [Ablation.read(Path(name))]
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        raise ConfigError(
+            f"{str(folder)!r} holds no ablations (*.yaml): run inside a checkout, name their folder with --configs, or "
+            "give the path of a YAML file instead of a name"
+        )
+    if name == "all":
+        return [Ablation.read(path) for path in files.values()]
+    if name not in files:
+        raise UnknownNameError(f"no ablation named {name!r}; {closest(name, [*files, 'all'])}")
+    return [Ablation.read(files[name])]
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One number.
+
+    Attributes
+    ----------
+    label : str
+        A variant, or one of the rows that give the numbers a scale: full, wrong image, oracle, random.
+    keep : int
+        0 where nothing is pruned.
+    group : str
+    value, low, high : float
+        Accuracy and its 95 % interval over images.
+    n : int
+        Questions.
+    p_random, p_reference : float or None
+        Paired tests against random and against the reference row, at the same budget.
+    paper : float or None
+        What the paper reports for its model and data, as a share.
+    """
+
+    label: str
+    keep: int
+    group: str
+    value: float
+    low: float
+    high: float
+    n: int
+    p_random: float | None
+    p_reference: float | None
+    paper: float | None
+
+
+def ablate(
+    model: Any,
+    processor: Any,
+    ablation: Ablation,
+    items: Sequence[Item],
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    facts: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[AblationRow]:
+    """Ask every variant, and write ``table.csv``, ``table.json`` and ``figure.svg`` beside the comparison's own files.
+
+    Parameters
+    ----------
+    model, processor
+    ablation : Ablation
+    items : sequence of Item
+        Questions of the ablation's families.
+    out : Path
+        Resumed where it stopped if it was begun with the same ``config`` and variants.
+    config : mapping
+        What decides an answer, apart from the variants.
+    facts : mapping, optional
+        Environment, for the table.
+    batch_size : int, default 16
+    progress : callable
+    """
+    rows = ablation.rows()
+    compare(
+        model,
+        processor,
+        items,
+        out,
+        {**config, "variants": rows},
+        strategies=rows,
+        budgets=ablation.budgets,
+        batch_size=batch_size,
+        facts=facts,
+        progress=progress,
+    )
+    samples = {item.id for item in items}
+    table = pooled(ablation, [line for line in read_results(out) if line["sample"] in samples])
+    about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
+    document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
+    write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
+    write_atomically(out / "table.csv", _csv(table))
+    write_atomically(out / "figure.svg", panels(drawings(ablation, table)))
+    return table
+
+
+def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[AblationRow]:
+    """Reduce results.jsonl: accuracy of every row in every group, by group, then falling budget, then row."""
+    order = [*(variant.label for variant in ablation.variants), *_SCALE]
+    published = ablation.paper.get("values", {})
+    rows = []
+    for group, families in ablation.groups.items():
+        mine = [{**line, "family": "group", "subfamily": "part"} for line in lines if line["family"] in families]
+        answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for line in mine:
+            answers.setdefault((line["strategy"], line["keep"]), []).append(line)
+        for row in summarize(mine):
+            if (row.metric, row.task, row.family) != ("accuracy", "group", "all"):
+                continue
+            reference = ablation.reference_of(row.strategy)
+            tested = reference not in (None, row.strategy)
+            p_reference = (
+                paired_test(answers[row.strategy, row.keep], answers[reference or "", row.keep]) if tested else None
+            )
+            number = published.get(row.strategy, {}).get(group, {}).get(row.keep)
+            rows.append(
+                AblationRow(
+                    row.strategy,
+                    row.keep,
+                    group,
+                    row.value,
+                    row.low,
+                    row.high,
+                    row.n,
+                    row.p_random,
+                    p_reference,
+                    None if number is None else number / 100,
+                )
+            )
+    groups = list(ablation.groups)
+    return sorted(rows, key=lambda row: (groups.index(row.group), -row.keep, order.index(row.label)))
+
+
+def _csv(rows: Sequence[AblationRow]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(AblationRow.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
+    """Variants down, groups and budgets across; the best of each column is bold, * differs from the reference.
+
+    Differs: a paired test with p < 0.05, for this column alone.
+    """
+    columns = [(group, keep) for group in ablation.groups for keep in ablation.budgets]
+    cells = {(row.label, row.group, row.keep): row for row in rows}
+    labels = [variant.label for variant in ablation.variants]
+    best = {
+        column: max((cell.value for label in labels if (cell := cells.get((label, *column)))), default=0.0)
+        for column in columns
+    }
+    title = f"{ablation.name}: {ablation.title}"
+    out = Table("row", *(f"{group} {keep}" for group, keep in columns), title=plain(title))
+
+    def shown(label: str, column: tuple[str, int]) -> str:
+        group, keep = column
+        cell = cells.get((label, group, keep)) or cells.get((label, group, 0))
+        if cell is None:
+            return "-"
+        star = "*" if cell.p_reference is not None and cell.p_reference < 0.05 else ""
+        number = f"{cell.value:.1%}{star}"
+        if label in labels and cell.value == best[column]:
+            number = f"[bold]{number}[/bold]"
+        return number if cell.paper is None else f"{number} (paper {cell.paper:.2%})"
+
+    for label in labels:
+        mark = " (reference)" if label == ablation.reference_of(label) else ""
+        out.add_row(plain(label) + mark, *(shown(label, column) for column in columns))
+    out.add_section()
+    for label in _SCALE:
+        out.add_row(label, *(shown(label, column) for column in columns))
+    return out
+
+
+def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str, str]]:
+    """Titled SVG panels: one a group; one more for each budget (heatmap) or value of the second option (the others)."""
+    cells = {(row.label, row.group, row.keep): row.value for row in rows}
+    budgets = sorted(ablation.budgets)
+    out = []
+    for group in ablation.groups:
+        where = f"{group} questions"
+        if ("full", group, 0) not in cells:
+            continue  # too few questions for one of each family
+        full = {"full": cells["full", group, 0]}
+        if ablation.figure == "heatmap":
+            for keep in budgets:
+                found = {(v.place[0], v.place[1]): cells[v.label, group, keep] for v in ablation.variants}
+                title = f"{where}, {keep} tokens"
+                out.append((title, heatmap(found, ablation.values_of(0), ablation.values_of(1), title)))
+            continue
+        for second in ablation.values_of(1) if len(ablation.axes) == 2 else [None]:
+            variants = [v for v in ablation.variants if second is None or v.place[1] == second]
+            title = where if second is None else f"{where}, {ablation.axes[1]} {second}"
+            if ablation.figure == "sweep":
+                ticks = [v.place[0] for v in variants]
+                lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
+                title += f", by {ablation.axes[0]}"
+            else:
+                ticks = [f"{keep} tokens" for keep in budgets]
+                named = {v.place[0]: v.label for v in variants} | {"random": "random"}
+                lines = {
+                    name: {f"{k} tokens": cells[label, group, k] for k in budgets} for name, label in named.items()
+                }
+            out.append((title, chart(lines, ticks, title, full)))
+    return out
+
+
+def write_page(
+    out: Path,
+    done: Sequence[tuple[Ablation, Sequence[AblationRow]]],
+    facts: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write report.html: every ablation's figure and table.
+
+    Parameters
+    ----------
+    out : Path
+        Folder that exists.
+    done : sequence of (Ablation, rows)
+    facts : mapping
+        What the numbers were measured with.
+    notes : sequence of str
+        What a reader must know first.
+    """
+    parts = [f"<p><strong>{escape(note)}</strong></p>" for note in notes]
+    for ablation, rows in done:
+        parts.append(f"<h2>{escape(ablation.title)}</h2><p>{escape(ablation.source)}; {escape(ablation.name)}.</p>")
+        found = [f"<section><h3>{escape(title)}</h3>{svg}</section>" for title, svg in drawings(ablation, rows)]
+        parts.append(f"<div class=charts>{''.join(found)}</div>{_html_table(ablation, rows)}")
+    path = out / "report.html"
+    write_atomically(path, page("Ablations", "".join(parts), facts))
+    return path
+
+
+def _html_table(ablation: Ablation, rows: Sequence[AblationRow]) -> str:
+    head = "group row keep accuracy p&nbsp;vs&nbsp;random p&nbsp;vs&nbsp;reference paper".split()
+    out = ["<details><summary>Table</summary><table><tr>", *(f"<th>{name}</th>" for name in head), "</tr>"]
+    for row in rows:
+        tests = ("-" if p is None else f"{p:.3f}" for p in (row.p_random, row.p_reference))
+        mark = " (reference)" if row.label == ablation.reference_of(row.label) else ""
+        cells = [
+            escape(row.group),
+            escape(row.label) + mark,
+            str(row.keep or "all"),
+            f"{row.value:.1%} <span class=faint>[{row.low:.0%}, {row.high:.0%}]</span>",
+            *tests,
+            "-" if row.paper is None else f"{row.paper:.2%}",
+        ]
+        out.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "".join(out) + "</table></details>"
