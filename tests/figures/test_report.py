@@ -118,12 +118,20 @@ def test_examples_are_questions_on_which_the_best_and_random_differ() -> None:
         lines.append(line("full", sample, bool(full), keep=0, family=where))
         # at a larger budget the other one is better, which does not matter
         lines += [line("other", sample, True, keep=16), line("random", sample, False, keep=16)]
-    # random draws that disagree say nothing clear
+    # the first draw is shown, so it decides; draws that disagree come later
     lines += [line("best", "g", True), line("random", "g", False), line("random", "g", True, draw=1)]
+    lines += [line("best", "h", True), line("random", "h", True), line("random", "h", False, draw=1)]
     assert choose_examples(lines) == [
-        Example("a", "best", 8, True),
-        Example("f", "best", 8, True),
-        Example("d", "best", 8, False),
+        Example("a", "best", 8, True, 3, 3),
+        Example("f", "best", 8, True, 3, 3),
+        Example("d", "best", 8, False, 3, 3),
     ]
-    assert choose_examples(lines, won=9)[-2:] == [Example("b", "best", 8, True), Example("d", "best", 8, False)]
+    assert [(e.sample, e.agreeing, e.draws) for e in choose_examples(lines, won=9)] == [
+        ("a", 3, 3),
+        ("f", 3, 3),
+        ("e", 3, 3),
+        ("b", 3, 3),
+        ("g", 1, 2),
+        ("d", 3, 3),
+    ]
     assert choose_examples([row for row in lines if row["strategy"] in ("random", "full")]) == []

@@ -34,31 +34,36 @@ class Example:
         The best at this budget.
     keep : int
     won : bool
-        Whether the strategy is right (and every random draw wrong), or the other way round.
+        Whether the strategy is right and the first random draw wrong, or the other way round.
+    agreeing, draws : int
+        How many of the random draws answer as the first does, of how many.
     """
 
     sample: str
     strategy: str
     keep: int
     won: bool
+    agreeing: int
+    draws: int
 
 
 def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int = 1) -> list[Example]:
     """Choose questions at the smallest budget; the same lines give the same questions.
 
-    Questions that the unpruned model answers come first, then new families, then the order of the lines.
+    Questions come first that the unpruned model answers, then those on which more random draws agree with the first,
+    then the order of the lines; a new family comes before one that is shown already.
 
     Parameters
     ----------
     lines : sequence of mapping
         Rows of results.jsonl.
     won, lost : int
-        At most so many questions that the best strategy answers and no random draw does, and of the reverse.
+        At most so many questions that the best strategy answers and random does not, and of the reverse.
     """
     keep = min((line["keep"] for line in lines if line["strategy"] not in _SCALE), default=0)
     here = [line for line in lines if line["keep"] in (0, keep)]
     right: dict[str, dict[str, list[bool]]] = {}
-    for line in here:
+    for line in sorted(here, key=lambda line: line["draw"]):
         right.setdefault(line["strategy"], {}).setdefault(line["sample"], []).append(line["correct"])
     rivals = {name: sum(any(c) for c in answers.values()) for name, answers in right.items() if name not in _SCALE}
     if not rivals or "random" not in right:
@@ -67,18 +72,20 @@ def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int 
     family = {line["sample"]: line["family"] for line in here}
 
     def pick(wins: bool, most: int) -> list[Example]:
-        found = [
-            sample
-            for sample, answers in right[best].items()
-            if all(c == wins for c in answers) and all(c != wins for c in right["random"].get(sample, [wins]))
-        ]
-        found.sort(key=lambda sample: not all(right.get("full", {}).get(sample, [False])))
-        chosen: list[str] = []
+        found = []
+        for sample, answers in right[best].items():
+            drawn = right["random"].get(sample, [wins])
+            if all(correct == wins for correct in answers) and drawn[0] != wins:
+                found.append(Example(sample, best, keep, wins, drawn.count(not wins), len(drawn)))
+        found.sort(
+            key=lambda e: (not all(right.get("full", {}).get(e.sample, [False])), e.agreeing < e.draws, -e.agreeing)
+        )
+        chosen: list[Example] = []
         while found and len(chosen) < most:
-            seen = {family[sample] for sample in chosen}
-            chosen.append(next((sample for sample in found if family[sample] not in seen), found[0]))
+            seen = {family[example.sample] for example in chosen}
+            chosen.append(next((example for example in found if family[example.sample] not in seen), found[0]))
             found.remove(chosen[-1])
-        return [Example(sample, best, keep, wins) for sample in chosen]
+        return chosen
 
     return pick(True, won) + pick(False, lost)
 
@@ -130,8 +137,8 @@ def example_sheets(
         sides = ("right", "wrong") if example.won else ("wrong", "right")
         caption = (
             f"{question.family}/{question.subfamily}, {example.sample}: at {example.keep} tokens {example.strategy} is "
-            f"{sides[0]} and random, in all its draws, {sides[1]}. Outlined: what the question is about. Shown is the "
-            "first random draw."
+            f"{sides[0]} and random, in {example.agreeing} of {example.draws} draws, {sides[1]}. Shown is the "
+            "first draw. Outlined: what the question is about."
         )
         sheets.append((caption, drawn))
     return sheets
