@@ -86,6 +86,19 @@ def test_the_wrong_image_is_another_one(model: Any, processor: Any, items: Any, 
     assert said["full"] != said["wrong image"]
 
 
+def test_a_batch_about_one_picture_gets_a_strangers(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    # batches of one question: the wrong picture has to come from elsewhere
+    compare(model, processor, items, tmp_path, CONFIG, strategies=["random"], budgets=(4,), batch_size=1)
+    said: dict[str, list[str]] = {}
+    for line in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines()):
+        if line["keep"] == 0:
+            said.setdefault(line["strategy"], []).append(line["prediction"])
+    assert sum(a != b for a, b in zip(said["full"], said["wrong image"], strict=True)) > len(items) / 2
+    alone = [item for item in items if item.image_id == items[0].image_id]
+    rows = compare(model, processor, alone, tmp_path / "alone", CONFIG, strategies=["random"], budgets=(4,))
+    assert {row.strategy for row in rows} == {"full", "wrong image", "oracle", "random"}
+
+
 def test_names_and_wildcards() -> None:
     labels = [row.label for row in contestants(["mi*", "fastv", "random"], [8])]
     assert labels == [

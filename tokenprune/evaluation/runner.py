@@ -119,7 +119,8 @@ def run(
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match)
+        stranger = next((item for item in items if item.image_id != batch[0].image_id), None)
+        asked = _Asked(model, processor, batch, match, stranger)
         for row in todo:
             progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
             answers = asked.answers(row, number, max_new_tokens)
@@ -137,7 +138,9 @@ def visual_tokens(model: Any, processor: Any, item: Item) -> int:
 class _Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all contestants."""
 
-    def __init__(self, model: Any, processor: Any, batch: Sequence[Item], match: Match) -> None:
+    def __init__(
+        self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None = None
+    ) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
         self.adapter = adapter_for(model)
         self.shape = DecoderShape.of(model.config.get_text_config())
@@ -148,10 +151,12 @@ class _Asked:
         questions = [item.question.text for item in batch]
         self.inputs = prompt_inputs(processor, self.pictures, questions).to(model.device)
         self.inputs["pixel_values"] = self.inputs["pixel_values"].to(model.dtype)
-        self.encoded: Encoded | None = None
-        if takes_encoded(model):
-            distinct = [self.place.index(i) for i in range(len(first))]
-            self.encoded = encode(model, pixel_values=self.inputs["pixel_values"][distinct])
+        self.pixels = self.inputs["pixel_values"][[self.place.index(i) for i in range(len(first))]]
+        if len(first) == 1:  # the "wrong image" of a batch about one picture; nothing but grey where there is no other
+            picture = Image.new("RGB", self.pictures[0].size, "grey") if stranger is None else stranger.image()
+            other = prompt_inputs(processor, [picture], questions[:1])["pixel_values"]
+            self.pixels = torch.cat([self.pixels, other.to(self.pixels)])
+        self.encoded = encode(model, pixel_values=self.pixels) if takes_encoded(model) else None
         self.text = {k: v for k, v in self.inputs.items() if k in ("input_ids", "attention_mask")}
         self.images = self.adapter.image_mask(self.text["input_ids"])
         each = int(self.images[0].sum())
@@ -194,11 +199,9 @@ class _Asked:
 
     def _vision(self, shift: int) -> tuple[dict[str, Any], Encoded | None]:
         """The pictures of the batch, moved on by ``shift`` distinct pictures."""
-        n = len(set(self.place))
-        place = [(i + shift) % n for i in self.place]
+        place = [(i + shift) % len(self.pixels) for i in self.place]
         if self.encoded is None:
-            distinct = [self.place.index(i) for i in range(n)]
-            return {"pixel_values": self.inputs["pixel_values"][[distinct[i] for i in place]]}, None
+            return {"pixel_values": self.pixels[place]}, None
         picked = self.encoded.pick(place)
         return {"mm_encoder_outputs": {"image": picked.outputs}}, picked
 
