@@ -101,7 +101,7 @@ class Batch:
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
 
-def _patch_labels(seen: NDArray[np.uint8], labels: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
+def patch_labels(seen: NDArray[np.uint8], labels: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
     """Label of each patch, by what covers most of it, for each list of labels (the first is the background's)."""
     tiles = seen.reshape(SIDE, PATCH, SIDE, PATCH).swapaxes(1, 2).reshape(SIDE * SIDE, -1).astype(np.int64)
     number = len(labels[0])
@@ -117,8 +117,8 @@ def _write_picture(batch: Batch, row: int, layout: Layout, painting: Painting) -
     tints = [_COLOR[o.color] if o.color else 0 for o in layout.objects] + [_COLOR[s.color] for s in layout.signs]
     letters = [CHARACTERS.index(c) + 1 for sign in layout.signs for c in sign.text.upper()]
     batch.images[row] = painting.image
-    batch.objects[row], batch.colors[row] = _patch_labels(painting.owner, [[0, *things], [0, *tints]])
-    (batch.characters[row],) = _patch_labels(painting.letter, [[0, *letters]])
+    batch.objects[row], batch.colors[row] = patch_labels(painting.owner, [[0, *things], [0, *tints]])
+    (batch.characters[row],) = patch_labels(painting.letter, [[0, *letters]])
     batch.present[row] = 0
     batch.present[row, list(layout.counts)] = 1
 

@@ -32,6 +32,8 @@ class Weights:
         Which categories the picture shows, from [CLS].
     align : float, default 0
         Projected patches towards the embeddings of the words for what they show (as SigLIP does with captions).
+    unalign : float, default 0
+        The opposite: projected patches at right angles to all of those words.
     place : float, default 0
         Row and column of a projected token.
     """
@@ -40,6 +42,7 @@ class Weights:
     dense: float = 0.0
     present: float = 0.0
     align: float = 0.0
+    unalign: float = 0.0
     place: float = 0.0
 
 
@@ -72,14 +75,26 @@ def present_loss(heads: Heads, cls: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return F.binary_cross_entropy_with_logits(heads.present(cls.float()), target, reduction="none").sum(1).mean() / 8
 
 
+def cosines(model: Any, visual: Tensor) -> Tensor:
+    """Cosine of every projected patch with every word of ``ALIGNED``: (B, SIDE**2, words)."""
+    words = model.model.language_model.embed_tokens.weight[torch.tensor(ALIGNED, device=visual.device)]
+    return F.normalize(visual.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
+
+
 def align_loss(model: Any, visual: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Sigmoid loss on the cosine of projected patches and word embeddings."""
-    words = model.model.language_model.embed_tokens.weight[torch.tensor(ALIGNED, device=visual.device)]
-    logits = 10 * F.normalize(visual.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T - 5
+    logits = 10 * cosines(model, visual) - 5
     objects, colors = batch["objects"].long(), batch["colors"].long()
     target = F.one_hot(objects, SIGN + 1)[..., 1:]
     target = torch.cat([target, F.one_hot(colors, len(COLORS) + 1)[..., 1:]], -1).float()
     return _mean(F.softplus(-logits), target) + (F.softplus(logits) * (1 - target)).sum(-1).mean()
+
+
+def unalign_loss(model: Any, visual: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Squared cosines, summed over words; patches with an object and patches without count the same in all."""
+    squares = cosines(model, visual).square().sum(-1)
+    seen = (batch["objects"] > 0).float()
+    return _mean(squares, seen) + _mean(squares, 1 - seen)
 
 
 def place_loss(heads: Heads, visual: Tensor) -> Tensor:
@@ -112,6 +127,8 @@ def losses(
         found["present"] = present_loss(heads, cls, batch)
     if weights.align:
         found["align"] = align_loss(model, visual, batch)
+    if weights.unalign:
+        found["unalign"] = unalign_loss(model, visual, batch)
     if weights.place:
         found["place"] = place_loss(heads, visual)
     return found

@@ -11,6 +11,7 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.listing import listing
+from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.theory import theory
 from tokenprune.errors import TokenPruneError
@@ -30,6 +31,7 @@ app.command("list")(listing)
 app.command("doctor")(doctor)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
+app.add_typer(scenes, name="scenes")
 
 
 def main() -> None:

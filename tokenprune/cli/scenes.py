@@ -1,0 +1,35 @@
+"""``tokenprune scenes``: the benchmark's pictures and questions, for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["scenes"]
+
+scenes = typer.Typer(help="Procedural pictures with questions.", no_args_is_help=True)
+
+
+@scenes.callback()
+def _scenes() -> None:
+    # a callback keeps "export" a subcommand while it is the only one
+    pass
+
+
+@scenes.command("export")
+def export_scenes(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions, spread evenly over the sub-families.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family, as gqa or gqa/color; may be repeated.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+) -> None:
+    """Write pictures and metadata.jsonl: a folder that `datasets` loads as "imagefolder"."""
+    from tokenprune.evaluation.scenes import export
+
+    pictures = export(directory, n, seed, family, split)
+    typer.echo(f"{n} questions about {pictures} pictures in {directory}")
