@@ -13,7 +13,7 @@ __all__ = ["ablate"]
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 400,
+    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 200,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
