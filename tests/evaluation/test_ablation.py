@@ -18,9 +18,10 @@ import tokenprune as tp
 from tokenprune.cli import app
 from tokenprune.errors import ConfigError, TokenPruneError, UnknownNameError, UnknownOptionError
 from tokenprune.evaluation import ablation as engine
-from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations, write_page
+from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations
 from tokenprune.evaluation.contestants import contestants
 from tokenprune.evaluation.items import scene_items
+from tokenprune.figures.ablation import write_figure, write_page
 from tokenprune.models.base import adapter_for
 from tokenprune.registry import build_component, list_components
 from tokenprune.testing.tiny import tiny_llava, tiny_processor
@@ -164,7 +165,7 @@ def test_an_ablation_from_file_to_figure(figure: str, tmp_path: Path) -> None:
             (row.label, row.keep, row.group) for row in rows
         ]
     assert json.loads((out / "table.json").read_text())["rows"][0]["label"] == rows[0].label
-    drawings = ElementTree.parse(out / "figure.svg").getroot().findall("{http://www.w3.org/2000/svg}svg")
+    drawings = ElementTree.parse(write_figure(out, made, rows)).getroot().findall("{http://www.w3.org/2000/svg}svg")
     assert len(drawings) == 4  # two groups, by two budgets or two values of lam
     page = write_page(tmp_path, [(made, rows)], {}).read_text()
     assert "<script" not in page

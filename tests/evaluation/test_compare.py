@@ -11,11 +11,12 @@ import torch
 
 from tokenprune.cli import main
 from tokenprune.errors import ConfigError
-from tokenprune.evaluation.comparison import compare, write_report
+from tokenprune.evaluation.comparison import compare
 from tokenprune.evaluation.contestants import Contestant, box_overlap, contestants
 from tokenprune.evaluation.items import scene_items
 from tokenprune.evaluation.runner import Item
 from tokenprune.features import Grid
+from tokenprune.figures.report import write_report
 from tokenprune.testing.tiny import tiny_llava, tiny_processor
 
 SIDE = 6

@@ -30,9 +30,10 @@ def ablate(
 
     import tokenprune
     from tokenprune.evaluation.ablation import ablate as run_ablation
-    from tokenprune.evaluation.ablation import ablation_table, ablations, write_page
+    from tokenprune.evaluation.ablation import ablation_table, ablations
     from tokenprune.evaluation.comparison import environment
     from tokenprune.evaluation.items import default_model, notes_on, scene_items
+    from tokenprune.figures.ablation import write_figure, write_page
     from tokenprune.models.loading import load_model
 
     folder = configs or Path(tokenprune.__file__).parents[1] / "experiments" / "ablations"
@@ -62,6 +63,7 @@ def ablate(
                     t, completed=count, total=total, description=what
                 ),
             )
+        write_figure(out / ablation.name, ablation, rows)
         console.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
     write_page(out, done, facts, notes)

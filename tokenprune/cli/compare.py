@@ -33,11 +33,12 @@ def compare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tokenprune.evaluation.comparison import compare as run_comparison
-    from tokenprune.evaluation.comparison import environment, write_report
+    from tokenprune.evaluation.comparison import environment
     from tokenprune.evaluation.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.results import read_results
     from tokenprune.evaluation.table import table
     from tokenprune.figures.examples import example_sheets
+    from tokenprune.figures.report import write_report
     from tokenprune.matching import checked_match
     from tokenprune.models.loading import load_model
 

@@ -8,12 +8,11 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from rich.markup import escape as plain
+from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.errors import ConfigError, UnknownNameError, closest
@@ -23,10 +22,6 @@ from tokenprune.evaluation.results import read_results, write_atomically
 from tokenprune.evaluation.runner import Item
 from tokenprune.evaluation.scenes import FAMILIES
 from tokenprune.evaluation.summary import paired_test, summarize
-from tokenprune.figures.curves import chart
-from tokenprune.figures.heatmap import heatmap
-from tokenprune.figures.panels import panels
-from tokenprune.figures.report import page
 
 __all__ = [
     "Ablation",
@@ -35,9 +30,7 @@ __all__ = [
     "ablate",
     "ablation_table",
     "ablations",
-    "drawings",
     "pooled",
-    "write_page",
 ]
 
 Figure = Literal["curves", "sweep", "heatmap"]
@@ -283,7 +276,7 @@ def ablate(
     batch_size: int = 16,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
-    """Ask every variant, and write ``table.csv``, ``table.json`` and ``figure.svg`` beside the comparison's own files.
+    """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
 
     Parameters
     ----------
@@ -319,7 +312,6 @@ def ablate(
     document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
     write_atomically(out / "table.csv", _csv(table))
-    write_atomically(out / "figure.svg", panels(drawings(ablation, table)))
     return table
 
 
@@ -381,7 +373,7 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         for column in columns
     }
     title = f"{ablation.name}: {ablation.title}"
-    out = Table("row", *(f"{group} {keep}" for group, keep in columns), title=plain(title))
+    out = Table("row", *(f"{group} {keep}" for group, keep in columns), title=escape(title))
 
     def shown(label: str, column: tuple[str, int]) -> str:
         group, keep = column
@@ -396,87 +388,8 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
 
     for label in labels:
         mark = " (reference)" if label == ablation.reference_of(label) else ""
-        out.add_row(plain(label) + mark, *(shown(label, column) for column in columns))
+        out.add_row(escape(label) + mark, *(shown(label, column) for column in columns))
     out.add_section()
     for label in _SCALE:
         out.add_row(label, *(shown(label, column) for column in columns))
     return out
-
-
-def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str, str]]:
-    """Titled SVG panels: one a group; one more for each budget (heatmap) or value of the second option (the others)."""
-    cells = {(row.label, row.group, row.keep): row.value for row in rows}
-    budgets = sorted(ablation.budgets)
-    out = []
-    for group in ablation.groups:
-        where = f"{group} questions"
-        if ("full", group, 0) not in cells:
-            continue  # too few questions for one of each family
-        full = {"full": cells["full", group, 0]}
-        if ablation.figure == "heatmap":
-            for keep in budgets:
-                found = {(v.place[0], v.place[1]): cells[v.label, group, keep] for v in ablation.variants}
-                title = f"{where}, {keep} tokens"
-                out.append((title, heatmap(found, ablation.values_of(0), ablation.values_of(1), title)))
-            continue
-        for second in ablation.values_of(1) if len(ablation.axes) == 2 else [None]:
-            variants = [v for v in ablation.variants if second is None or v.place[1] == second]
-            title = where if second is None else f"{where}, {ablation.axes[1]} {second}"
-            if ablation.figure == "sweep":
-                ticks = [v.place[0] for v in variants]
-                lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
-                title += f", by {ablation.axes[0]}"
-            else:
-                ticks = [f"{keep} tokens" for keep in budgets]
-                named = {v.place[0]: v.label for v in variants} | {"random": "random"}
-                lines = {
-                    name: {f"{k} tokens": cells[label, group, k] for k in budgets} for name, label in named.items()
-                }
-            out.append((title, chart(lines, ticks, title, full)))
-    return out
-
-
-def write_page(
-    out: Path,
-    done: Sequence[tuple[Ablation, Sequence[AblationRow]]],
-    facts: Mapping[str, Any],
-    notes: Sequence[str] = (),
-) -> Path:
-    """Write report.html: every ablation's figure and table.
-
-    Parameters
-    ----------
-    out : Path
-        Folder that exists.
-    done : sequence of (Ablation, rows)
-    facts : mapping
-        What the numbers were measured with.
-    notes : sequence of str
-        What a reader must know first.
-    """
-    parts = [f"<p><strong>{escape(note)}</strong></p>" for note in notes]
-    for ablation, rows in done:
-        parts.append(f"<h2>{escape(ablation.title)}</h2><p>{escape(ablation.source)}; {escape(ablation.name)}.</p>")
-        found = [f"<section><h3>{escape(title)}</h3>{svg}</section>" for title, svg in drawings(ablation, rows)]
-        parts.append(f"<div class=charts>{''.join(found)}</div>{_html_table(ablation, rows)}")
-    path = out / "report.html"
-    write_atomically(path, page("Ablations", "".join(parts), facts))
-    return path
-
-
-def _html_table(ablation: Ablation, rows: Sequence[AblationRow]) -> str:
-    head = "group row keep accuracy p&nbsp;vs&nbsp;random p&nbsp;vs&nbsp;reference paper".split()
-    out = ["<details><summary>Table</summary><table><tr>", *(f"<th>{name}</th>" for name in head), "</tr>"]
-    for row in rows:
-        tests = ("-" if p is None else f"{p:.3f}" for p in (row.p_random, row.p_reference))
-        mark = " (reference)" if row.label == ablation.reference_of(row.label) else ""
-        cells = [
-            escape(row.group),
-            escape(row.label) + mark,
-            str(row.keep or "all"),
-            f"{row.value:.1%} <span class=faint>[{row.low:.0%}, {row.high:.0%}]</span>",
-            *tests,
-            "-" if row.paper is None else f"{row.paper:.2%}",
-        ]
-        out.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "".join(out) + "</table></details>"

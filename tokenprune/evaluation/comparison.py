@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from tokenprune.errors import TokenPruneWarning, UnreachableBudgetError
 from tokenprune.evaluation.contestants import Contestant, contestants
 from tokenprune.evaluation.results import ResultFolder, write_atomically
 from tokenprune.evaluation.runner import Item, run, visual_tokens
 from tokenprune.evaluation.summary import SummaryRow, summarize
-from tokenprune.figures.report import report
 from tokenprune.matching import Match, checked_match, matched_keep
 
-__all__ = ["compare", "environment", "write_report"]
+__all__ = ["compare", "environment"]
 
 
 def environment(model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:
@@ -113,16 +111,3 @@ def _unmatched(rows: Sequence[Contestant], n_visual: int, n_layers: int) -> dict
             except UnreachableBudgetError as error:
                 found[row.label, row.keep] = str(error)
     return found
-
-
-def write_report(
-    out: Path,
-    rows: Sequence[SummaryRow],
-    facts: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    examples: Sequence[tuple[str, Image.Image]] = (),
-) -> Path:
-    """Write report.html beside the results."""
-    path = out / "report.html"
-    write_atomically(path, report(rows, facts, notes, examples))
-    return path

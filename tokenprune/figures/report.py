@@ -9,14 +9,16 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tokenprune.evaluation.results import write_atomically
 from tokenprune.evaluation.summary import SummaryRow
 from tokenprune.figures.curves import curves
 
-__all__ = ["page", "report"]
+__all__ = ["page", "report", "write_report"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
@@ -116,3 +118,16 @@ def report(
         f"{shown}"
     )
     return page("Which pruner keeps the answers?", body, environment)
+
+
+def write_report(
+    out: Path,
+    rows: Sequence[SummaryRow],
+    facts: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    examples: Sequence[tuple[str, Image.Image]] = (),
+) -> Path:
+    """Write report.html beside the results."""
+    path = out / "report.html"
+    write_atomically(path, report(rows, facts, notes, examples))
+    return path
