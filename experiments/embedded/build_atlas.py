@@ -1,8 +1,8 @@
 """Cut the sprites out of the fonts: ``python -m experiments.embedded.build_atlas NotoColorEmoji.ttf DEJAVU_FOLDER``.
 
-Rewrites ``atlas.png`` from the categories that ``atlas.json`` lists, and their extents in ``atlas.json``; the colours that
-an untinted sprite could be named by (a seventh of it or more) are kept there by hand. Pictures depend on the fonts' versions (Noto Color Emoji 2.042 and DejaVu 2.37 made the one that ships), so a new atlas
-is a new benchmark.
+Rewrites ``atlas.png`` from the categories that ``atlas.json`` lists, and their extents there; the colours that an
+untinted sprite could be named by (a seventh of it or more) are kept by hand. Pictures depend on the fonts' versions
+(Noto Color Emoji 2.042 and DejaVu 2.37 made the one that ships), so a new atlas is a new benchmark.
 """
 
 from __future__ import annotations
