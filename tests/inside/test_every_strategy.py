@@ -1,4 +1,4 @@
-"""Every registered strategy inside a model, at the edges: keep one, keep all, half precision, equal tokens, one word."""
+"""Every registered strategy inside a model, at the edges: keep one or all, half precision, equal tokens, one word."""
 
 from __future__ import annotations
 
