@@ -25,6 +25,7 @@ from tokenprune.components.pairwise import CosineTable
 from tokenprune.components.scorers import ConditionedRelevance, TextAlignment
 from tokenprune.components.selectors import Candidates, Greedy, Prefilter, Strided, TopK, TwoStage
 from tokenprune.errors import ConfigError, MissingSignalError
+from tokenprune.information import cosine_similarity, log_marginal, pmi
 from tokenprune.testing import features
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -79,6 +80,24 @@ def test_facility_location_value_and_guarantee() -> None:
     assert sum(value_of(objective, f, torch.zeros(1, 7), order)) == pytest.approx(value(tuple(order)))
     best = max(value(chosen) for chosen in itertools.combinations(range(7), 3))
     assert value(tuple(order)) >= (1 - 1 / math.e) * best
+
+
+def test_pmi_coverage_is_facility_location_over_pmi_and_earns_the_guarantee() -> None:
+    torch.manual_seed(3)
+    visual, text = torch.randn(1, 9, 4, dtype=torch.float64), torch.randn(1, 5, 4, dtype=torch.float64)
+    f = tp.Features(visual, text)
+    objective = tp.build_component("objectives", "pmi-coverage")
+    log_p = objective.normalizer(cosine_similarity(visual, text))
+    marginal = log_marginal(log_p)
+    benefit = (marginal.exp().unsqueeze(1) * pmi(log_p, marginal).exp())[0]  # q_j exp PMI_ij
+    values = {c: float(benefit[list(c)].amax(0).sum()) for c in itertools.combinations(range(9), 3)}
+    selection = tp.Strategy(selector=Greedy(objective)).select(f, 3)
+    reached = values[tuple(selection.row(0))]
+    assert reached >= (1 - 1 / math.e) * max(values.values())
+    state = objective.start(f, torch.zeros(1, 9))
+    for pick in selection.order[0]:
+        state = objective.take(state, pick.view(1))
+    assert float(objective.value(state)) == pytest.approx(reached, abs=1e-12)
 
 
 def test_facility_location_reads_only_what_counts() -> None:

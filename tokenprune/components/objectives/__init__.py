@@ -7,11 +7,12 @@ from tokenprune.components.objectives.extremum import (
     MaximalMarginalRelevance,
     MaxMin,
 )
-from tokenprune.components.objectives.facility import FacilityLocation
+from tokenprune.components.objectives.facility import Coverage, FacilityLocation, PMICoverage
 from tokenprune.components.objectives.logdet import LogDeterminant
 from tokenprune.components.objectives.modular import Modular
 
 __all__ = [
+    "Coverage",
     "ExtremumObjective",
     "ExtremumState",
     "FacilityLocation",
@@ -21,4 +22,5 @@ __all__ = [
     "MaximalMarginalRelevance",
     "MeanDispersion",
     "Modular",
+    "PMICoverage",
 ]
