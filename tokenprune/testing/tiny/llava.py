@@ -1,0 +1,189 @@
+"""The LLaVA families: an encoder whose tokens are projected one by one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    VideoLlavaForConditionalGeneration,
+)
+
+from tokenprune.testing.tiny.family import Family, Visual, build_model, llama, padded_tiles
+from tokenprune.testing.tiny.words import word_tokenizer
+
+__all__ = ["LLAVA", "LLAVA_NEXT", "VIDEO_LLAVA", "tiny_llava", "tiny_processor"]
+
+SPECIAL = ("<image>",)
+PATCH = 8
+PROMPT = "USER: {} ASSISTANT:"
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def _encoder(side: int, layers: int = 3) -> dict[str, Any]:
+    """A CLIP encoder with [CLS]."""
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "image_size": PATCH * side,
+        "patch_size": PATCH,
+        "projection_dim": 32,
+    }
+
+
+def _llava(side: int = 6, layers: int = 3, encoder_layers: int = 3) -> Family:
+    def config(tokens: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "vision_config": _encoder(side, encoder_layers),
+            "text_config": {"model_type": "llama", **llama(tokens, num_hidden_layers=layers)},
+            "image_token_id": tokens["<image>"],
+            "image_seq_length": side * side,
+            "vision_feature_layer": -2,
+        }
+
+    def image(_number: int, generator: torch.Generator) -> Visual:
+        pixels = torch.randn(1, 3, PATCH * side, PATCH * side, generator=generator)
+        return Visual("<image>" * side**2, {"pixel_values": pixels})
+
+    return Family("llava", SPECIAL, config, PROMPT, image, several_sizes=False)
+
+
+LLAVA = _llava()
+
+
+def tiny_llava(
+    *, side: int = 6, layers: int = 3, encoder_layers: int = 3, attention: str = "sdpa", seed: int = 0
+) -> LlavaForConditionalGeneration:
+    """Build a LLaVA of random weights: CLIP-like encoder with [CLS], two-layer projector, Llama decoder.
+
+    Parameters
+    ----------
+    side : int, default 6
+        Patches along each side: an image has ``side**2`` visual tokens.
+    layers, encoder_layers : int, default 3
+    attention : str, default "sdpa"
+        Attention implementation.
+    seed : int, default 0
+        The caller's random state is left as it was.
+    """
+    return build_model(_llava(side, layers, encoder_layers), attention=attention, seed=seed)
+
+
+def tiny_processor(*, side: int = 6) -> LlavaProcessor:
+    """Build a processor for :func:`tiny_llava`: a word-level tokenizer with a chat template, and an image processor."""
+    size = {"height": PATCH * side, "width": PATCH * side}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": PATCH * side}, crop_size=size),
+        tokenizer=word_tokenizer(SPECIAL),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=TEMPLATE,
+    )
+
+
+TILE = 4
+"""Patches along the side of a tile."""
+
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [32, 96]]
+SIZES = ((40, 60), (64, 40), (30, 90), (64, 64))
+"""Heights and widths of images: they take two, four and three tiles, and all but the last lose patches to padding."""
+
+
+def tiles(number: int) -> tuple[int, int, int, int]:
+    """For an image of :data:`SIZES`: tiles down and across, and the patches down and across that are no padding."""
+    height, width = SIZES[number % len(SIZES)]
+    best = max(PINPOINTS, key=lambda p: (_effective(height, width, p), -_wasted(height, width, p)))
+    down, across = best[0] // (PATCH * TILE), best[1] // (PATCH * TILE)
+    rows, columns = down * TILE, across * TILE
+    if width / height > columns / rows:
+        rows -= 2 * ((rows - int(round(height * columns / width, 7))) // 2)
+    else:
+        columns -= 2 * ((columns - int(round(width * rows / height, 7))) // 2)
+    return down, across, rows, columns
+
+
+def _effective(height: int, width: int, size: Sequence[int]) -> int:
+    scale = min(size[1] / width, size[0] / height)
+    return min(int(width * scale) * int(height * scale), width * height)
+
+
+def _wasted(height: int, width: int, size: Sequence[int]) -> int:
+    return size[0] * size[1] - _effective(height, width, size)
+
+
+def _tiled_image(number: int, generator: torch.Generator) -> Visual:
+    down, across, rows, columns = tiles(number)
+    n = TILE**2 + rows * (columns + 1)  # the whole image small, then its tiles with a newline after each row
+    side = PATCH * TILE
+    pixels = torch.randn(1, 1 + down * across, 3, side, side, generator=generator)
+    return Visual("<image>" * n, {"pixel_values": pixels, "image_sizes": torch.tensor([SIZES[number % len(SIZES)]])})
+
+
+LLAVA_NEXT = Family(
+    "llava_next",
+    SPECIAL,
+    lambda tokens: {
+        "vision_config": _encoder(TILE),
+        "text_config": {"model_type": "llama", **llama(tokens)},
+        "image_token_index": tokens["<image>"],
+        "image_seq_length": TILE**2,
+        "image_grid_pinpoints": PINPOINTS,
+        "vision_feature_layer": -2,
+    },
+    PROMPT,
+    _tiled_image,
+    collate=padded_tiles,
+)
+
+FRAMES = 4
+
+# older versions of transformers have a name of their own for the images of Video-LLaVA
+_IMAGES = (
+    "pixel_values"
+    if "pixel_values" in inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+    else "pixel_values_images"
+)
+
+
+def _square(_number: int, generator: torch.Generator) -> Visual:
+    pixels = torch.randn(1, 3, PATCH * TILE, PATCH * TILE, generator=generator)
+    return Visual("<image>" * TILE**2, {_IMAGES: pixels})
+
+
+def _clip(_number: int, generator: torch.Generator) -> Visual:
+    pixels = torch.randn(1, FRAMES, 3, PATCH * TILE, PATCH * TILE, generator=generator)
+    # frames keep their [CLS]
+    return Visual("<video>" * (FRAMES * (TILE**2 + 1)), {"pixel_values_videos": pixels})
+
+
+VIDEO_LLAVA = Family(
+    "video_llava",
+    ("<image>", "<video>"),
+    lambda tokens: {
+        "vision_config": _encoder(TILE),
+        "text_config": {"model_type": "llama", **llama(tokens)},
+        "image_token_index": tokens["<image>"],
+        "video_token_index": tokens["<video>"],
+        "image_seq_length": TILE**2,
+        "video_seq_length": FRAMES * (TILE**2 + 1),
+        "vision_feature_layer": -2,
+    },
+    PROMPT,
+    _square,
+    _clip,
+    several_sizes=False,
+)
