@@ -11,7 +11,7 @@ from tokenprune.errors import BudgetError, closest
 
 __all__ = ["Budget", "Keep", "Unit"]
 
-Unit = Literal["image", "frame", "sample"]
+Unit = Literal["image", "tile", "frame", "sample"]
 
 Keep = int | float | Sequence[int | float]
 """A count (int), a ratio in (0, 1] (float), or one of either for each unit."""
@@ -27,7 +27,8 @@ class Budget:
         An int is a count from 1 to N. A float is a ratio in (0, 1] of the unit's tokens, rounded half up and at
         least 1 token (``1.0`` keeps all, ``1`` keeps one). A sequence has one entry for each unit.
     unit : str, default "image"
-        The pool that one budget applies to: an "image", each "frame" of a video, or all images of a "sample".
+        The pool that one budget applies to: an "image" (or whole video), each "tile" that a large image was cut into
+        (its thumbnail counts as one), each "frame" of a video, or all images of a "sample".
     clip : bool, default False
         Let units with fewer tokens than the count keep all they have instead of raising.
 

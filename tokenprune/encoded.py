@@ -1,42 +1,84 @@
-"""Images encoded once, for any number of questions and strategies."""
+"""Visual inputs encoded once, for any number of questions and strategies."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tokenprune.errors import UnsupportedError
-from tokenprune.models.base import ModelAdapter, Observation, adapter_for
+from tokenprune.models.base import MODALITIES, ModelAdapter, Observation, adapter_for
 
-__all__ = ["Encoded", "encode", "takes_encoded"]
+__all__ = ["Encoded", "deepstack_of", "encode", "packed", "takes_encoded", "tokens_of"]
+
+
+def tokens_of(output: Any) -> Tensor:
+    """All projected features of a modality in the order of their placeholders, (M, d)."""
+    features = output.pooler_output
+    return features.flatten(0, 1) if isinstance(features, Tensor) else torch.cat(list(features))
+
+
+def deepstack_of(output: Any) -> list[Tensor]:
+    """What goes into later layers of the language model, one (M, d) for each of them; empty for most families."""
+    return [torch.cat(list(layer)) for layer in getattr(output, "deepstack_features", None) or ()]
+
+
+def packed(output: Any, sizes: Sequence[int], tokens: Tensor, deepstack: Sequence[Tensor] = ()) -> Any:
+    """A copy of an encoder's output that holds other features.
+
+    Parameters
+    ----------
+    output : ModelOutput
+    sizes : sequence of int
+        Tokens of each sample or visual input: ``generate`` splits there when it copies prompts (beams).
+    tokens : Tensor, (M, d)
+    deepstack : sequence of Tensor, (M, d)
+        One for each deepstack layer.
+    """
+    shorter = copy.copy(output)
+    if isinstance(output.pooler_output, Tensor):
+        # inputs may differ in size now: every token stands alone, which can be split anywhere
+        shorter.pooler_output = tokens.unsqueeze(1)
+    else:
+        shorter.pooler_output = torch.split(tokens, list(sizes))
+    if deepstack:
+        shorter.deepstack_features = [torch.split(layer, list(sizes)) for layer in deepstack]
+    return shorter
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What encoding some images gave.
+    """What encoding some visual inputs gave.
 
     Attributes
     ----------
-    outputs : ModelOutput
-        What ``get_image_features`` returned; pass it to the model as ``mm_encoder_outputs={"image": outputs}``.
+    outputs : dict of str to ModelOutput
+        Modality ("image", "video") -> what encoding it returned; pass it to the model as ``mm_encoder_outputs``.
     seen : Observation
-        Signals read while encoding.
+        Visual inputs and the signals read while encoding.
     """
 
-    outputs: Any
+    outputs: dict[str, Any]
     seen: Observation
 
-    def pick(self, images: Sequence[int]) -> Encoded:
-        """Some of the images, in the order given; an image may occur several times."""
-        outputs = copy.copy(self.outputs)
-        outputs.pooler_output = [self.outputs.pooler_output[i] for i in images]
-        signals = {name: [per_image[i] for i in images] for name, per_image in self.seen.signals.items()}
-        return Encoded(outputs, Observation([self.seen.sizes[i] for i in images], signals))
+    def pick(self, items: Sequence[int], modality: str = "image") -> Encoded:
+        """Some of a modality's visual inputs, in the order given; one may occur several times."""
+        blocks = self.seen.blocks[modality]
+        sizes = [block.size for block in blocks]
+        output = self.outputs[modality]
+
+        def chosen(tokens: Tensor) -> Tensor:
+            parts = torch.split(tokens, sizes)
+            return torch.cat([parts[i] for i in items])
+
+        deepstack = [chosen(layer) for layer in deepstack_of(output)]
+        shorter = packed(output, [sizes[i] for i in items], chosen(tokens_of(output)), deepstack)
+        return Encoded({modality: shorter}, Observation({modality: [blocks[i] for i in items]}))
 
 
 def takes_encoded(model: Any) -> bool:
@@ -44,15 +86,21 @@ def takes_encoded(model: Any) -> bool:
     return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
 
 
-def vision_inputs(adapter: ModelAdapter, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Those of a processor's outputs that the vision side takes."""
-    accepted = inspect.signature(adapter.core.get_image_features).parameters  # type: ignore[arg-type]
-    return {name: value for name, value in inputs.items() if name in accepted and name != "kwargs"}
+def pixels_in(inputs: Mapping[str, Any]) -> list[str]:
+    """Modalities whose pixels are among a processor's outputs."""
+    names = {"image": "pixel_values", "video": "pixel_values_videos"}
+    return [modality for modality in MODALITIES if inputs.get(names[modality]) is not None]
+
+
+def without_vision(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A processor's outputs less what only the vision side takes."""
+    vision = {name for modality in MODALITIES for name in adapter.vision_inputs(modality, inputs)}
+    return {name: value for name, value in inputs.items() if name not in vision}
 
 
 @torch.no_grad()
 def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> Encoded:
-    """Encode images and read signals.
+    """Encode visual inputs and read signals.
 
     Parameters
     ----------
@@ -60,18 +108,20 @@ def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> 
     signals : frozenset of str, optional
         Which signals to read; all that the model can give by default.
     **inputs
-        What the processor returned; only what the vision side takes (``pixel_values`` ...) is used.
+        What the processor returned; only what the vision side takes (``pixel_values``, ``image_grid_thw`` ...) is used.
 
     Raises
     ------
     UnsupportedError
-        The installed transformers does not take ``mm_encoder_outputs``, or there is no image.
+        The installed transformers does not take ``mm_encoder_outputs``, or there is no visual input.
     """
     adapter = adapter_for(model)
     if not takes_encoded(adapter.model):
-        raise UnsupportedError("images encoded beforehand need transformers >= 5.18 (forward with mm_encoder_outputs)")
-    if inputs.get("pixel_values") is None:
-        raise UnsupportedError("encode needs pixel_values, as the processor returns them")
-    seen = Observation()
+        raise UnsupportedError("inputs encoded beforehand need transformers >= 5.18 (forward with mm_encoder_outputs)")
+    if not pixels_in(inputs):
+        raise UnsupportedError("encode needs pixel_values (or pixel_values_videos), as the processor returns them")
+    seen, outputs = Observation(), {}
     with adapter.observe(adapter.available if signals is None else signals, seen):
-        return Encoded(adapter.encode(**vision_inputs(adapter, inputs)), seen)
+        for modality in pixels_in(inputs):
+            outputs[modality] = adapter.encode(modality, **adapter.vision_inputs(modality, inputs))
+    return Encoded(outputs, seen)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.encoded import Encoded
+from tokenprune.encoded import Encoded, pixels_in
 from tokenprune.errors import SecondTurnError, UnsupportedError
 from tokenprune.features import Features
 from tokenprune.indexing import to_batch
 from tokenprune.inside import Entered, Inside
-from tokenprune.models.base import Observation
+from tokenprune.models.base import MODALITIES, Observation
 from tokenprune.run import Prefill, Run
 from tokenprune.schedule import LayerSchedule
 from tokenprune.splice import Layout, Splice, next_position, splice
@@ -49,15 +49,15 @@ class _Decided:
 
     Attributes
     ----------
-    sizes : tuple of int
-        Tokens of each image.
+    seen : Observation
+        The visual inputs it was decided for.
     features : Features
     decision : Decision
     length : int
         Length of the prompt; what follows it when it is fed again was generated.
     """
 
-    sizes: tuple[int, ...]
+    seen: Observation
     features: Features
     decision: Decision
     length: int
@@ -71,7 +71,9 @@ class Hooks:
         self.seen = Observation()
         self.ids: Tensor | None = None
         self.has_labels = False
-        self.has_images = False
+        self.has_visual = False
+        self.real: Tensor | None = None
+        """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
         self.pruned: _Pruned | None = None
         self.generating = False
         self.decided: _Decided | None = None
@@ -101,11 +103,14 @@ class Hooks:
     def before_core(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the token ids: the language model sees embeddings only."""
         self.ids = kwargs.get("input_ids", args[0] if args else None)
-        has_pixels = kwargs.get("pixel_values") is not None
+        given = kwargs.get("attention_mask")
+        self.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
+        has_pixels = bool(pixels_in(kwargs))
         if has_pixels:
-            self.seen.clear()  # these images are encoded next; what was seen before belongs to another call
-        self.has_images = has_pixels or (kwargs.get("mm_encoder_outputs") or {}).get("image") is not None
-        if self.ids is None and self.has_images:
+            self.seen.clear()  # these are encoded next; what was seen before belongs to another call
+        before = kwargs.get("mm_encoder_outputs") or {}
+        self.has_visual = has_pixels or any(before.get(modality) is not None for modality in MODALITIES)
+        if self.ids is None and self.has_visual:
             raise UnsupportedError(
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
                 "pass input_ids, or shorten the embeddings yourself with Strategy.select"
@@ -121,9 +126,9 @@ class Hooks:
             self.pruned = None
             if self.inside is not None:
                 self.inside.rest()
-            return (args, self._shorten(kwargs)) if self.has_images else None
+            return (args, self._shorten(kwargs)) if self.has_visual else None
         # a placeholder that the model sampled itself comes without features, and is a token like any other
-        if self.has_images and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
+        if self.has_visual and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
             raise SecondTurnError(
                 "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
                 "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
@@ -146,33 +151,30 @@ class Hooks:
         return output
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        ids, embeds, given = self.ids, kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        ids, embeds = self.ids, kwargs["inputs_embeds"]
         assert ids is not None
-        if given is not None and (not isinstance(given, Tensor) or given.ndim != 2):
-            raise UnsupportedError("attach needs the 2-D attention_mask (B, S), or none; a prepared mask was given")
-        mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+        mask = self._real(ids, kwargs.get("attention_mask"))
         repeated = self.decided if self.generating else None
-        seen = self.encoded.seen if self.encoded is not None and not self.seen.sizes else self.seen
-        sizes = repeated.sizes if repeated and not seen.sizes else tuple(seen.sizes)
+        seen = self.encoded.seen if self.encoded is not None and not self.seen else self.seen
+        seen = repeated.seen if repeated and not seen else seen.copy()
         # what was generated since the prompt is neither image nor text, and tells copies of a prompt apart
         length = ids.shape[1] if repeated is None else repeated.length
-        batch = read_batch(self.request, ids[:, :length], mask[:, :length], sizes).followed_by(mask[:, length:])
+        batch = read_batch(self.request, ids[:, :length], mask[:, :length], seen).followed_by(mask[:, length:])
+        self.seen.clear()
+        if not batch.layout.spans:
+            return kwargs
         if repeated is not None:
             known = repeated
         else:
             features = collect(self.request, embeds, batch, seen)
-            known = _Decided(sizes, features, decide(self.request, features), ids.shape[1])
+            known = _Decided(seen, features, decide(self.request, features), ids.shape[1])
             self.decided = known
-        self.seen.clear()
         everywhere = known.decision.spread(batch.owner)
         plan = splice(batch.layout, everywhere.kept)
         if repeated is None:
             layers = self.request.adapter.model.config.get_text_config().num_hidden_layers
             self.run.history.append(_record(batch, everywhere, plan, layers))
-        new = plan.tokens(embeds)
-        if everywhere.made is not None:
-            for span, slots, tokens in zip(batch.layout.spans, plan.slots, everywhere.made, strict=True):
-                new[span.row, slots] = tokens.to(new.dtype)
+        new = everywhere.embeddings(plan, embeds, batch.layout)
         outside = kwargs.get("position_ids")
         if outside is None:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
@@ -182,20 +184,36 @@ class Hooks:
         if self.inside is not None:
             self.recording = repeated is None
             self.inside.begin(self._entered(batch, known, plan, new, inside))
-        # always a mask: without one, gaps in position ids are taken for packed sequences
         return {
             **kwargs,
             "inputs_embeds": new,
             "position_ids": inside,
+            # always a mask: without one, gaps in position ids are taken for packed sequences
             "attention_mask": plan.mask.to(torch.long),
+            **self.request.adapter.shorten(kwargs, plan),
         }
+
+    def _real(self, ids: Tensor, given: Any) -> Tensor:
+        """Real tokens of the prompt, bool (B, S), from whatever mask there is."""
+        if self.real is not None:
+            return self.real.bool()
+        if isinstance(given, dict):
+            given = given.get("full_attention")
+        if given is None:
+            return torch.ones_like(ids, dtype=torch.bool)
+        if isinstance(given, Tensor) and given.ndim == 2:
+            return given.bool()
+        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[-1] >= ids.shape[1]:
+            # made ready for a static cache: the last token sees every real one
+            last = given[:, 0, -1, : ids.shape[1]]
+            return (last if last.dtype == torch.bool else last == 0).expand(ids.shape[0], -1)
+        raise UnsupportedError("attach needs an attention_mask of shape (B, S), or (B, 1, S, L), or none")
 
     def _entered(self, batch: Batch, known: _Decided, plan: Splice, embeds: Tensor, positions: Tensor) -> Entered:
         """What the schedule starts from; what was generated since the prompt does not count as text."""
         mask = batch.layout.mask
-        visual = torch.zeros_like(mask)
-        for span in batch.layout.spans:
-            visual[span.row, span.positions] = True
+        assert self.ids is not None
+        visual = self.request.adapter.image_mask(self.ids)
         prompt = torch.arange(mask.shape[1], device=mask.device) < known.length
         whole = Layout(mask, mask & ~visual & prompt, batch.layout.spans)
         budgets = self.request.budget.counts(known.features.counts())

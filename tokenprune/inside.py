@@ -10,8 +10,7 @@ Each layer's cache simply holds what the layer saw. The stretch of layers betwee
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from tokenprune.attention_tap import Tap, implementation, tapped
 from tokenprune.components.inside_rules import LayerContext
 from tokenprune.errors import FeatureError, UnsupportedError
 from tokenprune.features import SIGNALS, Features, working_precision
@@ -35,9 +35,6 @@ __all__ = ["Entered", "Inside", "Outcome", "Segment"]
 
 CAPTURED = frozenset({"attention", "llm_keys", "text_keys"})
 """Signals that only a layer's attention function sees."""
-
-PREFIX = "tokenprune_"
-"""Before the name of the attention implementation that is wrapped."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ class Inside:
                 f"strategy {name!r} acts between layers, which needs full attention in all of them; this language "
                 f"model has {sorted(kinds)}. Strategies that act before the language model work"
             )
-        if config._attn_implementation == "flex_attention":
+        if implementation(config) == "flex_attention":
             raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
         if hasattr(self.model, "_deepstack_process"):
             raise UnsupportedError(
@@ -213,11 +210,8 @@ class Inside:
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
             asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
             if asked:
-                stack.enter_context(_wrapped_attention(self.model.config))
-                for number in asked:
-                    attention = self.layers[number].self_attn
-                    stack.callback(vars(attention).pop, _HANDLE, None)
-                    vars(attention)[_HANDLE] = self._capture
+                taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
+                stack.enter_context(tapped(self.model.config, taps))
             yield
 
     def rest(self) -> None:
@@ -278,10 +272,10 @@ class Inside:
             return (hidden, *args[1:]), {**kwargs, **segment.sliced}
         return args, {**kwargs, **segment.sliced, "hidden_states": hidden}
 
-    def _capture(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:
+    def _capture(self, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
         forward = self.forward
         if forward is not None and forward.done is None and forward.capture is not None:
-            forward.capture.take(query, key, scaling, softcap)
+            forward.capture.take(query, key, scaling, more.get("softcap"))
 
     def _act(self, layer: int, hidden: Tensor, forward: _Forward) -> Tensor:
         """Let an event choose, and make the segment that follows."""
@@ -393,13 +387,13 @@ class Inside:
 
     def _mask(self, hides: bool, real: Tensor, visible: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
         """A mask of the kind that the attention implementation takes, or none where it would hide nothing."""
-        implementation = str(self.model.config._attn_implementation).removeprefix(PREFIX)
-        if not hides and implementation != "eager":
+        kind = implementation(self.model.config)
+        if not hides and kind != "eager":
             return None
-        if "flash" in implementation:
+        if "flash" in kind:
             return real
         allowed = visible().unsqueeze(1)
-        if implementation != "eager":
+        if kind != "eager":
             return allowed
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
@@ -467,53 +461,6 @@ class _Capture:
         weights = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
         columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
         self.found["attention"] = weights.gather(-1, columns)
-
-
-_HANDLE = "_tokenprune_capture"
-"""Attribute of an attention module under which a capture waits, inside an ``attach`` block only."""
-
-
-@contextmanager
-def _wrapped_attention(config: Any) -> Iterator[None]:
-    """Route a language model's attention through a wrapper of its own implementation."""
-    # imported here: it takes seconds, and strategies on tensors need none of it
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    base = config._attn_implementation
-    name = PREFIX + base
-    AttentionInterface.register(name, partial(_capturing, base))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = base
-
-
-def _capturing(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Hand queries and keys to a waiting capture, then attend as ever."""
-    capture = vars(module).get(_HANDLE)
-    if capture is not None:
-        scaling = kwargs.get("scaling")
-        capture(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap"))
-    if base == "eager":
-        return vars(sys.modules[type(module).__module__])["eager_attention_forward"](
-            module, query, key, *args, **kwargs
-        )
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    attend = ALL_ATTENTION_FUNCTIONS[base]
-    if "flash" not in base:
-        return attend(module, query, key, *args, **kwargs)
-    config: Any = module.config
-    name = config._attn_implementation
-    # flash attention looks its kernel up under the name in the config
-    config._attn_implementation = base
-    try:
-        return attend(module, query, key, *args, **kwargs)
-    finally:
-        config._attn_implementation = name
 
 
 def _check_cache(cache: Any, name: str) -> None:

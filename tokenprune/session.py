@@ -7,9 +7,8 @@ returns shorter inputs, with which caches, compilation and further turns need no
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,7 +16,16 @@ import torch
 from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
-from tokenprune.encoded import Encoded, encode, takes_encoded, vision_inputs
+from tokenprune.encoded import (
+    Encoded,
+    deepstack_of,
+    encode,
+    packed,
+    pixels_in,
+    takes_encoded,
+    tokens_of,
+    without_vision,
+)
 from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.hooks import Hooks
 from tokenprune.prompt import Text
@@ -25,7 +33,7 @@ from tokenprune.run import Run
 from tokenprune.schedule import LayerSchedule
 from tokenprune.splice import splice
 from tokenprune.strategy import AnyStrategy, Positions
-from tokenprune.units import Batch, Decision, Request, collect, decide, read_batch
+from tokenprune.units import Request, collect, decide, read_batch
 
 __all__ = ["attach", "prepare"]
 
@@ -57,7 +65,8 @@ def attach(
     keep : int, float, sequence or Budget
         Tokens kept for each unit; see :class:`~tokenprune.budget.Budget`.
     unit : str, optional
-        "image" (default), "frame" or "sample" (all images of a prompt share one budget).
+        "image" (default; a video counts as one), "tile", "frame" or "sample" (everything in a prompt shares one
+        budget); see :class:`~tokenprune.budget.Budget`.
     positions : str, optional
         "keep" or "compact"; the strategy's own choice by default.
     text : str, bool Tensor (B, S) or callable, default "prompt"
@@ -180,63 +189,63 @@ def prepare(
         )
     if not takes_encoded(adapter.model):
         raise UnsupportedError("prepare needs transformers >= 5.18 (forward with mm_encoder_outputs); use attach")
-    if request.positions == "keep":
+    if request.positions == "keep" and not adapter.multi_axis:
         if inputs.get("use_cache") is False:
             raise UnsupportedError("prepare with use_cache=False needs positions='compact'; or use attach")
         inputs["use_cache"] = True
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or (inputs.get("pixel_values") is None and encoded is None):
-        raise UnsupportedError("prepare needs input_ids and pixel_values, as the processor returns them")
+    if not isinstance(ids, Tensor) or (not pixels_in(inputs) and encoded is None):
+        raise UnsupportedError("prepare needs input_ids and pixel_values (or pixel_values_videos) from the processor")
     if (cache := inputs.get("past_key_values")) is not None and int(cache.get_seq_length()) > 0:
         raise UnsupportedError(
             "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
         )
     if encoded is None:
         encoded = encode(model, request.signals, **inputs)
-    vision = vision_inputs(adapter, inputs)
-    rest = {name: value for name, value in inputs.items() if name not in vision}
     with torch.no_grad():
-        return {**rest, **_shortened(request, inputs, ids, encoded)}
+        return {**without_vision(adapter, inputs), **_shortened(request, inputs, ids, encoded)}
 
 
 def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Encoded) -> dict[str, Any]:
     adapter = request.adapter
     given = inputs.get("attention_mask")
     mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
-    placeholders = adapter.image_mask(ids)
-    image_features = list(encoded.outputs.pooler_output)
-    flat = torch.cat(image_features)
-    if int(placeholders.sum()) != len(flat):
-        raise FeatureError(
-            f"input_ids has {int(placeholders.sum())} placeholders but the images have {len(flat)} tokens"
-        )
     embeds = adapter.embed_text(ids)
-    embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), flat.to(embeds.dtype))
-    batch = read_batch(request, ids, mask, encoded.seen.sizes)
+    for modality in adapter.placeholders:
+        here = adapter.image_mask(ids, modality)
+        output = encoded.outputs.get(modality)
+        features = embeds.new_zeros(0, embeds.shape[-1]) if output is None else tokens_of(output)
+        if int(here.sum()) != len(features):
+            raise FeatureError(
+                f"input_ids has {int(here.sum())} {modality} placeholders but the {modality}s have {len(features)} "
+                "tokens"
+            )
+        embeds = embeds.masked_scatter(here.unsqueeze(-1), features.to(embeds.dtype))
+    batch = read_batch(request, ids, mask, encoded.seen)
     decision = decide(request, collect(request, embeds, batch, encoded.seen)).spread(batch.owner)
     plan = splice(batch.layout, decision.kept)
     outside = inputs.get("position_ids")
     if outside is None:
-        outside = (mask.long().cumsum(1) - 1).clamp_min(0)
-    shorter = copy.copy(encoded.outputs)
-    shorter.pooler_output = _kept_by_image(batch, decision, embeds, [len(f) for f in image_features])
+        outside = adapter.position_ids(inputs, mask)
     pad = getattr(adapter.model.config.get_text_config(), "pad_token_id", None) or 0
+    new_ids = ids.gather(1, plan.index).masked_fill(~plan.mask, pad)
+    new_embeds = decision.embeddings(plan, embeds, batch.layout)
+    shorter = {}
+    for modality, output in encoded.outputs.items():
+        here = adapter.image_mask(ids, modality)
+        there = adapter.image_mask(new_ids, modality) & plan.mask
+        deepstack = [plan.scattered(here, layer)[there] for layer in deepstack_of(output)]
+        sizes = [n for n in there.sum(1).tolist() if n]
+        shorter[modality] = packed(output, sizes, new_embeds[there], deepstack)
     return {
-        "input_ids": ids.gather(1, plan.index).masked_fill(~plan.mask, pad),
+        # what else runs over the sequence: token types, labels
+        **{
+            name: plan.tokens(value).masked_fill(~plan.mask, -100 if name == "labels" else 0)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor) and value.shape == ids.shape and not value.is_floating_point()
+        },
+        "input_ids": new_ids,
         "attention_mask": plan.mask.to(torch.long),
         "position_ids": plan.positions(outside, request.positions),
-        "mm_encoder_outputs": {"image": shorter},
+        "mm_encoder_outputs": shorter,
     }
-
-
-def _kept_by_image(batch: Batch, decision: Decision, embeds: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Kept or made tokens as one tensor an image, in prompt order (a unit may pool several images)."""
-    out: list[Tensor] = []
-    for i, (span, kept) in enumerate(zip(batch.layout.spans, decision.kept, strict=True)):
-        tokens = embeds[span.row, span.positions[kept]] if decision.made is None else decision.made[i]
-        start = 0
-        for image in batch.images[i]:
-            stop = start + sizes[image]
-            out.append(tokens[(kept >= start) & (kept < stop)])
-            start = stop
-    return out

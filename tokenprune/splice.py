@@ -75,6 +75,12 @@ class Splice:
         """Gather (B, S, ...) -> (B, M, ...)."""
         return gather_tokens(x, self.index)
 
+    def scattered(self, places: Tensor, values: Tensor) -> Tensor:
+        """Gather what is given at some places only: places bool (B, S), values (count, d) -> (B, M, d), else 0."""
+        whole = values.new_zeros(*places.shape, values.shape[-1])
+        whole[places] = values
+        return self.tokens(whole)
+
     def positions(self, position_ids: Tensor, how: str) -> Tensor:
         """Position ids of the new places.
 
@@ -83,7 +89,8 @@ class Splice:
         position_ids : Tensor, (B, S) or (R, B, S)
             Original ones; 3-D for multi-axis rotary embeddings.
         how : str
-            "keep": as they were; "compact": consecutive over real tokens, from the row's first on (2-D only).
+            "keep": as they were; "compact": consecutive over real tokens, from the row's first on (2-D only). Where
+            a first row of four counts the sequence beside time, height and width, it is counted anew.
         """
         if how == "compact" and position_ids.ndim == 2:
             old = position_ids.gather(1, self.index)
@@ -91,7 +98,10 @@ class Splice:
             return (self.mask.cumsum(1) - 1).clamp_min(0) + first
         if position_ids.ndim == 2:
             return position_ids.gather(1, self.index)
-        return position_ids.gather(2, self.index.expand(position_ids.shape[0], -1, -1))
+        gathered = position_ids.gather(2, self.index.expand(position_ids.shape[0], -1, -1))
+        if gathered.shape[0] == 4:  # transformers prepends the sequence's own count
+            gathered[0] = (self.mask.cumsum(1) - 1).clamp_min(0)
+        return gathered
 
     def last_place(self, length: int) -> Tensor:
         """For each of ``length`` source positions, the new place of the last one kept up to it: (B, length).

@@ -1,11 +1,11 @@
 """From a batch of prompts to pruning units and their features, and from a selection to what each span keeps.
 
-A unit is what one budget applies to: an image, or all images of a sample.
+A unit is what one budget applies to: an image or video, one of its tiles or frames, or everything in a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.errors import FeatureError, UnsupportedError
-from tokenprune.features import SIGNALS, Features
-from tokenprune.models.base import ModelAdapter, Observation, adapter_for
+from tokenprune.features import SIGNALS, Features, Grid
+from tokenprune.models.base import Block, ModelAdapter, Observation, adapter_for
 from tokenprune.prompt import Scaffold, Text, prompt_text
 from tokenprune.registry import build
 from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
-from tokenprune.splice import Layout, Span
+from tokenprune.splice import Layout, Span, Splice
 from tokenprune.strategy import AnyStrategy, Positions
 
 __all__ = ["Batch", "Decision", "Request", "collect", "decide", "read_batch"]
@@ -57,8 +57,33 @@ class Request:
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
         adapter.require(built.requires, f"strategy {built.name!r}")
+        if positions == "compact" and adapter.multi_axis:
+            raise UnsupportedError(
+                f"positions='compact' cannot renumber the positions of {type(adapter.model).__name__}, which run along "
+                "time, height and width: leave it out, or use 'keep'"
+            )
+        chosen = "keep" if adapter.multi_axis else positions or built.positions
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        return cls(adapter, built, Budget.of(keep, unit), positions or built.positions, text, scaffold)
+        return cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A stretch of one visual input's prunable tokens.
+
+    Attributes
+    ----------
+    modality : str
+    block : int
+        Which of the modality's observed inputs.
+    start, stop : int
+        Its prunable tokens from ``start`` up to ``stop``.
+    """
+
+    modality: str
+    block: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -68,9 +93,11 @@ class Batch:
     Attributes
     ----------
     layout : Layout
-        One span a unit.
-    images : tuple of tuple of int
-        For each span, the observed images it consists of, in order; empty where none was observed.
+        One span a unit; tokens that always stay belong to none.
+    members : tuple of tuple of Member
+        For each span, what it consists of, in order; empty where nothing was observed.
+    grids : tuple of Grid or None
+        For each span, where its tokens lie, if that is known.
     owner : tuple of int
         For each span, which decision it gets: rows that are copies of one prompt (beams) share one.
     distinct : tuple of int
@@ -78,7 +105,8 @@ class Batch:
     """
 
     layout: Layout
-    images: tuple[tuple[int, ...], ...]
+    members: tuple[tuple[Member, ...], ...]
+    grids: tuple[Grid | None, ...]
     owner: tuple[int, ...]
     distinct: tuple[int, ...]
 
@@ -89,7 +117,21 @@ class Batch:
         return replace(self, layout=Layout(torch.cat([layout.mask, mask], dim=1), text, layout.spans))
 
 
-def read_batch(request: Request, ids: Tensor, mask: Tensor, sizes: Sequence[int]) -> Batch:
+@dataclass(frozen=True)
+class _Piece:
+    """A candidate for a unit: prunable tokens of one row, before they are grouped.
+
+    ``end`` is the last placeholder of the input it comes from, prunable or not; ``start`` the first.
+    """
+
+    positions: Tensor
+    member: Member | None
+    grid: Grid | None
+    start: int
+    end: int
+
+
+def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -> Batch:
     """Find units, text and copies in a batch of prompts.
 
     Parameters
@@ -97,34 +139,37 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, sizes: Sequence[int]
     request : Request
     ids : int64 Tensor, (B, S)
     mask : bool Tensor, (B, S)
-    sizes : sequence of int
-        Tokens of each observed image, in order; a batch expanded for beams repeats its prompts, not its images.
+    seen : Observation
+        What was observed; a batch expanded for beams repeats its prompts, not its visual inputs.
     """
-    placeholders = request.adapter.image_mask(ids)
-    special = request.adapter.special_ids
+    adapter = request.adapter
+    placeholders = adapter.image_mask(ids)
+    special = adapter.special_ids
     text = prompt_text(ids, mask, placeholders, special, text=request.text, scaffold=request.scaffold)
+    pieces: list[list[_Piece]] = [[] for _ in range(ids.shape[0])]
+    for modality in adapter.placeholders:
+        here = adapter.image_mask(ids, modality)
+        blocks = seen.blocks.get(modality, [])
+        counts = here.sum(1).tolist()
+        for row, items in enumerate(_blocks_of_rows(counts, [block.size for block in blocks])):
+            if counts[row]:
+                positions = here[row].nonzero().flatten()
+                pieces[row].extend(_pieces(adapter, modality, positions, blocks, items))
     spans: list[Span] = []
-    images: list[tuple[int, ...]] = []
-    for row, members in enumerate(_images_of_rows(placeholders.sum(1).tolist(), sizes)):
-        positions = placeholders[row].nonzero().flatten()
-        if not len(positions):
-            continue
-        if request.budget.unit == "sample":
-            spans.append(Span(row, positions))
-            images.append(members)
-        elif members:
-            spans.extend(Span(row, part) for part in torch.split(positions, [sizes[i] for i in members]))
-            images.extend((i,) for i in members)
-        else:
-            parts = _contiguous(positions)
-            spans.extend(Span(row, part) for part in parts)
-            images.extend(() for _ in parts)
-    owner, distinct = _copies(ids, spans, images)
-    return Batch(Layout(mask, text, tuple(spans)), tuple(images), owner, distinct)
+    members: list[tuple[Member, ...]] = []
+    grids: list[Grid | None] = []
+    for row, found in enumerate(pieces):
+        for group in _grouped(sorted(found, key=lambda piece: piece.start), request.budget.unit, adapter):
+            spans.append(Span(row, torch.cat([piece.positions for piece in group])))
+            known = [piece.member for piece in group if piece.member is not None]
+            members.append(tuple(known) if len(known) == len(group) else ())
+            grids.append(group[0].grid if len(group) == 1 else None)
+    owner, distinct = _copies(ids, spans, members)
+    return Batch(Layout(mask, text, tuple(spans)), tuple(members), tuple(grids), owner, distinct)
 
 
-def _images_of_rows(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Observed images of each row, given placeholders a row; empty tuples where they do not add up.
+def _blocks_of_rows(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Observed inputs of each row, given placeholders a row; empty tuples where they do not add up.
 
     With ``e`` copies of each prompt there are ``e`` times as many placeholders as observed tokens.
     """
@@ -146,6 +191,76 @@ def _images_of_rows(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[i
     return rows
 
 
+def _pieces(
+    adapter: ModelAdapter, modality: str, positions: Tensor, blocks: Sequence[Block], members: Sequence[int]
+) -> Iterator[_Piece]:
+    """Cut a row's placeholders into visual inputs, and those into stretches that lie on a grid of their own."""
+    if not members:
+        for part in _contiguous(positions):
+            yield _Piece(part, None, adapter.grid(len(part)), int(part[0]), int(part[-1]))
+        return
+    ends = positions.tolist()
+    offset = 0
+    for i in members:
+        block = blocks[i]
+        part = positions[offset : offset + block.size]
+        first, last = ends[offset], ends[offset + block.size - 1]
+        offset += block.size
+        if block.fixed is not None:
+            part = part[~block.fixed.to(part.device)]
+        start = 0
+        for grid in block.grids or (None,):
+            stop = len(part) if grid is None else start + grid.size
+            yield _Piece(part[start:stop], Member(modality, i, start, stop), grid, first, last)
+            start = stop
+
+
+def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter) -> Iterator[list[_Piece]]:
+    """Group the pieces of one row into units."""
+    if unit == "sample":
+        if pieces:
+            yield list(pieces)
+        return
+    if unit in ("tile", "frame"):
+        for piece in pieces:
+            yield from ([part] for part in (_frames(piece) if unit == "frame" else (piece,)))
+        return
+    group: list[_Piece] = []
+    for piece in pieces:
+        last = group[-1] if group else None
+        if last is not None and not (
+            (piece.member is not None and piece.start == last.start)  # further stretches of one input
+            or (adapter.joins_adjacent and piece.start == last.end + 1)
+        ):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
+
+
+def _frames(piece: _Piece) -> Iterator[_Piece]:
+    """The frames of a video; anything else as it is."""
+    grid, member = piece.grid, piece.member
+    if member is None or (grid is None and member.modality == "video"):
+        raise UnsupportedError(
+            "unit='frame' needs to know where frames begin: these visual inputs were encoded elsewhere, or the model "
+            "family does not say"
+        )
+    if grid is None or grid.frames == 1:
+        yield piece
+        return
+    each = grid.height * grid.width
+    for i, part in enumerate(torch.split(piece.positions, each)):
+        start = member.start + i * each
+        yield replace(
+            piece,
+            positions=part,
+            member=replace(member, start=start, stop=start + each),
+            grid=Grid(grid.height, grid.width),
+        )
+
+
 def _contiguous(positions: Tensor) -> list[Tensor]:
     """Split ascending positions where they jump."""
     breaks = ((positions[1:] - positions[:-1]) != 1).nonzero().flatten() + 1
@@ -153,18 +268,19 @@ def _contiguous(positions: Tensor) -> list[Tensor]:
 
 
 def _copies(
-    ids: Tensor, spans: Sequence[Span], images: Sequence[tuple[int, ...]]
+    ids: Tensor, spans: Sequence[Span], members: Sequence[tuple[Member, ...]]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Group spans that stand for the same observed images in equal rows."""
+    """Group spans that stand for the same observed inputs in equal rows."""
     owner: list[int] = []
     distinct: list[int] = []
+    first: dict[tuple[Member, ...], list[int]] = {}
     for i, span in enumerate(spans):
-        for d, j in enumerate(distinct):
-            other = spans[j]
-            if images[i] and images[i] == images[j] and torch.equal(ids[span.row], ids[other.row]):
+        for d in first.get(members[i], ()) if members[i] else ():
+            if torch.equal(ids[span.row], ids[spans[distinct[d]].row]):
                 owner.append(d)
                 break
         else:
+            first.setdefault(members[i], []).append(len(distinct))
             owner.append(len(distinct))
             distinct.append(i)
     return tuple(owner), tuple(distinct)
@@ -191,7 +307,7 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
     """
     name, needed = request.strategy.name, request.signals
     spans = [batch.layout.spans[i] for i in batch.distinct]
-    images = [batch.images[i] for i in batch.distinct]
+    members = [batch.members[i] for i in batch.distinct]
     visual, visual_mask = _padded([embeds[s.row, s.positions] for s in spans], 0)
     signals: dict[str, Any] = {}
     if "text" in needed:
@@ -204,23 +320,31 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
         texts = [embeds[s.row, batch.layout.text[s.row]] for s in spans]
         signals["text"], signals["text_mask"] = _padded(texts, 0)
     for signal in sorted(needed - {"visual", "text"}):
-        if signal not in seen.signals or not all(images):
+        signals[signal] = _joined(signal, members, seen, name)
+    grids = {batch.grids[i] for i in batch.distinct}
+    return Features(visual, visual_mask=visual_mask, grid=grids.pop() if len(grids) == 1 else None, **signals)
+
+
+def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:
+    """Concatenate a signal over the visual inputs of each unit and stack the units."""
+    letters = SIGNALS[signal].shape.split()[1:]
+    axis = letters.index("n") if "n" in letters else None
+    rows = []
+    for members in units:
+        blocks = [seen.blocks.get(m.modality, [])[m.block : m.block + 1] for m in members]
+        if not members or not all(block and signal in block[0].signals for block in blocks):
             raise UnsupportedError(
-                f"strategy {name!r} needs the signal {signal!r}, which is read while images are encoded; these were "
-                "encoded elsewhere (precomputed mm_encoder_outputs?): pass pixel_values"
+                f"strategy {strategy!r} needs the signal {signal!r}, which is read while visual inputs are encoded; "
+                "these were encoded elsewhere (precomputed mm_encoder_outputs?), or this kind of input has none: pass "
+                "pixel_values, or use a strategy that does not read it"
             )
-        signals[signal] = _joined(seen.signals[signal], images, SIGNALS[signal].shape)
-    grid = request.adapter.grid(visual.shape[1]) if visual_mask is None else None
-    return Features(visual, visual_mask=visual_mask, grid=grid, **signals)
-
-
-def _joined(per_image: Sequence[Tensor], images: Sequence[tuple[int, ...]], shape: str) -> Tensor:
-    """Concatenate a signal over the images of each unit and stack the units."""
-    letters = shape.split()[1:]
-    if "n" not in letters:
-        return torch.stack([per_image[members[0]] for members in images])
-    axis = letters.index("n")
-    return _padded([torch.cat([per_image[i] for i in members], axis) for members in images], axis)[0]
+        values = [block[0].signals[signal] for block in blocks]
+        if axis is None:
+            rows.append(values[0])
+        else:
+            parts = [v.narrow(axis, m.start, m.stop - m.start) for v, m in zip(values, members, strict=True)]
+            rows.append(torch.cat(parts, axis))
+    return torch.stack(rows) if axis is None else _padded(rows, axis)[0]
 
 
 def _padded(rows: Sequence[Tensor], axis: int) -> tuple[Tensor, Tensor | None]:
@@ -258,14 +382,20 @@ class Decision:
         made = None if self.made is None else tuple(self.made[d] for d in owner)
         return Decision(self.selection, tuple(self.kept[d] for d in owner), made)
 
+    def embeddings(self, plan: Splice, embeds: Tensor, layout: Layout) -> Tensor:
+        """Embeddings of the shorter sequence, tokens that the strategy made included: (B, S, d) -> (B, M, d)."""
+        new = plan.tokens(embeds)
+        if self.made is not None:
+            for span, slots, tokens in zip(layout.spans, plan.slots, self.made, strict=True):
+                new[span.row, slots] = tokens.to(new.dtype)
+        return new
+
 
 @torch.no_grad()
 def decide(request: Request, features: Features) -> Decision:
     """Run the strategy and, where it merged in encoder space, the projector."""
-    unit = request.budget.unit
-    if unit == "sample" or features.grid is None or features.grid.frames == 1:
-        unit = "image"  # a row of features is the unit already
-    budget = Budget(request.budget.keep, unit, request.budget.clip)
+    # a row of features is the unit already
+    budget = Budget(request.budget.keep, "image", request.budget.clip)
     if isinstance(request.strategy, LayerSchedule):
         selection = request.strategy.enter(features, budget)
     else:

@@ -20,7 +20,7 @@ def test_signals_equal_eager_attention(prompts: Any, layer: int) -> None:
     pixels = prompts(("how many", "is it red ?"))["pixel_values"]
     adapter, seen = adapter_for(model), Observation()
     with torch.no_grad(), adapter.observe(ENCODER_SIGNALS | {"encoder"}, seen):
-        adapter.encode(pixel_values=pixels)
+        adapter.encode("image", pixel_values=pixels)
     tower = model.model.vision_tower
     tower.set_attn_implementation("eager")
     with torch.no_grad():
@@ -28,15 +28,16 @@ def test_signals_equal_eager_attention(prompts: Any, layer: int) -> None:
     # hidden_states[k] is the output of layer k - 1; negative numbers count alike in both tuples
     attention = out.attentions[layer if layer < 0 else layer - 1]
     hidden = out.hidden_states[layer]
-    assert seen.sizes == [N, N]
+    blocks = seen.blocks["image"]
+    assert [block.size for block in blocks] == [N, N]
     for name, expected in {
         "cls_attention": attention[:, :, 0, 1:],
         "received_attention": attention.mean(1)[:, 1:, 1:].sum(1) - attention.mean(1)[:, 1:, 1:].diagonal(0, 1, 2),
         "encoder": hidden[:, 1:],
         "encoder_cls": hidden[:, 0],
     }.items():
-        torch.testing.assert_close(torch.stack(seen.signals[name]), expected, rtol=0, atol=1e-5)
-    assert torch.stack(seen.signals["keys"]).shape == (2, N, 16)
+        torch.testing.assert_close(torch.stack([block.signals[name] for block in blocks]), expected, rtol=0, atol=1e-5)
+    assert torch.stack([block.signals["keys"] for block in blocks]).shape == (2, N, 16)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -60,6 +61,7 @@ def test_nothing_is_read_that_was_not_asked_for(prompts: Any) -> None:
     seen = Observation()
     adapter = adapter_for(model)
     with torch.no_grad(), adapter.observe(frozenset({"visual", "text"}), seen):
-        adapter.encode(pixel_values=prompts()["pixel_values"])
-    assert seen.signals == {}
-    assert seen.sizes == [N]
+        adapter.encode("image", pixel_values=prompts()["pixel_values"])
+    (block,) = seen.blocks["image"]
+    assert block.signals == {}
+    assert block.size == N

@@ -203,7 +203,7 @@ class _Asked:
         if self.encoded is None:
             return {"pixel_values": self.pixels[place]}, None
         picked = self.encoded.pick(place)
-        return {"mm_encoder_outputs": {"image": picked.outputs}}, picked
+        return {"mm_encoder_outputs": picked.outputs}, picked
 
     def _unpruned(self) -> list[tuple[int, ...]]:
         return [(int(n),) * self.shape.layers for n in self.images.sum(1).tolist()]

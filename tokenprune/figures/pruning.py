@@ -146,7 +146,7 @@ def look(
     if takes_encoded(model):
         encoded = encode(model, pixel_values=inputs["pixel_values"])
         asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        asked["mm_encoder_outputs"] = {"image": encoded.outputs}
+        asked["mm_encoder_outputs"] = encoded.outputs
 
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()

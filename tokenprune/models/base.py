@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,34 +15,64 @@ from torch import Tensor, nn
 
 from tokenprune.errors import MissingSignalError, UnsupportedError, closest
 from tokenprune.features import Grid
+from tokenprune.models.encoder_attention import Readings
 from tokenprune.registry import registry
+from tokenprune.splice import Splice
 
-__all__ = ["ModelAdapter", "Observation", "adapter_for"]
+__all__ = ["MODALITIES", "Block", "ModelAdapter", "Observation", "adapter_for"]
+
+MODALITIES = ("image", "video")
+"""What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One visual input (an image, a tile, a video) as it fills placeholders of the prompt.
+
+    Attributes
+    ----------
+    size : int
+        Placeholders it fills.
+    grids : tuple of Grid
+        Where its prunable tokens lie, stretch after stretch (a thumbnail and the whole picture; the frames of a
+        video); empty where that is not known.
+    fixed : bool Tensor, (size,), or None
+        True at tokens that stay whatever a strategy says: newlines between rows of tiles, a frame's [CLS].
+    signals : mapping of str to Tensor
+        Signals asked for, shaped as in :data:`tokenprune.features.SIGNALS` without ``b``, over prunable tokens.
+    """
+
+    size: int
+    grids: tuple[Grid, ...] = ()
+    fixed: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.grids and sum(grid.size for grid in self.grids) != self.free:
+            raise UnsupportedError(f"a visual input of {self.free} prunable tokens cannot lie on {self.grids}")
+
+    @property
+    def free(self) -> int:
+        """Prunable tokens."""
+        return self.size if self.fixed is None else self.size - int(self.fixed.sum())
 
 
 @dataclass
 class Observation:
-    """What hooks saw of the vision side during one forward pass: one entry for each image, in order.
+    """What was seen of the vision side: modality -> its visual inputs, in the order of their placeholders."""
 
-    Attributes
-    ----------
-    sizes : list of int
-        Projected tokens of each image.
-    signals : dict of str to list of Tensor
-        Signal name -> one tensor for each image, shaped as in :data:`tokenprune.features.SIGNALS` without ``b``.
-    """
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
 
-    sizes: list[int] = field(default_factory=list)
-    signals: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __bool__(self) -> bool:
+        return any(self.blocks.values())
 
     def clear(self) -> None:
-        """Forget; called when the images have been used."""
-        self.sizes.clear()
-        self.signals.clear()
+        """Forget; called when the visual inputs have been used."""
+        self.blocks.clear()
 
-    def add(self, name: str, per_image: Iterable[Tensor]) -> None:
-        """Append one tensor an image."""
-        self.signals.setdefault(name, []).extend(per_image)
+    def copy(self) -> Observation:
+        """The same, unaffected by what is seen next."""
+        return Observation({modality: list(blocks) for modality, blocks in self.blocks.items()})
 
 
 class ModelAdapter(ABC):
@@ -50,33 +82,48 @@ class ModelAdapter(ABC):
     ----------
     model : PreTrainedModel
         The whole model, head included.
+
+    Attributes
+    ----------
+    joins_adjacent : bool
+        Visual inputs without anything between their placeholders are tiles of one image.
+    multi_axis : bool
+        Position ids have several rows (time, height, width), which cannot be renumbered without gaps.
     """
+
+    joins_adjacent: bool = False
+    multi_axis: bool = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     @property
     def core(self) -> nn.Module:
-        """The module that merges image features into the embeddings and calls the language model."""
+        """The module that merges visual features into the embeddings and calls the language model."""
         core: nn.Module = self.model.base_model
         return core
 
     @property
-    @abstractmethod
     def language_model(self) -> nn.Module:
         """The decoder that receives ``inputs_embeds``."""
+        return self.core.get_submodule("language_model")
 
     @property
-    @abstractmethod
+    def placeholders(self) -> Mapping[str, int]:
+        """Modality -> id of the token that its features replace."""
+        return {"image": self.model.config.image_token_id}
+
+    @property
     def image_token_ids(self) -> tuple[int, ...]:
-        """Placeholder ids that image features replace."""
+        """Placeholder ids of all modalities."""
+        return tuple(self.placeholders.values())
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Ids that are no text of anybody's: begin, end, padding, placeholders."""
+        """Ids that are no text of anybody's: begin, end, padding, placeholders and what marks their ends."""
         ids: set[int] = set(self.image_token_ids)
         for config in (self.model.config, self.model.config.get_text_config(), self.model.generation_config):
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            for name in SPECIAL:
                 value = getattr(config, name, None)
                 if value is not None:
                     ids.update(value if isinstance(value, list | tuple) else (value,))
@@ -88,20 +135,81 @@ class ModelAdapter(ABC):
         """Signals this model can give before its language model runs."""
 
     @abstractmethod
-    def observe(self, signals: frozenset[str], seen: Observation) -> AbstractContextManager[None]:
-        """Hook the vision side; while open, forward passes append to ``seen`` the signals asked for."""
+    def watch(self, modality: str, signals: frozenset[str]) -> AbstractContextManager[Readings]:
+        """Hook the vision side while it encodes one batch of a modality; yields what it says."""
 
     @abstractmethod
-    def encode(self, **inputs: Any) -> Any:
-        """Run the vision side alone and return what ``forward`` accepts as ``mm_encoder_outputs["image"]``."""
+    def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
+        """Take what ``get_<modality>_features`` returned apart.
+
+        Parameters
+        ----------
+        modality : str
+        output : ModelOutput
+            ``pooler_output`` holds the projected features.
+        inputs : mapping
+            What it was called with, by parameter name.
+        readings : dict
+            What :meth:`watch` yielded.
+        """
+
+    @contextmanager
+    def observe(self, signals: frozenset[str], seen: Observation) -> Iterator[None]:
+        """While open, note every visual input that the model encodes, with the signals asked for."""
+        inside = False
+
+        def shadowing(modality: str, original: Any) -> Any:
+            @functools.wraps(original)
+            def features(*args: Any, **kwargs: Any) -> Any:
+                nonlocal inside
+                if inside:  # some models encode videos through their function for images
+                    return original(*args, **kwargs)
+                inside = True
+                try:
+                    with self.watch(modality, signals) as readings:
+                        output = original(*args, **kwargs)
+                finally:
+                    inside = False
+                bound = inspect.signature(original).bind(*args, **kwargs).arguments
+                given = {**bound, **bound.pop("kwargs", {})}
+                seen.blocks.setdefault(modality, []).extend(self.blocks(modality, output, given, readings))
+                return output
+
+            return features
+
+        with ExitStack() as stack:
+            for modality in MODALITIES:
+                name = f"get_{modality}_features"
+                if (original := getattr(self.core, name, None)) is not None:
+                    stack.callback(vars(self.core).pop, name, None)
+                    vars(self.core)[name] = shadowing(modality, original)
+            yield
+
+    def encode(self, modality: str, **inputs: Any) -> Any:
+        """Run the vision side alone and return what ``forward`` accepts as ``mm_encoder_outputs[modality]``."""
+        return getattr(self.core, f"get_{modality}_features")(**inputs, return_dict=True)
+
+    def vision_inputs(self, modality: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a processor's outputs that the vision side takes."""
+        encoder = getattr(self.core, f"get_{modality}_features", None)
+        accepted = () if encoder is None else inspect.signature(encoder).parameters
+        return {name: value for name, value in inputs.items() if name in accepted and name != "kwargs"}
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """From encoder space to projection space: (..., e) -> (..., d)."""
 
     def grid(self, n_tokens: int) -> Grid | None:
-        """Where an image's tokens lie, or None if unknown."""
+        """Where an image's tokens lie if nothing but their number is known, or None."""
         return None
+
+    def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        """Position ids of a prompt as ``generate`` makes them: (B, S), or (4, B, S) where they have several axes."""
+        return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+    def shorten(self, kwargs: Mapping[str, Any], plan: Splice) -> dict[str, Any]:
+        """Further arguments of the language model that run over the sequence, for the shorter one."""
+        return {}
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids with the language model's table: (B, S) -> (B, S, d); placeholders embed as id 0."""
@@ -109,10 +217,10 @@ class ModelAdapter(ABC):
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
 
-    def image_mask(self, input_ids: Tensor) -> Tensor:
-        """Bool (B, S), True at placeholders."""
-        ids = torch.tensor(self.image_token_ids, device=input_ids.device)
-        return torch.isin(input_ids, ids)
+    def image_mask(self, input_ids: Tensor, modality: str | None = None) -> Tensor:
+        """Bool (B, S), True at placeholders (of one modality)."""
+        wanted = self.image_token_ids if modality is None else (self.placeholders[modality],)
+        return torch.isin(input_ids, torch.tensor(wanted, device=input_ids.device))
 
     def require(self, signals: frozenset[str], who: str) -> None:
         """Raise if the model cannot give a signal; name it, and the strategies that would work."""
@@ -123,6 +231,18 @@ class ModelAdapter(ABC):
                 f"{who} needs {', '.join(map(repr, missing))}, which {type(self.model).__name__} cannot give "
                 f"(it gives {', '.join(sorted(self.available))}). Strategies that work on it: {fits}"
             )
+
+
+SPECIAL = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "boi_token_index",
+    "eoi_token_index",
+)
+"""Names under which configs keep the ids of tokens that nobody wrote."""
 
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:

@@ -1,34 +1,56 @@
 """Read one encoder layer's attention without switching the encoder to eager attention.
 
-Hooks keep the layer's queries and keys; only the rows asked for are multiplied out. The [CLS] row costs O(H N) numbers,
-the attention each patch receives O(H N * chunk), never the whole O(H N^2) map.
+The layer's queries and keys are seen as they meet, after rotary embedding and norms; only the rows asked for are
+multiplied out. The [CLS] row costs O(H N) numbers, the attention each patch receives O(H N * chunk), never the whole
+O(H N^2) map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokenprune.attention_tap import tapped
 from tokenprune.features import working_precision
-from tokenprune.models.base import Observation
 
-__all__ = ["ENCODER_SIGNALS", "attention_received", "attention_rows", "observe_encoder_layer"]
+__all__ = ["ENCODER_SIGNALS", "Readings", "attention_received", "attention_rows", "read_layer"]
 
 ENCODER_SIGNALS = frozenset({"cls_attention", "received_attention", "keys", "encoder_cls"})
 """Signals that come from one encoder layer."""
 
+Readings = dict[str, list[Tensor]]
+"""Signal name -> one tensor for each sequence the encoder attended over (an image, a tile, a frame), in order: shaped
+as in :data:`tokenprune.features.SIGNALS` without ``b``, with ``n`` the encoder's own patches in the encoder's order."""
 
-def attention_rows(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """Attention probabilities of some query rows: (B, H, r, k), (B, H, L, k) -> (B, H, r, L), float32 or better."""
+
+def attention_rows(queries: Tensor, keys: Tensor, scale: float, visible: Tensor | None = None) -> Tensor:
+    """Attention probabilities of some query rows, in float32 or better.
+
+    Parameters
+    ----------
+    queries, keys : Tensor, (B, H, r, k) and (B, H, L, k)
+    scale : float
+        Factor on the logits.
+    visible : bool Tensor, (B, L), optional
+        False at keys that are padding.
+
+    Returns
+    -------
+    Tensor, (B, H, r, L)
+    """
     logits = working_precision(queries) @ working_precision(keys).mT * scale
+    if visible is not None:
+        logits = logits.masked_fill(~visible[:, None, None], -torch.inf)
     return logits.softmax(-1)
 
 
-def attention_received(queries: Tensor, keys: Tensor, scale: float, skip: int, chunk: int = 128) -> Tensor:
+def attention_received(
+    queries: Tensor, keys: Tensor, scale: float, skip: int, chunk: int = 128, visible: Tensor | None = None
+) -> Tensor:
     """Sum over patches i != j of the head-mean attention A_ij (MI-Pruner, Eqn 4, right).
 
     Parameters
@@ -40,6 +62,8 @@ def attention_received(queries: Tensor, keys: Tensor, scale: float, skip: int, c
         Leading tokens that are no patches ([CLS]): neither rows nor columns of the result, but part of the softmax.
     chunk : int, default 128
         Query rows multiplied out at a time.
+    visible : bool Tensor, (B, L), optional
+        False at patches that are padding: they neither give nor receive.
 
     Returns
     -------
@@ -48,55 +72,74 @@ def attention_received(queries: Tensor, keys: Tensor, scale: float, skip: int, c
     length = queries.shape[2]
     received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
     for start in range(skip, length, chunk):
-        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale).mean(1)
+        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
+        if visible is not None:
+            rows = rows * visible[:, start : start + chunk, None]
         received += rows.sum(1)
         own = torch.arange(rows.shape[1], device=rows.device)
         received[:, start + own] -= rows[:, own, start + own]
     return received[:, skip:]
 
 
+def _visible(mask: Any, keys: Tensor) -> Tensor | None:
+    """Keys that some query may see, (B, L), from a mask (B, 1, L, L) or (B, L), bool or additive."""
+    if not isinstance(mask, Tensor):
+        return None
+    allowed = mask if mask.dtype == torch.bool else mask > -1 if mask.is_floating_point() else mask > 0
+    if allowed.ndim == 4:
+        allowed = allowed.any(1).any(1)
+    return allowed.expand(keys.shape[0], -1)
+
+
 @contextmanager
-def observe_encoder_layer(
-    layer: nn.Module, signals: frozenset[str], seen: Observation, *, has_cls: bool
-) -> Iterator[None]:
-    """While open, append what the layer's attention says about each image to ``seen``.
+def read_layer(
+    layer: nn.Module, attention: nn.Module, config: Any, signals: frozenset[str], *, has_cls: bool = False
+) -> Iterator[Readings]:
+    """While open, note what a layer's attention says about each sequence that the encoder attends over.
 
     Parameters
     ----------
     layer : Module
-        Encoder layer with ``self_attn.q_proj`` and ``self_attn.k_proj``.
+        Encoder layer; its output holds the [CLS] feature.
+    attention : Module
+        Its attention module.
+    config : PretrainedConfig
+        In which the module looks its attention implementation up.
     signals : frozenset of str
         Which of :data:`ENCODER_SIGNALS` to compute.
-    has_cls : bool
+    has_cls : bool, default False
         Whether token 0 is [CLS].
     """
-    attention: Any = layer.self_attn
-    projected: dict[str, Tensor] = {}
+    found: Readings = {name: [] for name in ENCODER_SIGNALS & signals}
     skip = int(has_cls)
 
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            projected[name] = output.view(*output.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+    @torch.no_grad()
+    def tap(queries: Tensor, keys: Tensor, scale: float, more: Mapping[str, Any]) -> None:
+        visible = _visible(more.get("attention_mask"), keys)
+        for q, k in _sequences(queries, keys, more):
+            if "cls_attention" in found:
+                found["cls_attention"].extend(attention_rows(q[:, :, :1], k, scale, visible)[:, :, 0, skip:])
+            if "received_attention" in found:
+                found["received_attention"].extend(attention_received(q, k, scale, skip, visible=visible))
+            if "keys" in found:
+                found["keys"].extend(working_precision(k).mean(1)[:, skip:])
 
-        return hook
-
-    def finish(_module: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        queries, keys = projected.pop("q"), projected.pop("k")
-        if "cls_attention" in signals:
-            seen.add("cls_attention", attention_rows(queries[:, :, :1], keys, attention.scale)[:, :, 0, skip:])
-        if "received_attention" in signals:
-            seen.add("received_attention", attention_received(queries, keys, attention.scale, skip))
-        if "keys" in signals:
-            seen.add("keys", working_precision(keys).mean(1)[:, skip:])
-        if "encoder_cls" in signals:
-            seen.add("encoder_cls", hidden[:, 0])
+    def after(_module: nn.Module, _args: Any, output: Any) -> None:
+        found["encoder_cls"].extend((output[0] if isinstance(output, tuple) else output)[:, 0])
 
     with ExitStack() as stack:
-        for module, hook in (
-            (attention.q_proj, keep("q")),
-            (attention.k_proj, keep("k")),
-            (layer, finish),
-        ):
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield
+        if found.keys() - {"encoder_cls"}:
+            stack.enter_context(tapped(config, {attention: tap}))
+        if "encoder_cls" in found:
+            stack.callback(layer.register_forward_hook(after).remove)
+        yield found
+
+
+def _sequences(queries: Tensor, keys: Tensor, more: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split sequences that were packed into one row for a variable-length kernel."""
+    bounds = more.get("cu_seq_lens_q")
+    if bounds is None:
+        yield queries, keys
+        return
+    lengths = (bounds[1:] - bounds[:-1]).tolist()
+    yield from zip(torch.split(queries, lengths, 2), torch.split(keys, lengths, 2), strict=True)

@@ -2,95 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from tokenprune.features import Grid
-from tokenprune.models.base import ModelAdapter, Observation
-from tokenprune.models.encoder_attention import ENCODER_SIGNALS, observe_encoder_layer
+from tokenprune.models.base import Block, ModelAdapter
+from tokenprune.models.encoder_attention import ENCODER_SIGNALS, Readings, read_layer
 
 __all__ = ["LlavaAdapter"]
 
 
 class LlavaAdapter(ModelAdapter):
-    """``LlavaForConditionalGeneration``.
+    """``LlavaForConditionalGeneration``, and what its relatives have in common with it.
 
     Encoder signals come from the layer whose output the projector reads (``vision_feature_layer``, the last-but-one in
     LLaVA-1.5; the last of them where there are several). An encoder without [CLS] (SigLIP) has no ``cls_attention``.
     """
 
-    @property
-    def language_model(self) -> nn.Module:
-        """The decoder."""
-        return self.core.get_submodule("language_model")
+    projector = "multi_modal_projector"
+
+    def tower(self, modality: str) -> nn.Module:
+        """The encoder of a modality."""
+        return self.core.get_submodule("vision_tower")
 
     @property
-    def image_token_ids(self) -> tuple[int, ...]:
-        """The ``<image>`` placeholder."""
-        return (self.model.config.image_token_id,)
-
-    @property
-    def _has_cls(self) -> bool:
+    def has_cls(self) -> bool:
         """Whether token 0 of the encoder is [CLS]; the "default" strategy crops it before the projector."""
         return bool(self.model.config.vision_feature_select_strategy == "default")
 
-    @property
-    def _layer(self) -> nn.Module | None:
+    def encoder_layer(self, modality: str) -> nn.Module | None:
         """The encoder layer whose output is projected, or None where it has no attention to read."""
         chosen = self.model.config.vision_feature_layer
         chosen = chosen if isinstance(chosen, int) else chosen[-1]
-        encoder = getattr(self.core.get_submodule("vision_tower"), "encoder", None)
-        layers = list(getattr(encoder, "layers", []))
+        encoder = getattr(self.tower(modality), "encoder", None)
+        layers: list[nn.Module] = list(getattr(encoder, "layers", None) or getattr(encoder, "layer", None) or [])
         # hidden_states[k] is the output of layer k - 1; hidden_states has one entry more than there are layers
         index = (chosen if chosen >= 0 else len(layers) + 1 + chosen) - 1
         layer: nn.Module | None = layers[index] if 0 <= index < len(layers) else None
-        attention: Any = getattr(layer, "self_attn", None)
-        readable = all(hasattr(attention, name) for name in ("q_proj", "k_proj", "head_dim", "scale"))
-        return layer if readable else None
+        return layer if layer is not None and attention_of(layer) is not None else None
 
     @property
     def available(self) -> frozenset[str]:
         """Projection space, prompt, encoder features, and the layer's attention where it can be read."""
         signals = {"visual", "text", "encoder"}
-        if self._layer is not None:
+        if self.encoder_layer("image") is not None:
             signals |= {"received_attention", "keys"}
-            if self._has_cls:
+            if self.has_cls:
                 signals |= {"cls_attention", "encoder_cls"}
         return frozenset(signals)
 
     @contextmanager
-    def observe(self, signals: frozenset[str], seen: Observation) -> Iterator[None]:
-        """Hook the projector (its input and output) and, if asked for, one encoder layer."""
-
-        def projected(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.sizes.extend([output.shape[1]] * output.shape[0])
-            if "encoder" in signals:
-                seen.add("encoder", args[0])
-
+    def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
+        """Hook one encoder layer and the projector's input."""
+        layer = self.encoder_layer(modality)
         with ExitStack() as stack:
-            projector = self.core.get_submodule("multi_modal_projector")
-            stack.callback(projector.register_forward_hook(projected).remove)
-            if signals & ENCODER_SIGNALS and (layer := self._layer) is not None:
-                stack.enter_context(observe_encoder_layer(layer, signals, seen, has_cls=self._has_cls))
-            yield
+            readings: Readings = {}
+            attention = None if layer is None else attention_of(layer)
+            if signals & ENCODER_SIGNALS and layer is not None and attention is not None:
+                config = attention.config
+                readings = stack.enter_context(read_layer(layer, attention, config, signals, has_cls=self.has_cls))
+            if "encoder" in signals:
+                readings["encoder"] = []
+                projector = self.core.get_submodule(self.projector)
+                hook = projector.register_forward_pre_hook(lambda _, args: readings["encoder"].extend(args[0]))
+                stack.callback(hook.remove)
+            yield readings
 
-    def encode(self, **inputs: Any) -> Any:
-        """Image features, as ``get_image_features`` returns them."""
-        return self.core.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
+    def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
+        """One block an image."""
+        sizes = [len(tokens) for tokens in output.pooler_output]
+        blocks = []
+        for i, size in enumerate(sizes):
+            grid = self.grid(size)
+            signals = {name: values[i] for name, values in readings.items()}
+            blocks.append(Block(size, () if grid is None else (grid,), signals=signals))
+        return blocks
 
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the projector."""
-        projector: Any = self.core.get_submodule("multi_modal_projector")
+        projector: Any = self.core.get_submodule(self.projector)
         dtype = next(projector.parameters()).dtype
-        # forward, not __call__: the session's own hooks must not take these for a new image
+        # forward, not __call__: nobody's hooks must take these for a new image
         projected: Tensor = projector.forward(tokens.to(dtype))
         return projected
 
+    @property
+    def side(self) -> int:
+        """Patches along each side of what the encoder sees."""
+        config = self.model.config.vision_config
+        size, patch = config.image_size, config.patch_size
+        return int(size[0] if isinstance(size, list | tuple) else size) // int(
+            patch[0] if isinstance(patch, list | tuple) else patch
+        )
+
     def grid(self, n_tokens: int) -> Grid | None:
         """Square grid of patches."""
-        config = self.model.config.vision_config
-        side = config.image_size // config.patch_size
-        return Grid(side, side) if side * side == n_tokens else None
+        return Grid(self.side, self.side) if self.side**2 == n_tokens else None
+
+
+def attention_of(layer: nn.Module) -> Any:
+    """The attention module of an encoder layer, under whichever name; None if there is none to read."""
+    for name in ("self_attn", "attention", "attn"):
+        module = getattr(layer, name, None)
+        if hasattr(module, "config"):
+            return module
+    return None
