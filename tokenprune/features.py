@@ -22,7 +22,7 @@ from tokenprune.errors import (
     closest,
 )
 
-__all__ = ["SIGNALS", "Features", "Grid", "Signal", "working_precision"]
+__all__ = ["SIGNALS", "Features", "Grid", "Signal", "on_host", "working_precision"]
 
 DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What signals may be made of; narrower formats carry a scale that only their owner knows."""
@@ -58,6 +58,11 @@ SIGNALS: Final[Mapping[str, Signal]] = {
 def working_precision(x: Tensor) -> Tensor:
     """Cast half precision to float32; leave float32 and float64 as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether reading the tensor's numbers is free; elsewhere the host would wait until the device has made them."""
+    return x.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,10 @@ class Features:
         Signals of your own, batch first.
     **signals : Tensor
         Any of :data:`SIGNALS` (``cls_attention``, ``encoder``, ``keys``, ...).
+    check : bool, default True
+        False leaves out the checks that read numbers (finite signals, a real token in every row), each of which makes
+        the host wait for an accelerator. For tensors known to be sound; inside a captured graph it is the only way.
+        Shapes are checked and padding is zeroed all the same. ``counts`` then reads a ``visual_mask`` when asked.
 
     Raises
     ------
@@ -123,7 +132,7 @@ class Features:
         A keyword that is no signal's name.
     """
 
-    __slots__ = ("_signals", "grid", "text_mask", "visual_mask")
+    __slots__ = ("_counts", "_signals", "checked", "grid", "text_mask", "visual_mask")
 
     def __init__(
         self,
@@ -134,8 +143,10 @@ class Features:
         text_mask: Tensor | None = None,
         grid: Grid | None = None,
         extra: Mapping[str, Tensor] | None = None,
+        check: bool = True,
         **signals: Tensor | None,
     ) -> None:
+        self.checked = check
         given: dict[str, Tensor] = {"visual": visual}
         if text is not None:
             given["text"] = text
@@ -149,11 +160,12 @@ class Features:
             given["cls_attention"] = cls[:, None]
         _check_shapes(given)
         batch, n = visual.shape[:2]
-        self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token")
+        self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token", check)
+        self._counts = [n] * batch if self.visual_mask is None else self._read_counts() if check else None
         if text is None and text_mask is not None:
             raise FeatureError("text_mask was given without text")
         n_text = 0 if text is None else text.shape[1]
-        self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token")
+        self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token", check)
         if grid is not None and not isinstance(grid, Grid):
             raise FeatureTypeError(f"grid must be a tokenprune.Grid, got {_describe(grid)}")
         if grid is not None and grid.size != n:
@@ -172,7 +184,7 @@ class Features:
         self._signals: Mapping[str, Tensor] = given
 
     def _without_padding(self, name: str, value: Tensor) -> Tensor:
-        """Zero what the masks leave out, then insist that the rest is finite."""
+        """Zero what the masks leave out, then insist that the rest is finite, if numbers are to be read."""
         shape = SIGNALS[name].shape.split()
         mask = {"n": self.visual_mask, "t": self.text_mask}
         for axis, letter in enumerate(shape):
@@ -180,7 +192,7 @@ class Features:
                 view = [1] * value.ndim
                 view[0], view[axis] = m.shape
                 value = value.masked_fill(~m.view(view), 0)
-        if not bool(torch.isfinite(value).all()):
+        if self.checked and not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"{name} holds NaN or infinity in {int((~torch.isfinite(value)).sum())} places")
         return value
 
@@ -211,8 +223,10 @@ class Features:
 
     def counts(self) -> list[int]:
         """Real visual tokens of each unit."""
-        if self.visual_mask is None:
-            return [self.n_visual] * self.batch
+        return list(self._read_counts() if self._counts is None else self._counts)
+
+    def _read_counts(self) -> list[int]:
+        assert self.visual_mask is not None
         return [int(c) for c in self.visual_mask.sum(1).tolist()]
 
     def valid(self) -> Tensor:
@@ -236,11 +250,11 @@ class Features:
             raise MissingSignalError(f"signal {name!r}{meaning} is needed but was not given; given: {have}") from None
 
     def replace(self, **changes: object) -> Features:
-        """Return a copy with some signals, masks or the grid exchanged."""
+        """Return a copy with some signals, masks or the grid exchanged, checked (``check``) as this one was."""
         known = {k: v for k, v in self._signals.items() if k in SIGNALS}
         extra = {k: v for k, v in self._signals.items() if k not in SIGNALS}
         own = {"visual_mask": self.visual_mask, "text_mask": self.text_mask, "grid": self.grid, "extra": extra}
-        return Features(**{**known, **own, **changes})  # type: ignore[arg-type]
+        return Features(**{**known, **own, "check": self.checked, **changes})  # type: ignore[arg-type]
 
     def frames(self) -> Features:
         """Return the same tokens with one row per frame instead of one per unit (needs ``grid.frames``).
@@ -307,7 +321,7 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
 
 
 def _checked_mask(
-    name: str, mask: Tensor | None, shape: tuple[int, int], device: torch.device, what: str
+    name: str, mask: Tensor | None, shape: tuple[int, int], device: torch.device, what: str, check: bool
 ) -> Tensor | None:
     if mask is None:
         return None
@@ -317,6 +331,8 @@ def _checked_mask(
         raise FeatureError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
     if mask.device != device:
         raise FeatureError(f"{name} is on {mask.device} but visual is on {device}")
+    if not check:
+        return mask
     if bool(mask.all()):
         return None
     if not bool(mask.any(1).all()):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.base import Merged
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, FeatureError, NonFiniteError
 from tokenprune.indexing import as_mask, gather_tokens
 
 __all__ = ["Selection"]
@@ -105,6 +105,28 @@ class Selection:
         if not error >= 0:
             raise ConfigError(f"Selection.certified: error must be at least 0, got {error!r}")
         return self.margin > 2 * error
+
+    def verify(self) -> Selection:
+        """Read what ``select`` leaves unread on an accelerator, and return the selection itself.
+
+        Raises
+        ------
+        NonFiniteError
+            A score is NaN or infinite, or a row kept nothing because a gain was NaN.
+        FeatureError
+            A pick is no position of a real token.
+        """
+        if self.scores is not None and not bool(torch.isfinite(self.scores).all()):
+            raise NonFiniteError("the scores of this selection hold NaN or infinity")
+        if not bool(self.counts.all()):
+            row = int((self.counts == 0).nonzero()[0, 0])
+            raise NonFiniteError(f"row {row} of this selection kept nothing: the gain of a token was NaN")
+        wrong = (self.order < -1) | (self.order >= self.n_visual)
+        if self.valid is not None:
+            wrong = wrong | ~(self.order < 0) & ~self.valid.gather(1, self.order.clamp(0, self.n_visual - 1))
+        if bool(wrong.any()):
+            raise FeatureError(f"this selection holds positions of no real token: {self.order[wrong].tolist()}")
+        return self
 
     def gather(self, tokens: Tensor) -> Tensor:
         """Rows of (B, N, ...) at the kept positions, ascending, zero at padding: (B, K, ...)."""

@@ -15,7 +15,7 @@ from tokenprune.components.base import Merger, Problem, Scorer, Selector, check_
 from tokenprune.components.scorers import relevance
 from tokenprune.components.selectors import TopK
 from tokenprune.errors import BudgetError, ConfigError, FeatureError, OptionTypeError
-from tokenprune.features import Features
+from tokenprune.features import Features, on_host
 from tokenprune.indexing import left_aligned
 from tokenprune.selection import Selection
 
@@ -138,10 +138,14 @@ class Strategy(AnyStrategy):
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
 
+        On an accelerator nothing is read back, so with built-in parts of a fixed budget the host does not wait and the
+        call may be captured in a graph (once the same shapes have run before). What is read on the host to find a part
+        that returns nonsense is left to :meth:`~tokenprune.selection.Selection.verify` there.
+
         Parameters
         ----------
         features : Features
-            One row for each pruning unit.
+            One row for each pruning unit. Inside a captured graph make them with ``check=False``.
         keep : int, float, sequence or Budget
             See :class:`~tokenprune.budget.Budget`.
         unit : str, optional
@@ -150,7 +154,7 @@ class Strategy(AnyStrategy):
         Raises
         ------
         BudgetError, MissingSignalError, NonFiniteError
-            The budget does not fit, a signal is missing, or a scorer returned NaN or infinity.
+            The budget does not fit, a signal is missing, or (on the host) a scorer returned NaN or infinity.
         """
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
@@ -159,10 +163,11 @@ class Strategy(AnyStrategy):
             features[name]  # raises, naming what is missing
         if budget.unit == "frame":
             return self._select_frames(features, budget)
-        counts = budget.counts(features.counts())
+        sizes = tuple(features.counts())
+        counts = budget.counts(sizes)
         with torch.no_grad():
             scores = self._scores(features)
-            order = self.selector.select(Problem(features, scores, counts, features.valid()))
+            order = self.selector.select(Problem(features, scores, counts, features.valid(), sizes=sizes))
             _check_order(order, counts, features, self.selector)
             merged = None if self.merger is None else self.merger.merge(features, order)
         known = None if self.scorer is None else scores
@@ -193,6 +198,8 @@ def _check_order(order: object, counts: tuple[int, ...], features: Features, sel
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or tuple(order.shape) != shape:
         got = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else f"{type(order).__name__}"
         raise FeatureError(f"{selector!r} must return picks as an int64 tensor of shape {shape}, got {got}")
+    if not on_host(order):
+        return
     padding = [set()] * len(counts) if features.visual_mask is None else _positions(~features.visual_mask)
     for row, (picks, count, absent) in enumerate(zip(order.tolist(), counts, padding, strict=True)):
         wrong = next((i for i in picks if not -1 <= i < features.n_visual or i in absent), None)

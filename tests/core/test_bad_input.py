@@ -14,7 +14,21 @@ from torch import Tensor
 import tokenprune as tp
 from tests.tables import GivenScores
 from tokenprune import errors
-from tokenprune.components import aggregators, normalizers, objectives, pairwise, priors, scorers, selectors
+from tokenprune.components import (
+    aggregators,
+    crops,
+    dedup,
+    inside_attention,
+    inside_basis,
+    inside_pivots,
+    inside_rules,
+    normalizers,
+    objectives,
+    pairwise,
+    priors,
+    scorers,
+    selectors,
+)
 
 N, T, D = 9, 4, 6
 KEEP_ALL = 1.0
@@ -264,6 +278,27 @@ def test_numbers(option: str, make: Callable[[Any], object], accepted: str) -> N
         refused(errors.ConfigError, (option, accepted, repr(value)), lambda v=value: make(v))  # type: ignore[misc]
     for value in ("0.5", True, [0.5], 1j, torch.tensor(0.5)):
         refused(errors.OptionTypeError, (option, accepted, repr(value)), lambda v=value: make(v))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("option", "make"),
+    [
+        ("rate", lambda v: dedup.BipartiteDedup(v)),
+        ("crops", lambda v: crops.CropBudgets(v)),
+        ("heads", lambda v: inside_attention.AttentionRows(heads=v)),
+        ("image", lambda v: inside_pivots.PivotQuota(image=v)),
+        ("text", lambda v: inside_pivots.PivotQuota(text=v)),
+        ("pivots", lambda v: inside_rules.PivotsAndQuotas(pivots=v)),
+        ("quotas", lambda v: inside_rules.PivotsAndQuotas(quotas=v)),
+        ("size", lambda v: inside_basis.FarthestPoints(size=v)),
+        ("start", lambda v: inside_basis.FarthestPoints(start=v)),
+        ("m", lambda v: aggregators.TopM(v)),
+    ],
+)
+def test_whole_numbers(option: str, make: Callable[[Any], object]) -> None:
+    for wrong in (2.5, 2.0, math.inf, True, "3"):
+        refused(errors.OptionTypeError, (option, "int", repr(wrong)), lambda v=wrong: make(v))  # type: ignore[misc]
+    refused(errors.ConfigError, (option, "at least", "-1"), lambda: make(-1))
 
 
 def test_ends_of_ranges() -> None:

@@ -716,6 +716,17 @@ def test_text_that_says_nothing_warns_once_and_still_ranks(lam: float, normalize
         assert torch.equal(selection.order, top_k(cosine, (8, 8), f.valid()))
 
 
+@pytest.mark.parametrize("keep", [6, 9, 16])
+def test_text_of_zeros_keeps_tokens_that_lie_evenly(keep: int) -> None:
+    n = 60
+    f = tp.Features(torch.randn(2, n, 8), torch.zeros(2, 3, 8))
+    with pytest.warns(DegenerateRelevanceWarning):
+        selection = tp.build("mi-pruner", lam=1).select(f, keep)
+    gaps = selection.indices.diff(dim=1)
+    assert bool((gaps >= n // keep // 2).all())
+    assert bool((gaps <= 2 * -(-n // keep)).all())
+
+
 def test_a_prior_does_not_hide_degenerate_relevance() -> None:
     f = random_features(9, 1, 12, 1, 6, grid=tp.Grid(3, 4))
     strategy = tp.Strategy(scorers.PMI(prior=priors.Centre()))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokenprune.components.base import Aggregator, check_count, check_number
 from tokenprune.errors import ConfigError
+from tokenprune.features import on_host
 
 __all__ = ["LogSumExp", "Max", "Mean", "Renyi", "Sum", "TopM"]
 
@@ -59,7 +60,7 @@ class Sum(Aggregator):
     def __call__(self, table: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """sum_j table_ij."""
         total = _fill(table, mask, 0).sum(-1)
-        if bool((total == -math.inf).any()):
+        if on_host(total) and bool((total == -math.inf).any()):
             raise ConfigError(
                 "aggregator 'sum' meets outcomes of probability 0 (PMI -inf), which normalizer 'minmax' always makes; "
                 "use normalizer 'softmax', or aggregator 'max', 'mean', 'lse' or 'renyi'"

@@ -151,6 +151,11 @@ class PairTable(ABC):
     def dense(self) -> Tensor:
         """The whole table, (B, N, N)."""
 
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, their entries with all tokens (B, rows, N)); by default all rows at once."""
+        table = self.dense()
+        yield slice(0, table.shape[1]), table
+
 
 class Pairwise(Component):
     """How alike two visual tokens are: the redundancy that an objective charges for."""
@@ -251,6 +256,8 @@ class Problem:
         Candidates.
     context : Tensor, (B, K0), optional
         Tokens picked by an earlier round, -1 as padding: objectives count them as selected.
+    sizes : tuple of int, optional
+        Candidates of each row, where the host knows without reading ``available``.
     """
 
     features: Features
@@ -258,6 +265,11 @@ class Problem:
     counts: tuple[int, ...]
     available: Tensor
     context: Tensor | None = None
+    sizes: tuple[int, ...] | None = None
+
+    def size(self) -> tuple[int, ...]:
+        """Candidates of each row, read where the host does not know."""
+        return tuple(self.available.sum(1).tolist()) if self.sizes is None else self.sizes
 
 
 class Selector(Component):

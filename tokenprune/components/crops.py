@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Problem, Selector, check_choice, check_number
+from tokenprune.components.base import Problem, Selector, check_choice, check_count, check_number
 from tokenprune.features import working_precision
 from tokenprune.information import cosine_similarity
 
@@ -54,7 +53,7 @@ class CropBudgets(Selector):
         check_choice(self, "within", ("scores", "holistic"))
         check_number(self, "alpha", 0, 100)
         if self.crops is not None:
-            check_number(self, "crops", 1, math.inf)
+            check_count(self, "crops", 1)
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Problem, Selector, check_number
+from tokenprune.components.base import Problem, Selector, check_count
 from tokenprune.components.pairwise import CosineTable
+from tokenprune.components.selectors import top_k
+from tokenprune.indexing import constant
 
 __all__ = ["BipartiteDedup"]
 
@@ -37,7 +40,7 @@ class BipartiteDedup(Selector):
     signal: str = "encoder"
 
     def __post_init__(self) -> None:
-        check_number(self, "rate", 1, float("inf"))
+        check_count(self, "rate", 1)
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
@@ -47,20 +50,33 @@ class BipartiteDedup(Selector):
     def select(self, problem: Problem) -> Tensor:
         """The survivors, in the order in which the last round lists them."""
         table = CosineTable(problem.features[self.signal].double())
-        out = torch.full((len(problem.counts), max(problem.counts)), -1, device=problem.scores.device)
-        for row, count in enumerate(problem.counts):
-            if count:
-                out[row, :count] = self._survivors(table, row, self._listed(problem, row), count)
-        return out
+        sizes = problem.size()
+        places = top_k(problem.scores, sizes, problem.available).clamp_min(0)
+        left, count = constant(sizes, places.device), constant(problem.counts, places.device)
+        # how long the lists are is known before anything runs, so no round asks the device
+        known = list(zip(sizes, problem.counts, strict=True))
+        while any(n > k for n, k in known):
+            places, left = self._round(table, places, left, count)
+            known = [(n - self._dropped(n, k), k) for n, k in known]
+            places = places[:, : max(n for n, _ in known)]
+        kept = torch.arange(max(problem.counts), device=places.device) < count.unsqueeze(1)
+        return places[:, : kept.shape[1]].where(kept, -1)
 
-    def _listed(self, problem: Problem, row: int) -> Tensor:
-        candidates = problem.available[row].nonzero().flatten()
-        return candidates[problem.scores[row, candidates].argsort(descending=True, stable=True)]
+    def _dropped(self, left: int, count: int) -> int:
+        return min(self.rate, left - count, -(-left // 2))
 
-    def _survivors(self, table: CosineTable, row: int, places: Tensor, count: int) -> Tensor:
-        while (surplus := len(places) - count) > 0:
-            even, odd = places[0::2], places[1::2]
-            nearest = table.between(row, even, odd).amax(1)
-            ranked = even[nearest.argsort(descending=True, stable=True)]
-            places = torch.cat([ranked[min(self.rate, surplus) :], odd])
-        return places
+    def _round(self, table: CosineTable, places: Tensor, left: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """List what a round leaves of the first ``left`` (B,) places of each row: (B, L) and (B,), both as before."""
+        rank = torch.arange(places.shape[1], device=places.device)
+        even, odd = places[:, 0::2], places[:, 1::2]
+        absent = rank >= left.unsqueeze(1)
+        nearest = table.between(even, odd).masked_fill(absent[:, 1::2].unsqueeze(1), -math.inf).amax(2)
+        nearest = nearest.masked_fill(absent[:, 0::2], -math.inf)
+        ranked = even.gather(1, nearest.argsort(dim=1, descending=True, stable=True))
+        n_even = left - left // 2
+        drop = torch.minimum((left - count).clamp_max(self.rate), n_even)
+        evens = (n_even - drop).unsqueeze(1)
+        early = (rank + drop.unsqueeze(1)).clamp_max(even.shape[1] - 1)
+        late = (rank - evens).clamp(0, odd.shape[1] - 1)
+        listed = torch.where(rank < evens, ranked.gather(1, early), odd.gather(1, late))
+        return torch.where((drop > 0).unsqueeze(1), listed, places), left - drop

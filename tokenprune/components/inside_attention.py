@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Scorer, check_number
+from tokenprune.components.base import Scorer, check_count, check_number
 from tokenprune.components.inside_rules import Measure
-from tokenprune.components.scorers import ClsAttention
+from tokenprune.components.scorers import ClsAttention, relevance
 from tokenprune.features import Features, working_precision
 
 __all__ = [
@@ -46,10 +46,10 @@ class Raters(Measure):
 
     def measure(self, features: Features) -> Tensor:
         """Bool (B, T)."""
-        relevance = text_relevance(features.visual, features.text, features.valid(), features.text_mask)
-        real = torch.ones_like(relevance, dtype=torch.bool) if features.text_mask is None else features.text_mask
-        mean = relevance.sum(1, keepdim=True) / real.sum(1, keepdim=True)
-        raters = (relevance > mean) & real
+        weight = text_relevance(features.visual, features.text, features.valid(), features.text_mask)
+        real = torch.ones_like(weight, dtype=torch.bool) if features.text_mask is None else features.text_mask
+        mean = weight.sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        raters = (weight > mean) & real
         return torch.where(raters.any(1, keepdim=True), raters, real)
 
 
@@ -102,7 +102,7 @@ class AttentionRows(Scorer):
     def __post_init__(self) -> None:
         check_number(self, "floor", 0, 1)
         if self.heads is not None:
-            check_number(self, "heads", 1, math.inf)
+            check_count(self, "heads", 1)
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
@@ -197,4 +197,4 @@ class JointAttention(Scorer):
         rows = real_rows(features, attention)
         information = pseudo_information(attention, rows) / rows.sum(1)
         spoken = AttentionRows().score(features)
-        return self.salience.score(features) + self.weight * information.unsqueeze(-1) * spoken
+        return relevance(self.salience, features) + self.weight * information.unsqueeze(-1) * spoken

@@ -9,7 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Merged, Merger, Problem, Scorer, Selector, check_choice, check_number
+from tokenprune.components.base import (
+    Merged,
+    Merger,
+    Problem,
+    Scorer,
+    Selector,
+    check_choice,
+    check_count,
+    check_number,
+)
 from tokenprune.components.mergers import sum_of_members
 from tokenprune.components.selectors import top_k
 from tokenprune.features import Features, working_precision
@@ -94,8 +103,8 @@ class FarthestPoints:
     start: int = 0
 
     def __post_init__(self) -> None:
-        check_number(self, "size", 1, math.inf)
-        check_number(self, "start", 0, math.inf)
+        check_count(self, "size", 1)
+        check_count(self, "start", 0)
 
     def of(self, features: Features, signal: str) -> Tensor:
         """Indices of the basis tokens, (B, size), -1 as padding."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Problem, Scorer, Selector, check_choice, check_number
+from tokenprune.components.base import Problem, Scorer, Selector, check_choice, check_count
 from tokenprune.components.selectors import top_k
 from tokenprune.features import Features, working_precision
 from tokenprune.indexing import as_mask, gather_tokens, left_aligned
@@ -57,8 +56,8 @@ class PivotQuota(Selector):
     order: Literal["rank", "hash"] = "rank"
 
     def __post_init__(self) -> None:
-        check_number(self, "image", 1, math.inf)
-        check_number(self, "text", 0, math.inf)
+        check_count(self, "image", 1)
+        check_count(self, "text", 0)
         check_choice(self, "order", ("rank", "hash"))
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenprune.components.base import Merged, Scorer, check_number
 from tokenprune.components.inside_rules import Appending
+from tokenprune.components.scorers import relevance
 from tokenprune.features import Features, working_precision
 from tokenprune.indexing import as_mask
 from tokenprune.selection import Selection
@@ -87,7 +88,7 @@ class Recycle(Appending):
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Kept tokens in raster order, then means, highest peak first."""
         visual = working_precision(features.visual)
-        scores = self.scorer.score(features)
+        scores = relevance(self.scorer, features)
         selection = Selection.from_order(order, features.n_visual)
         dropped = features.valid() & ~as_mask(order, features.n_visual)
         noise = features["density_noise"] if "density_noise" in features else None  # noqa: SIM401

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Component, Merger, check_number
+from tokenprune.components.base import Component, Merger, check_count, check_number
 from tokenprune.errors import ConfigError
 from tokenprune.features import Features
 
@@ -155,8 +155,8 @@ class PivotsAndQuotas(KeepRule):
     quotas: int = 8
 
     def __post_init__(self) -> None:
-        check_number(self, "pivots", 1, math.inf)
-        check_number(self, "quotas", 1, math.inf)
+        check_count(self, "pivots", 1)
+        check_count(self, "quotas", 1)
 
     def counts(self, context: LayerContext) -> tuple[int, ...]:
         """Count pivots and quotas."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.base import Merged, Merger, check_choice, check_number
-from tokenprune.components.selectors import round_one
+from tokenprune.components.selectors import round_one_of
 from tokenprune.errors import ConfigError
 from tokenprune.features import Features, working_precision
 from tokenprune.indexing import as_mask, gather_tokens
@@ -127,9 +127,9 @@ class NearestCentre(Merger):
 
     def _rounds(self, order: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Places of [CLS] (B, 0 or 1), of tokens that stay, and of centres (B, K), ascending, -1 as padding."""
-        kept = (order >= 0).sum(1).tolist()
-        salient = order.new_tensor([round_one(self.share, k, int(self.cls)) for k in kept]).unsqueeze(-1)
-        end = order.new_tensor([k - self.cls for k in kept]).unsqueeze(-1)
+        kept = (order >= 0).sum(1, keepdim=True)
+        salient = round_one_of(self.share, kept, int(self.cls))
+        end = kept - int(self.cls)
         rank = torch.arange(order.shape[1], device=order.device)
         front = order.gather(1, end) if self.cls else order[:, :0]
         early, late = rank < salient, (rank >= salient) & (rank < end)

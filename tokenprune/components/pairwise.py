@@ -19,7 +19,8 @@ from torch import Tensor
 from tokenprune.components.base import Normalizer, PairTable, Pairwise, check_choice
 from tokenprune.components.normalizers import Softmax
 from tokenprune.errors import ConfigError
-from tokenprune.features import Features
+from tokenprune.features import Features, on_host
+from tokenprune.indexing import gather_tokens
 from tokenprune.information import unit_norm
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
@@ -47,16 +48,18 @@ class CosineTable(PairTable):
             return self.gram[row, index]
         return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
 
-    def between(self, row: int, some: Tensor, others: Tensor) -> Tensor:
-        """Cosines of some tokens of one unit with others of it: (R,) and (C,) positions -> (R, C)."""
+    def between(self, some: Tensor, others: Tensor) -> Tensor:
+        """Cosines of some tokens with others of the same unit: (B, R) and (B, C) positions -> (B, R, C)."""
         if self.gram is not None:
-            return self.gram[row, some][:, others]
-        return self.unit[row, some] @ self.unit[row, others].mT
+            row = torch.arange(len(some), device=some.device).view(-1, 1, 1)
+            return self.gram[row, some.unsqueeze(2), others.unsqueeze(1)]
+        return gather_tokens(self.unit, some) @ gather_tokens(self.unit, others).mT
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
-        for start in range(0, self.unit.shape[1], BLOCK):
-            rows = slice(start, start + BLOCK)
+        size = self.unit.shape[1] if self.gram is not None and not on_host(self.unit) else BLOCK
+        for start in range(0, self.unit.shape[1], size):
+            rows = slice(start, start + size)
             yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
 
     def dense(self) -> Tensor:
@@ -81,6 +84,10 @@ class DeferredTable(PairTable):
     def dense(self) -> Tensor:
         """(B, N, N)."""
         return self._table.dense()
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """As the table's."""
+        return self._table.blocks()
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,12 @@ class SelfPMITable(PairTable):
         """(B, N, N)."""
         log_prob = self.normalizer.log_prob(self.cosine.dense(), self.statistics)
         return _finite(log_prob - self.log_marginal.unsqueeze(-2))
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, D of those rows with all tokens), as the cosines come."""
+        for rows, cosine in self.cosine.blocks():
+            log_prob = self.normalizer.log_prob(cosine, self.statistics[:, rows])
+            yield rows, _finite(log_prob - self.log_marginal.unsqueeze(-2))
 
 
 def _finite(table: Tensor) -> Tensor:

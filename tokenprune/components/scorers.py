@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -20,7 +22,7 @@ from tokenprune.errors import (
     NonFiniteError,
     OptionTypeError,
 )
-from tokenprune.features import Features, working_precision
+from tokenprune.features import Features, on_host, working_precision
 from tokenprune.information import cosine_similarity, log_marginal, pmi
 
 __all__ = [
@@ -47,7 +49,7 @@ def relevance(scorer: Scorer, features: Features) -> Tensor:
     FeatureError
         The scorer returned something else than a tensor (B, N).
     NonFiniteError
-        It returned NaN or infinity for a real token.
+        It returned NaN or infinity for a real token (read on the host only; see :meth:`Selection.verify`).
     """
     scores = scorer.score(features)
     shape = (features.batch, features.n_visual)
@@ -57,7 +59,7 @@ def relevance(scorer: Scorer, features: Features) -> Tensor:
     scores = scores.detach()
     if features.visual_mask is not None:
         scores = scores.masked_fill(~features.visual_mask, 0)
-    if not bool(torch.isfinite(scores).all()):
+    if on_host(scores) and not bool(torch.isfinite(scores).all()):
         raise NonFiniteError(f"{scorer!r} returned NaN or infinity")
     return scores if scorer.higher_is_better else -scores
 
@@ -70,7 +72,9 @@ class PMI(Scorer):
     O(N T d) time, O(N T) memory.
 
     Where the prompt cannot tell tokens apart (a single text token, or all alike: every PMI is then 0 up to rounding)
-    the scores of that row are the cosine to the text instead, with a warning.
+    the scores of that row are the cosine to the text instead, with a warning; where that says nothing either (text of
+    zeros) tokens that lie evenly over the row come first. On an accelerator the warning comes
+    only where the shape tells (one text token): reading the scores would make the host wait.
 
     Parameters
     ----------
@@ -98,17 +102,36 @@ class PMI(Scorer):
         lowest = scores.where(valid, torch.inf).amin(1)
         rounding = 16 * torch.finfo(scores.dtype).eps / getattr(self.normalizer, "tau", 1.0)
         flat = (highest - lowest <= rounding) & (valid.sum(1) > 1)
-        if bool(flat.any()):
-            rows = flat.nonzero().flatten().tolist()
+        rows = _known_rows(flat, similarity.shape[2] == 1 < features.n_visual)
+        if rows:
             warnings.warn(
                 f"the prompt does not tell visual tokens apart in rows {rows} (one text token, or all alike): "
                 "scored by cosine similarity to the text instead of PMI",
                 DegenerateRelevanceWarning,
                 stacklevel=2,
             )
-            nearest = Max()(similarity, mask=features.text_mask)
-            scores = torch.where(flat.unsqueeze(-1), nearest, scores)
-        return scores
+        elif on_host(flat):
+            return scores
+        nearest = Max()(similarity, mask=features.text_mask)
+        spread = nearest.where(valid, -torch.inf).amax(1) - nearest.where(valid, torch.inf).amin(1)
+        silent = (spread <= rounding).unsqueeze(-1)
+        return torch.where(flat.unsqueeze(-1), torch.where(silent, _strewn(valid).to(nearest.dtype), nearest), scores)
+
+
+def _strewn(valid: Tensor) -> Tensor:
+    """Scores whose k largest lie evenly over the real tokens, for every k: (B, N), from -1e-6 to 0.
+
+    Multiples of the golden ratio modulo 1 fill the interval evenly; so small that redundancy decides where it counts.
+    """
+    rank = valid.cumsum(1) - 1
+    return -1e-6 * (rank.double() * ((math.sqrt(5) - 1) / 2)).frac()
+
+
+def _known_rows(flags: Tensor, certain: bool) -> list[int]:
+    """Rows that are True; of flags on an accelerator, which stay unread, all or none."""
+    if on_host(flags):
+        return [int(row) for row in flags.nonzero().flatten().tolist()]
+    return list(range(len(flags))) if certain else []
 
 
 @dataclass(frozen=True)
@@ -256,6 +279,11 @@ class Random(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Uniform in [0, 1), (B, N), float64."""
-        generator = torch.Generator().manual_seed(self.seed)
-        draw = torch.rand(features.batch, features.n_visual, generator=generator, dtype=torch.float64)
-        return draw.to(features.device)
+        return _drawn(self.seed, features.batch, features.n_visual, features.device)
+
+
+@lru_cache(maxsize=32)
+def _drawn(seed: int, batch: int, n: int, device: torch.device) -> Tensor:
+    # remembered because a copy to an accelerator makes the host wait
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, n, generator=generator, dtype=torch.float64).to(device)

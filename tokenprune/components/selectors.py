@@ -23,7 +23,8 @@ from tokenprune.components.base import (
 from tokenprune.components.objectives import MaximalMarginalRelevance
 from tokenprune.components.scorers import relevance
 from tokenprune.errors import ConfigError, NonFiniteError
-from tokenprune.indexing import as_mask, left_aligned
+from tokenprune.features import on_host
+from tokenprune.indexing import as_mask, constant, left_aligned
 
 __all__ = [
     "Candidates",
@@ -34,6 +35,7 @@ __all__ = [
     "TopK",
     "TwoStage",
     "round_one",
+    "round_one_of",
     "top_k",
 ]
 
@@ -49,7 +51,7 @@ def top_k(scores: Tensor, counts: tuple[int, ...], available: Tensor) -> Tensor:
 def _padded(order: Tensor, counts: tuple[int, ...]) -> Tensor:
     if len(set(counts)) <= 1:
         return order
-    limit = torch.tensor(counts, device=order.device).unsqueeze(-1)
+    limit = constant(counts, order.device).unsqueeze(-1)
     return order.masked_fill(torch.arange(order.shape[1], device=order.device) >= limit, -1)
 
 
@@ -67,7 +69,8 @@ class Greedy(Selector):
     """Add the candidate with the largest gain until the budget is used up (MI-Pruner, Algorithm 1).
 
     A fixed budget is filled even where gains are negative. A gain that is NaN raises ``NonFiniteError``: an argmax
-    would pick it and say nothing.
+    would pick it and say nothing. On an accelerator, where the host does not wait for the picks, such a row has none
+    (:meth:`Selection.verify` raises then).
 
     Parameters
     ----------
@@ -133,13 +136,13 @@ class Greedy(Selector):
         open_ = problem.available.clone()
         order: list[Tensor] = []
         ragged = len(set(problem.counts)) > 1
-        limit = torch.tensor(problem.counts, device=open_.device)
-        broken = open_.new_zeros(())
+        limit = constant(problem.counts, open_.device)
+        broken = torch.zeros_like(open_[:, :1])
         for step in range(max(problem.counts)):
             gains = self.objective.gains(state)
             # a candidate whose gain is -inf still comes before a token that is no candidate
             gains = gains.clamp_min(torch.finfo(gains.dtype).min).masked_fill(~open_, -math.inf)
-            broken = broken | gains.isnan().any()
+            broken = broken | gains.isnan().any(-1, keepdim=True)
             pick = gains.argmax(-1)
             if not self.repeats:
                 open_.scatter_(1, pick.unsqueeze(-1), False)
@@ -148,9 +151,10 @@ class Greedy(Selector):
             order.append(pick)
             if step + 1 < max(problem.counts):
                 state = self.objective.take(state, pick)
-        if bool(broken):  # read once, after the loop: each look would make the host wait for the device
+        if on_host(broken) and bool(broken.any()):
             raise NonFiniteError(f"{self.objective!r}: the gain of a token is NaN")
-        return torch.stack(order, dim=1) if order else open_.new_zeros((open_.shape[0], 0), dtype=torch.long)
+        picks = torch.stack(order, dim=1) if order else open_.new_zeros((open_.shape[0], 0), dtype=torch.long)
+        return picks.masked_fill(broken, -1)
 
 
 def _gain(oracle: Oracle, candidate: int) -> float:
@@ -187,6 +191,11 @@ def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -
 def round_one(share: float, count: int, reserve: int = 0) -> int:
     """Tokens of the first of two rounds: a share of the budget, rounded down, less the places held back."""
     return max(0, int(share * count) - reserve)
+
+
+def round_one_of(share: float, counts: Tensor, reserve: int = 0) -> Tensor:
+    """:func:`round_one` of budgets in a tensor: float64 rounds as Python does."""
+    return ((share * counts.double()).long() - reserve).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -229,6 +238,7 @@ class TwoStage(Selector):
             counts=tuple(k - f - r for k, f, r in zip(problem.counts, first, reserved, strict=True)),
             available=_without(problem.available, salient),
             context=salient if self.seed_redundancy else None,
+            sizes=tuple(n - f for n, f in zip(problem.size(), first, strict=True)),
         )
         filled = self.fill.select(rest)
         held = top_k(torch.zeros_like(scores), reserved, _without(rest.available, filled))
@@ -247,7 +257,7 @@ class Strided(Selector):
 
     def select(self, problem: Problem) -> Tensor:
         """Ranks 0, stride, 2 stride, ... among the candidates."""
-        limit = torch.tensor(problem.counts, device=problem.available.device).unsqueeze(-1)
+        limit = constant(problem.counts, problem.available.device).unsqueeze(-1)
         stride = (problem.available.sum(1, keepdim=True) // limit.clamp_min(1)).clamp_min(1)
         rank = torch.arange(max(problem.counts), device=limit.device) * stride
         ascending = problem.available.to(torch.int8).argsort(dim=1, descending=True, stable=True)
@@ -274,15 +284,14 @@ class Prefilter(Selector):
 
     def survivors(self, problem: Problem) -> Tensor:
         """Positions that stay in play, best first, (B, most), -1 as padding."""
-        sizes = problem.available.sum(1).tolist()
-        counts = tuple(max(k, int(self.share * n)) for k, n in zip(problem.counts, sizes, strict=True))
+        counts = tuple(max(k, int(self.share * n)) for k, n in zip(problem.counts, problem.size(), strict=True))
         return top_k(problem.scores, counts, problem.available)
 
     def select(self, problem: Problem) -> Tensor:
         """The picks of ``fill``."""
         mask = as_mask(self.survivors(problem), problem.available.shape[1])
-        features = problem.features.replace(visual_mask=mask)
-        return self.fill.select(replace(problem, features=features, available=mask))
+        features = problem.features.replace(visual_mask=mask, check=False)
+        return self.fill.select(replace(problem, features=features, available=mask, sizes=None))
 
 
 @dataclass(frozen=True)
@@ -316,7 +325,7 @@ class Candidates(Selector):
             return self.fill.select(problem)
         allowed = problem.available & problem.features[self.signal].bool()
         counts = tuple(min(k, n) for k, n in zip(problem.counts, allowed.sum(1).tolist(), strict=True))
-        picks = self.fill.select(replace(problem, counts=counts, available=allowed))
+        picks = self.fill.select(replace(problem, counts=counts, available=allowed, sizes=None))
         missing = tuple(k - c for k, c in zip(problem.counts, counts, strict=True))
         if not any(missing):
             return picks
@@ -325,7 +334,8 @@ class Candidates(Selector):
         else:
             context = picks if problem.context is None else torch.cat([problem.context, picks], dim=1)
             available = _without(problem.available, picks)
-            extra = self.fill.select(replace(problem, counts=missing, available=available, context=context))
+            rest = replace(problem, counts=missing, available=available, context=context, sizes=None)
+            extra = self.fill.select(rest)
         return left_aligned(torch.cat([picks, extra], dim=1))[:, : max(problem.counts)]
 
 

@@ -43,7 +43,8 @@ class MeanDispersion(Objective):
         """Mean similarity of each token to all real tokens."""
         table = self.pairs.table(features)
         valid = features.valid()
-        mean = table.dense().masked_fill(~valid.unsqueeze(1), 0).sum(-1) / valid.sum(1, keepdim=True)
+        seen = [block.masked_fill(~valid.unsqueeze(1), 0).sum(-1) for _, block in table.blocks()]
+        mean = torch.cat(seen, dim=1) / valid.sum(1, keepdim=True)
         return _MeanState(-mean, table, torch.zeros_like(mean), torch.zeros_like(mean[:, :1]))
 
     def gains(self, state: _MeanState) -> Tensor:

@@ -157,9 +157,12 @@ class MaxMin(ExtremumObjective):
         """Distance of each token to its nearest neighbour among real tokens."""
         table = self.pairs.table(features)
         valid = features.valid()
-        distance = self.entry(table.dense()).masked_fill(~valid.unsqueeze(1), math.inf)
-        distance.diagonal(dim1=1, dim2=2).fill_(math.inf)
-        isolation = distance.amin(-1)
+        nearest = []
+        for rows, block in table.blocks():
+            distance = self.entry(block).masked_fill(~valid.unsqueeze(1), math.inf)
+            distance.diagonal(rows.start, dim1=1, dim2=2).fill_(math.inf)
+            nearest.append(distance.amin(-1))
+        isolation = torch.cat(nearest, dim=1)
         return self.before(isolation.masked_fill(isolation.isinf(), 0), table)
 
     def entry(self, column: Tensor) -> Tensor:
