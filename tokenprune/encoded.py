@@ -88,8 +88,11 @@ def takes_encoded(model: Any) -> bool:
 
 def pixels_in(inputs: Mapping[str, Any]) -> list[str]:
     """Modalities whose pixels are among a processor's outputs."""
-    names = {"image": "pixel_values", "video": "pixel_values_videos"}
-    return [modality for modality in MODALITIES if inputs.get(names[modality]) is not None]
+    return [modality for modality in MODALITIES if any(inputs.get(name) is not None for name in PIXELS[modality])]
+
+
+PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
+"""Names under which processors return pixels."""
 
 
 def without_vision(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "OptionTypeError",
     "PluginError",
     "SecondTurnError",
+    "SubstituteWarning",
     "TokenPruneError",
     "TokenPruneWarning",
     "UnknownNameError",
@@ -98,6 +99,10 @@ class TokenPruneWarning(UserWarning):
 
 class DegenerateRelevanceWarning(TokenPruneWarning):
     """The text says nothing about which visual token matters; the documented fallback was used."""
+
+
+class SubstituteWarning(TokenPruneWarning):
+    """The model lacks a signal that the strategy reads; the documented substitute was used."""
 
 
 def closest(name: object, known: Iterable[str], n: int = 3) -> str:

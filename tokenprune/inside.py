@@ -194,11 +194,6 @@ class Inside:
             )
         if implementation(config) == "flex_attention":
             raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
-        if hasattr(self.model, "_deepstack_process"):
-            raise UnsupportedError(
-                f"strategy {name!r} acts between layers, and this language model adds image features between layers "
-                "too (deepstack): use a strategy that acts before the language model"
-            )
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -208,6 +203,9 @@ class Inside:
             for number, layer in enumerate(self.layers):
                 hook = partial(self._before_layer, number)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
+                stack.callback(vars(self.model).pop, "_deepstack_process", None)
+                vars(self.model)["_deepstack_process"] = partial(self._deepstack, deepstack)
             asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
             if asked:
                 taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
@@ -276,6 +274,16 @@ class Inside:
         forward = self.forward
         if forward is not None and forward.done is None and forward.capture is not None:
             forward.capture.take(query, key, scaling, more.get("softcap"))
+
+    def _deepstack(self, process: Callable[..., Tensor], hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
+        """Add image features between layers to those tokens that are still there."""
+        forward = self.forward
+        if forward is not None and forward.done is None and (segment := forward.segments[-1]).first > 0:
+            left = Splice(segment.source, segment.layout.mask, ())
+            features = left.scattered(places, features)
+            places = left.tokens(places) & left.mask
+            features = features[places]
+        return process(hidden, places, features)
 
     def _act(self, layer: int, hidden: Tensor, forward: _Forward) -> Tensor:
         """Let an event choose, and make the segment that follows."""

@@ -5,6 +5,7 @@ A unit is what one budget applies to: an image or video, one of its tiles or fra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
-from tokenprune.errors import FeatureError, UnsupportedError
+from tokenprune.errors import FeatureError, SubstituteWarning, UnsupportedError
 from tokenprune.features import SIGNALS, Features, Grid
 from tokenprune.models.base import Block, ModelAdapter, Observation, adapter_for
 from tokenprune.prompt import Scaffold, Text, prompt_text
@@ -22,6 +23,7 @@ from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
 from tokenprune.splice import Layout, Span, Splice
 from tokenprune.strategy import AnyStrategy, Positions
+from tokenprune.support import check
 
 __all__ = ["Batch", "Decision", "Request", "collect", "decide", "read_batch"]
 
@@ -40,7 +42,12 @@ class Request:
     @property
     def signals(self) -> frozenset[str]:
         """Signals to collect: what the strategy reads, given what the model has."""
-        return self.strategy.reads(self.adapter.available)
+        return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+
+    @property
+    def substitutes(self) -> dict[str, str]:
+        """Signals that the model lacks, and what stands in for each."""
+        return self.adapter.substitutes(self.strategy.requires)
 
     @classmethod
     def of(
@@ -56,7 +63,14 @@ class Request:
         """Find the adapter, build the strategy, and check that the model can give what it reads."""
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
-        adapter.require(built.requires, f"strategy {built.name!r}")
+        check(adapter, built)
+        for name, other in adapter.substitutes(built.requires).items():
+            warnings.warn(
+                f"strategy {built.name!r} reads {name!r}, which {type(adapter.model).__name__} does not have: "
+                f"{other!r}, made to add up to one, stands in for it",
+                SubstituteWarning,
+                stacklevel=4,
+            )
         if positions == "compact" and adapter.multi_axis:
             raise UnsupportedError(
                 f"positions='compact' cannot renumber the positions of {type(adapter.model).__name__}, which run along "
@@ -321,6 +335,9 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
         signals["text"], signals["text_mask"] = _padded(texts, 0)
     for signal in sorted(needed - {"visual", "text"}):
         signals[signal] = _joined(signal, members, seen, name)
+    for lacking, other in request.substitutes.items():
+        received = signals[other]
+        signals[lacking] = (received / received.sum(1, keepdim=True)).unsqueeze(1)
     grids = {batch.grids[i] for i in batch.distinct}
     return Features(visual, visual_mask=visual_mask, grid=grids.pop() if len(grids) == 1 else None, **signals)
 

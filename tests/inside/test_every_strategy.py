@@ -13,8 +13,8 @@ import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
 from tokenprune.evaluation.examination import prompt_inputs
 from tokenprune.models import adapter_for
-from tokenprune.models.base import usable_strategies
 from tokenprune.selection import Selection
+from tokenprune.support import usable_strategies
 from tokenprune.testing.tiny import tiny_llava, tiny_processor
 
 SIDE = 5

@@ -33,8 +33,9 @@ def doctor(
     from tokenprune.benchmark.cost import layer_average
     from tokenprune.evaluation.examination import examine, prompt_inputs
     from tokenprune.evaluation.images import open_image
-    from tokenprune.models.base import adapter_for, usable_strategies
+    from tokenprune.models.base import adapter_for
     from tokenprune.models.loading import load_model
+    from tokenprune.support import usable_strategies
 
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)

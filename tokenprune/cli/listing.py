@@ -31,8 +31,9 @@ def listing(
         kinds = [kind] if kind else list(KINDS)
     entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
     if model is not None:
-        from tokenprune.models.base import adapter_for, usable_strategies
+        from tokenprune.models.base import adapter_for
         from tokenprune.models.loading import load_model
+        from tokenprune.support import usable_strategies
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))
         entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]

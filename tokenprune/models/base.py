@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.errors import MissingSignalError, UnsupportedError, closest
+from tokenprune.errors import UnsupportedError, closest
 from tokenprune.features import Grid
 from tokenprune.models.encoder_attention import Readings
 from tokenprune.registry import registry
@@ -222,15 +222,10 @@ class ModelAdapter(ABC):
         wanted = self.image_token_ids if modality is None else (self.placeholders[modality],)
         return torch.isin(input_ids, torch.tensor(wanted, device=input_ids.device))
 
-    def require(self, signals: frozenset[str], who: str) -> None:
-        """Raise if the model cannot give a signal; name it, and the strategies that would work."""
-        missing = sorted(signals - self.available)
-        if missing:
-            fits = ", ".join(usable_strategies(self)) or "none"
-            raise MissingSignalError(
-                f"{who} needs {', '.join(map(repr, missing))}, which {type(self.model).__name__} cannot give "
-                f"(it gives {', '.join(sorted(self.available))}). Strategies that work on it: {fits}"
-            )
+    def substitutes(self, signals: frozenset[str]) -> dict[str, str]:
+        """Signals that the model lacks and what stands in for each."""
+        lacking = signals - self.available
+        return {name: other for name, other in SUBSTITUTES.items() if name in lacking and other in self.available}
 
 
 SPECIAL = (
@@ -245,10 +240,9 @@ SPECIAL = (
 """Names under which configs keep the ids of tokens that nobody wrote."""
 
 
-def usable_strategies(adapter: ModelAdapter) -> list[str]:
-    """Names of the strategies that ship with tokenprune whose signals the model can give."""
-    own = [e for e in registry.entries("strategies") if e.target.startswith("tokenprune_strategies.")]
-    return [e.name for e in own if not e.clashes and registry.build(e.name).requires <= adapter.available]
+SUBSTITUTES: Mapping[str, str] = {"cls_attention": "received_attention"}
+"""Encoders without [CLS]: what patches attend to, summed and made to add up to one, says how salient a patch is (Eqn 4,
+right, in place of Eqn 4, left)."""
 
 
 def adapter_for(model: Any) -> ModelAdapter:

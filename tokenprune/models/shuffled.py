@@ -28,6 +28,11 @@ class InternVLAdapter(LlavaAdapter):
     joins_adjacent = True
 
     @property
+    def available(self) -> frozenset[str]:
+        """As in LLaVA, but [CLS] has no feature in the space of joined patches."""
+        return super().available - {"encoder_cls"}
+
+    @property
     def joined(self) -> int:
         """Patches along each side of a token."""
         ratio: float = self.model.config.downsample_ratio
