@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenprune.errors import UnsupportedError
 from tokenprune.features import SIGNALS, Grid
 from tokenprune.models.base import Block
 from tokenprune.models.encoder_attention import Readings
@@ -73,6 +74,12 @@ class Gemma3Adapter(LlavaAdapter):
         masks = kwargs.get("attention_mask")
         if not isinstance(masks, dict) or not all(isinstance(m, Tensor) and m.ndim == 4 for m in masks.values()):
             return {}  # nothing that looks both ways: the language model makes its masks from the plain one
+        length = masks["full_attention"].shape[2]
+        if any(mask.shape[3] != length for mask in masks.values()):
+            raise UnsupportedError(
+                "the masks of Gemma 3 come ready for a static cache, whose sliding layers cannot be shortened inside "
+                "attach: use tokenprune.prepare, or the default dynamic cache"
+            )
         window = self.model.config.get_text_config().sliding_window
         there = torch.arange(plan.mask.shape[1], device=plan.mask.device)
         behind = there.unsqueeze(1) - there
