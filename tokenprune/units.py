@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.errors import FeatureError, SubstituteWarning, UnsupportedError
 from tokenprune.features import SIGNALS, Features, Grid
+from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation, adapter_for
 from tokenprune.prompt import Scaffold, Text, prompt_text
 from tokenprune.registry import build
@@ -423,5 +424,8 @@ def decide(request: Request, features: Features) -> Decision:
         return Decision(selection, kept, None)
     tokens = selection.merged.tokens
     if selection.merged.space == "encoder":
-        tokens = request.adapter.project(tokens)
+        # what was not changed stays what it is: where tokens were pooled, projecting them again gives something else
+        source = selection.merged.source
+        same = (tokens == gather_tokens(features["encoder"], source)).all(-1, keepdim=True)
+        tokens = torch.where(same, gather_tokens(features.visual, source), request.adapter.project(tokens))
     return Decision(selection, kept, tuple(t[row >= 0] for t, row in zip(tokens, sequence, strict=True)))
