@@ -19,7 +19,7 @@ from tokenprune.models.encoder_attention import Readings
 from tokenprune.registry import registry
 from tokenprune.splice import Splice
 
-__all__ = ["MODALITIES", "Block", "ModelAdapter", "Observation", "adapter_for"]
+__all__ = ["MODALITIES", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in"]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
@@ -226,6 +226,13 @@ class ModelAdapter(ABC):
         """Signals that the model lacks and what stands in for each."""
         lacking = signals - self.available
         return {name: other for name, other in SUBSTITUTES.items() if name in lacking and other in self.available}
+
+
+def frames_in(inputs: Mapping[str, Any]) -> int:
+    """Frames of each video that was encoded: pixels are (videos, frames, channels, height, width)."""
+    pixels = inputs.get("pixel_values_videos")
+    frames: int = (inputs["pixel_values"] if pixels is None else pixels).shape[1]
+    return frames
 
 
 SPECIAL = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenprune.errors import UnsupportedError
 from tokenprune.features import SIGNALS, Grid
-from tokenprune.models.base import Block
+from tokenprune.models.base import Block, frames_in
 from tokenprune.models.encoder_attention import Readings
 from tokenprune.models.llava import LlavaAdapter
 
@@ -130,7 +130,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         if modality == "image":
             return super().blocks(modality, output, inputs, readings)
         videos, size = output.pooler_output.shape[:2]
-        frames = inputs["pixel_values_videos"].shape[1]
+        frames = frames_in(inputs)
         half = -(-self.side // 2)
         fixed = torch.zeros(size, dtype=torch.bool, device=output.pooler_output.device)
         fixed[-1] = True

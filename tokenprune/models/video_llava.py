@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.features import SIGNALS, Grid
-from tokenprune.models.base import Block
+from tokenprune.models.base import Block, frames_in
 from tokenprune.models.encoder_attention import Readings
 from tokenprune.models.llava import LlavaAdapter
 
@@ -34,7 +34,7 @@ class VideoLlavaAdapter(LlavaAdapter):
     def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
         """One block an image, or all frames of a video."""
         pictures, size = output.pooler_output.shape[:2]
-        frames = inputs["pixel_values_videos"].shape[1] if modality == "video" else 1
+        frames = frames_in(inputs) if modality == "video" else 1
         patches = self.side**2
         first = torch.arange(size, device=output.pooler_output.device) < size - patches
         fixed = first.repeat(frames) if bool(first.any()) else None
