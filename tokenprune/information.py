@@ -55,7 +55,7 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
 
 def log_partition(similarity: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:
     """log sum_j exp(similarity_ij / tau), the log of a row's partition function: (..., N, M) -> (..., N)."""
-    logits = similarity / tau
+    logits = similarity * (1 / tau)
     if mask is not None:
         logits = logits.masked_fill(~mask.unsqueeze(-2), -math.inf)
     return torch.logsumexp(logits, dim=-1)
@@ -77,7 +77,7 @@ def log_conditional(similarity: Tensor, tau: float, mask: Tensor | None = None) 
     Tensor, (..., N, M)
         Natural-log probabilities.
     """
-    return similarity / tau - log_partition(similarity, tau, mask).unsqueeze(-1)
+    return similarity * (1 / tau) - log_partition(similarity, tau, mask).unsqueeze(-1)
 
 
 def log_marginal(log_conditional: Tensor, log_prior: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -156,6 +156,10 @@ class PairTable(ABC):
         table = self.dense()
         yield slice(0, table.shape[1]), table
 
+    def entries(self) -> dict[str, Any] | None:
+        """How a program makes this table's entries from a cosine matrix, as options of ``kernels.columns.Columns``."""
+        return None
+
 
 class Pairwise(Component):
     """How alike two visual tokens are: the redundancy that an objective charges for."""
@@ -203,6 +207,13 @@ class Objective(Component):
     @abstractmethod
     def take(self, state: State, index: Tensor) -> State:
         """Return the state after picking one token a row: index (B,), -1 where a row picks nothing."""
+
+    def run(self, state: State, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """All picks from a state by one program of :mod:`tokenprune.kernels`, or None where there is none for it.
+
+        Bool (B, N) and counts -> (B, max count), -1 as padding and throughout a row in which a gain was NaN.
+        """
+        return None
 
     def oracle(self, state: State, row: int) -> Oracle:
         """Return one row's gains, a candidate at a time, given the *start* state; the default replays the batch."""

@@ -50,7 +50,7 @@ class BipartiteDedup(Selector):
     def select(self, problem: Problem) -> Tensor:
         """The survivors, in the order in which the last round lists them."""
         table = CosineTable(problem.features[self.signal].double())
-        sizes = problem.size()
+        sizes = tuple(n if k else 0 for n, k in zip(problem.size(), problem.counts, strict=True))
         places = top_k(problem.scores, sizes, problem.available).clamp_min(0)
         left, count = constant(sizes, places.device), constant(problem.counts, places.device)
         # how long the lists are is known before anything runs, so no round asks the device

@@ -35,7 +35,7 @@ class Softmax(Normalizer):
 
     def log_prob(self, similarity: Tensor, statistics: Tensor) -> Tensor:
         """Log softmax, elementwise."""
-        return similarity / self.tau - statistics
+        return similarity * (1 / self.tau) - statistics
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ from torch import Tensor
 from tokenprune.components.base import Normalizer, PairTable, Pairwise, check_choice
 from tokenprune.components.normalizers import Softmax
 from tokenprune.errors import ConfigError
-from tokenprune.features import Features, on_host
+from tokenprune.features import Features, on_host, working_precision
 from tokenprune.indexing import gather_tokens
-from tokenprune.information import unit_norm
+from tokenprune.information import cosine_similarity, unit_norm
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
 
@@ -29,6 +29,9 @@ SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
 
 DENSE_LIMIT = 2048
 """Up to this many tokens the N x N cosine matrix of a unit is kept (16 MiB in float32)."""
+
+DENSE_BYTES = 2**30
+"""Largest cosine matrix that is kept on an accelerator, all units together: 16,384 tokens of one unit in float32."""
 
 BLOCK = 256
 """Rows reduced at a time where it is not."""
@@ -38,8 +41,13 @@ class CosineTable(PairTable):
     """Cosine of every pair of tokens, kept whole up to ``DENSE_LIMIT`` tokens and recomputed by columns beyond."""
 
     def __init__(self, tokens: Tensor) -> None:
-        self.unit = unit_norm(tokens)
-        self.gram = self.unit @ self.unit.mT if tokens.shape[1] <= DENSE_LIMIT else None
+        self.tokens = tokens
+        self.gram = cosine_similarity(tokens, tokens) if _kept(tokens) else None
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Tokens of norm 1, (B, N, d)."""
+        return unit_norm(self.tokens)
 
     def column(self, index: Tensor) -> Tensor:
         """Cosine of all tokens to one token a row: (B,) -> (B, N)."""
@@ -57,14 +65,27 @@ class CosineTable(PairTable):
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
-        size = self.unit.shape[1] if self.gram is not None and not on_host(self.unit) else BLOCK
-        for start in range(0, self.unit.shape[1], size):
+        n = self.tokens.shape[1]
+        size = n if self.gram is not None and not on_host(self.tokens) else BLOCK
+        for start in range(0, n, size):
             rows = slice(start, start + size)
             yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
 
     def dense(self) -> Tensor:
         """(B, N, N)."""
-        return self.unit @ self.unit.mT if self.gram is None else self.gram
+        return cosine_similarity(self.tokens, self.tokens) if self.gram is None else self.gram
+
+    def entries(self) -> dict[str, Any] | None:
+        """Cosines as they are."""
+        return None if self.gram is None else {"entry": "cosine", "cosine": self.gram}
+
+
+def _kept(tokens: Tensor) -> bool:
+    """Whether the cosine matrix is kept whole; accelerators have room for more and are slow at making columns."""
+    batch, n, _ = tokens.shape
+    if on_host(tokens):
+        return n <= DENSE_LIMIT
+    return batch * n * n * max(4, tokens.element_size()) <= DENSE_BYTES
 
 
 class DeferredTable(PairTable):
@@ -88,6 +109,10 @@ class DeferredTable(PairTable):
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """As the table's."""
         return self._table.blocks()
+
+    def entries(self) -> dict[str, Any] | None:
+        """As the table's."""
+        return self._table.entries()
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,19 @@ class SelfPMITable(PairTable):
         for rows, cosine in self.cosine.blocks():
             log_prob = self.normalizer.log_prob(cosine, self.statistics[:, rows])
             yield rows, _finite(log_prob - self.log_marginal.unsqueeze(-2))
+
+    def entries(self) -> dict[str, Any] | None:
+        """Softmax of the cosines, less the marginal."""
+        cosines = self.cosine.entries()
+        if cosines is None or not isinstance(self.normalizer, Softmax):
+            return None
+        return {
+            **cosines,
+            "entry": "pmi",
+            "scale": 1 / self.normalizer.tau,
+            "statistics": self.statistics.squeeze(-1),
+            "marginal": self.log_marginal,
+        }
 
 
 def _finite(table: Tensor) -> Tensor:
@@ -207,8 +245,8 @@ def _log_row_mean(cosine: CosineTable, normalizer: Normalizer, statistics: Tenso
 
 def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 200, tolerance: float = 1e-6) -> Tensor:
     """log u with exp(cos_ij / tau + log u_i + log u_j) summing to 1/N over each row and column: (B, N)."""
-    n = valid.sum(1, keepdim=True).to(cosine.unit.dtype)
-    log_u = torch.zeros_like(valid, dtype=cosine.unit.dtype) - n.log()
+    n = valid.sum(1, keepdim=True).to(working_precision(cosine.tokens).dtype)
+    log_u = torch.zeros_like(valid, dtype=n.dtype) - n.log()
     for _ in range(steps):
         seen = log_u.masked_fill(~valid, -math.inf).unsqueeze(1)
         row = torch.cat([torch.logsumexp(block / tau + seen, dim=-1) for _, block in cosine.blocks()], dim=1)

@@ -16,6 +16,7 @@ from tokenprune.components.base import (
     Problem,
     Scorer,
     Selector,
+    State,
     check_choice,
     check_count,
     check_number,
@@ -76,7 +77,8 @@ class Greedy(Selector):
     ----------
     objective : Objective, default ``MaximalMarginalRelevance()``
     optimizer : str, default "vectorized"
-        How the same picks are found. ``vectorized``: all gains of the batch at each pick, updated as tensors.
+        How the same picks are found. ``vectorized``: all gains of the batch at each pick, updated as tensors; on a
+        GPU with Triton in one launch, for the built-in objectives.
         ``lazy``: a heap of stale gains, re-evaluated only at the top (Minoux); needs gains that never rise.
         ``naive``: every gain from scratch at each pick; slow, the reference for the other two.
     repeats : bool, default False
@@ -133,6 +135,10 @@ class Greedy(Selector):
         if problem.context is not None:
             for pick in problem.context.unbind(1):
                 state = self.objective.take(state, pick)
+        picks = self.objective.run(state, problem.available, problem.counts, self.repeats)
+        return self._steps(problem, state) if picks is None else picks
+
+    def _steps(self, problem: Problem, state: State) -> Tensor:
         open_ = problem.available.clone()
         order: list[Tensor] = []
         ragged = len(set(problem.counts)) > 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenprune.components.base import Objective, PairTable, Pairwise, check_number
 from tokenprune.components.pairwise import Cosine, CosineTable
 from tokenprune.features import Features
+from tokenprune.kernels import run_columns, usable
 
 __all__ = ["GraphCut", "MeanDispersion"]
 
@@ -57,6 +58,14 @@ class MeanDispersion(Objective):
         column = state.table.column(index.clamp_min(0))
         total = torch.where(picked, state.total + column, state.total)
         return replace(state, total=total, picks=state.picks + picked)
+
+    def run(self, state: _MeanState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program, where similarity is cosine or self-PMI by softmax."""
+        options = state.table.entries() if usable(state.total) else None
+        if options is not None:
+            own = {"bonus": state.isolation, "folded": state.total, "picks": state.picks}
+            options = {**options, **own, "fold": "sum", "gain": "mean"}
+        return run_columns(options, available, counts, repeats)
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,14 @@ class GraphCut(Objective):
         """Add the pick's column, in rows that pick one."""
         column = _similarity(state.table.column(index.clamp_min(0)))
         return replace(state, total=torch.where((index >= 0).unsqueeze(-1), state.total + column, state.total))
+
+    def run(self, state: _CutState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program, where the cosine matrix is kept."""
+        options = state.table.entries() if usable(state.total) else None
+        if options is not None:
+            own = {"bonus": state.bonus, "folded": state.total, "price": 2 * self.lam}
+            options = {**options, **own, "entry": "similarity", "fold": "sum", "gain": "cut"}
+        return run_columns(options, available, counts, repeats)
 
 
 def _similarity(cosine: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from tokenprune.components.base import Objective, Oracle, PairTable, Pairwise, c
 from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
 from tokenprune.features import Features
+from tokenprune.kernels import run_columns, usable
 
 __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance"]
 
@@ -62,6 +63,14 @@ class ExtremumObjective(Objective):
         fold = torch.maximum if self.largest else torch.minimum
         extremum = torch.where(index.unsqueeze(-1) >= 0, fold(state.extremum, column), state.extremum)
         return replace(state, extremum=extremum)
+
+    def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
+        """Options of a program over columns, where the table has entries for one and dtypes agree."""
+        entries = state.table.entries() if usable(state.bonus) else None
+        if entries is None or entries["cosine"].dtype != state.bonus.dtype:
+            return None
+        fold = "max" if self.largest else "min"
+        return {**entries, "bonus": state.bonus, "folded": state.extremum, "fold": fold, "gain": gain, **options}
 
     def oracle(self, state: ExtremumState, row: int) -> Oracle:
         """Read single entries of the picks' columns."""
@@ -135,6 +144,12 @@ class MaximalMarginalRelevance(ExtremumObjective):
         """Read single entries of the picks' columns, or none at all where redundancy counts for nothing."""
         return Modular().oracle(state.bonus, row) if self.lam == 1 else super().oracle(state, row)
 
+    def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program, where redundancy counts and is cosine or self-PMI by softmax."""
+        if self.lam == 1:
+            return None
+        return run_columns(self.columns(state, "relevance", price=1 - self.lam), available, counts, repeats)
+
 
 @dataclass(frozen=True)
 class MaxMin(ExtremumObjective):
@@ -172,3 +187,10 @@ class MaxMin(ExtremumObjective):
     def gain(self, bonus: Any, extremum: Any) -> Any:
         """Distance to the nearest pick."""
         return extremum
+
+    def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program, where similarity is cosine."""
+        options = self.columns(state, "extremum")
+        if options is not None:
+            options = None if options["entry"] != "cosine" else {**options, "entry": "distance"}
+        return run_columns(options, available, counts, repeats)

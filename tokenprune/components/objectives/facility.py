@@ -12,6 +12,7 @@ from tokenprune.components.normalizers import Softmax
 from tokenprune.errors import ConfigError
 from tokenprune.features import Features
 from tokenprune.information import cosine_similarity, log_conditional
+from tokenprune.kernels import usable
 
 __all__ = ["Coverage", "FacilityLocation", "PMICoverage", "softmax_coverage"]
 
@@ -61,14 +62,26 @@ class Coverage(Objective):
     uses_scores = False
 
     def gains(self, state: _CoverState) -> Tensor:
-        """What each candidate adds to the rows it serves better than the picks."""
-        return (state.table - state.best.unsqueeze(-1)).clamp_min_(0).sum(1)
+        """What each candidate adds to the rows it serves better than the picks.
+
+        Added up in float64 and rounded, so that the order of addition decides nothing.
+        """
+        rise = (state.table - state.best.unsqueeze(-1)).clamp_min_(0)
+        return rise.sum(1, dtype=torch.float64).to(rise.dtype)
 
     def take(self, state: _CoverState, index: Tensor) -> _CoverState:
         """Let the pick serve the rows it serves better."""
         column = index.clamp_min(0).view(-1, 1, 1).expand(-1, state.table.shape[1], 1)
         served = torch.maximum(state.best, state.table.gather(2, column).squeeze(-1))
         return replace(state, best=torch.where((index >= 0).unsqueeze(-1), served, state.best))
+
+    def run(self, state: _CoverState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program for tables in float32."""
+        if not usable(state.table) or state.table.dtype != torch.float32:
+            return None
+        from tokenprune.kernels.coverage import greedy_coverage  # needs Triton
+
+        return greedy_coverage(state.table, state.best, available, counts, repeats=repeats)
 
     def value(self, state: _CoverState) -> Tensor:
         """f of the picks, (B,)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenprune.components.base import Objective, check_number
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.features import Features
+from tokenprune.kernels import usable
 
 __all__ = ["LogDeterminant"]
 
@@ -82,3 +83,13 @@ class LogDeterminant(Objective):
         # no variance lies below the ridge's share of it, whatever rounding says
         variance = (state.variance - row.square()).clamp_min(self.ridge * state.quality.square())
         return replace(state, rows=torch.cat([state.rows, row.unsqueeze(1)], dim=1), variance=variance)
+
+    def run(self, state: _VolumeState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """A program, where the cosine matrix is kept; its rounding differs in the last bits."""
+        if not usable(state.variance) or state.table.gram is None:
+            return None
+        from tokenprune.kernels.volume import greedy_volume  # needs Triton
+
+        ridge = self.ridge * state.quality.square()
+        known = (state.table.gram, state.quality, state.variance, ridge, state.rows)
+        return greedy_volume(*known, available, counts, repeats=repeats)

@@ -1,0 +1,179 @@
+"""Every program picks what the plain tensor operations pick: order, ties, ragged rows, masks and context included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tokenprune as tp
+from tests.tables import rows
+from tokenprune.components import normalizers, pairwise
+from tokenprune.components.objectives import (
+    FacilityLocation,
+    GraphCut,
+    LogDeterminant,
+    MaximalMarginalRelevance,
+    MaxMin,
+    MeanDispersion,
+    PMICoverage,
+)
+from tokenprune.components.selectors import Greedy
+from tokenprune.kernels import columns, coverage, volume
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+OBJECTIVES: dict[str, tp.Objective] = {
+    "mmr over self-PMI": MaximalMarginalRelevance(0.5),
+    "mmr, cold": MaximalMarginalRelevance(0.3, pairwise.SelfPMI(normalizers.Softmax(0.02))),
+    "mmr, total": MaximalMarginalRelevance(0.7, pairwise.SelfPMI(marginal="total")),
+    "mmr, no relevance": MaximalMarginalRelevance(0.0),
+    "mmr over cosine": MaximalMarginalRelevance(0.4, pairwise.Cosine()),
+    "max-min": MaxMin(),
+    "mean dispersion": MeanDispersion(),
+    "mean dispersion of PMI": MeanDispersion(pairwise.SelfPMI()),
+    "graph cut": GraphCut(0.6),
+    "log-determinant": LogDeterminant(),
+    "facility location": FacilityLocation(),
+    "facility location of tokens": FacilityLocation(0.7, None),
+    "PMI coverage": PMICoverage(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENPRUNE_KERNELS", "interpret")
+
+
+def made(
+    seed: int,
+    batch: int,
+    n: int,
+    d: int,
+    dtype: torch.dtype,
+    device: str,
+    counts: tuple[int, ...],
+    *,
+    copies: int = 0,
+    mask: Tensor | None = None,
+    hidden: Tensor | None = None,
+    context: Tensor | None = None,
+) -> tp.Problem:
+    """Features with planted copies, and scores on a coarse grid: ties in many steps."""
+    draw = torch.Generator().manual_seed(seed)
+    visual, encoder = torch.randn(2, batch, n, d, generator=draw)
+    for _ in range(copies):
+        old, new = torch.randint(n, (2,), generator=draw).tolist()
+        visual[:, new], encoder[:, new] = visual[:, old], encoder[:, old]
+    text = torch.randn(batch, 4, d, generator=draw)
+    scores = torch.randint(0, 5, (batch, n), generator=draw) / 4
+    f = tp.Features(
+        visual.to(device, dtype),
+        text.to(device, dtype),
+        encoder=encoder.to(device, dtype),
+        visual_mask=None if mask is None else mask.to(device),
+    )
+    available = f.valid() if hidden is None else f.valid() & ~hidden.to(device)
+    scores = scores.to(device, torch.float64 if dtype == torch.float64 else torch.float32)
+    return tp.Problem(f, scores, counts, available, None if context is None else context.to(device))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict[str, Any]:
+    batch, n = draw(st.integers(1, 3)), draw(st.integers(2, 12))
+    flags = st.lists(st.booleans(), min_size=n, max_size=n)
+    mask = torch.tensor(draw(st.lists(flags.filter(any), min_size=batch, max_size=batch)))
+    hidden = torch.zeros_like(mask)
+    context = None
+    if draw(st.booleans()):
+        width = draw(st.integers(1, n))
+        context = torch.full((batch, width), -1)
+        for b in range(batch):
+            real = mask[b].nonzero().flatten().tolist()
+            before = draw(st.permutations(real))[: draw(st.integers(0, width))]
+            context[b, : len(before)] = torch.tensor(before, dtype=torch.long)
+            hidden[b, before] = True
+    left = (mask & ~hidden).sum(1).tolist()
+    return {
+        "seed": draw(st.integers(0, 10**6)),
+        "batch": batch,
+        "n": n,
+        "d": draw(st.sampled_from([2, 3, 16])),
+        "dtype": draw(st.sampled_from(DTYPES)),
+        "counts": tuple(draw(st.integers(0, k)) for k in left),
+        "copies": draw(st.integers(0, 4)),
+        "mask": mask,
+        "hidden": hidden,
+        "context": context,
+    }
+
+
+def plain(objective: tp.Objective, asked: tp.Problem, monkeypatch: pytest.MonkeyPatch, repeats: bool = False) -> Tensor:
+    with monkeypatch.context() as patch:
+        patch.setenv("TOKENPRUNE_KERNELS", "0")
+        return Greedy(objective, repeats=repeats).select(asked)
+
+
+def ran(objective: tp.Objective, asked: tp.Problem, repeats: bool = False) -> Tensor:
+    """What the program picks; it must be there."""
+    found = Greedy(objective, repeats=repeats).select(asked)
+    state = objective.start(asked.features, asked.scores)
+    assert objective.run(state, asked.available, asked.counts, repeats) is not None
+    return found
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(case=problems())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case["dtype"] == torch.float64 and ("coverage" in name or "facility" in name):
+        case = {**case, "dtype": torch.float32}
+    asked = made(device=device, **case)
+    got = Greedy(OBJECTIVES[name]).select(asked)
+    assert got.dtype == torch.int64
+    assert [len(r) for r in rows(got)] == list(case["counts"])
+    assert rows(got) == rows(plain(OBJECTIVES[name], asked, monkeypatch))
+    if name != "log-determinant":
+        assert rows(got) == rows(Greedy(OBJECTIVES[name], "naive").select(asked))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_there_is_a_program(name: str, device: str) -> None:
+    ran(OBJECTIVES[name], made(0, 2, 9, 4, torch.float32, device, (3, 2)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_longer_rows(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made(3, 2, 150, 24, torch.float32, device, (40, 33), copies=30)
+    assert rows(ran(OBJECTIVES[name], asked)) == rows(plain(OBJECTIVES[name], asked, monkeypatch))
+
+
+@pytest.mark.parametrize("name", ["max-min", "log-determinant", "facility location"])
+def test_repeats(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made(5, 1, 8, 3, torch.float32, device, (7,), copies=5)
+    assert rows(ran(OBJECTIVES[name], asked, True)) == rows(plain(OBJECTIVES[name], asked, monkeypatch, True))
+
+
+SHARED = (2, 8) if torch.cuda.is_available() else (1,)
+"""Programs a row: several of them can only run where they run at the same time."""
+
+
+@pytest.mark.parametrize("programs", SHARED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_shared_by_programs(
+    programs: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, n = (3, 700) if device == "cuda" else (2, 40)
+    counts = (n // 3, n // 4, n // 5)[:batch]
+    asked = made(11, batch, n, 16, dtype, device, counts, copies=n // 5)
+    for name, objective in OBJECTIVES.items():
+        want = rows(plain(objective, asked, monkeypatch))
+        width = 1 << (n - 1).bit_length()
+        for module in (columns, coverage, volume):
+            shape = (programs, 64, width // programs, 4) if module is not columns else (programs, width // programs, 4)
+            monkeypatch.setattr(module, "_shape", lambda *_, shape=shape: shape)
+        assert rows(ran(objective, asked)) == want, name

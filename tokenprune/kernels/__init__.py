@@ -1,0 +1,40 @@
+"""Programs for accelerators that replace many small tensor operations by one.
+
+Nothing here is called by users: parts of :mod:`tokenprune.components` look for a program and go on with plain tensor
+operations where there is none. A program returns what those operations return; where rounding may differ its docstring
+says by how much. ``TOKENPRUNE_KERNELS=0`` in the environment switches all of them off; ``interpret`` runs them on the CPU
+too, in Triton's interpreter (for tests; ``TRITON_INTERPRET=1`` must be set before Triton is imported).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["run_columns", "usable"]
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def usable(x: Tensor) -> bool:
+    """Whether programs run where this tensor lies: on an NVIDIA or AMD GPU with Triton installed."""
+    mode = os.environ.get("TOKENPRUNE_KERNELS", "1")
+    return mode != "0" and (x.is_cuda or mode == "interpret") and _installed()
+
+
+def run_columns(
+    options: dict[str, Any] | None, available: Tensor, counts: tuple[int, ...], repeats: bool
+) -> Tensor | None:
+    """Picks of the problem with these options (see :class:`tokenprune.kernels.columns.Columns`); None for None."""
+    if options is None:
+        return None
+    from tokenprune.kernels.columns import Columns, greedy_columns  # needs Triton
+
+    return greedy_columns(Columns(**options), available, counts, repeats=repeats)

@@ -1,0 +1,233 @@
+"""Greedy selection in one launch where a pick changes the gains through one column of an N x N table.
+
+Maximal marginal relevance (cosine or self-PMI), max-min dispersion, mean dispersion and graph cut differ in what an
+entry of the table is, in how entries fold into one number a candidate, and in the gain made of it. Candidates stay in
+registers; a step is an argmax and one row of the cosine matrix. The operations and their order are those of the
+objectives on tensors, without fused multiply-add, so picks are equal to the bit, ties included.
+"""
+
+# mypy: disable-error-code="import-untyped, import-not-found, no-untyped-def, no-untyped-call, untyped-decorator"
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tokenprune.indexing import constant
+from tokenprune.kernels.exchange import agree, best_of
+
+__all__ = ["Columns", "greedy_columns"]
+
+Entry = Literal["cosine", "pmi", "distance", "similarity"]
+Gain = Literal["relevance", "extremum", "cut", "mean"]
+Fold = Literal["max", "min", "sum"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A greedy problem over columns.
+
+    Parameters
+    ----------
+    cosine : Tensor, (B, N, N)
+        float32 or float64; all floats below are of the same dtype.
+    bonus, folded : Tensor, (B, N)
+        The gains before the first pick, and what the entries of the picks so far fold to.
+    entry : str
+        ``cosine`` as it is; ``pmi``: ``max(cosine * scale - statistics_i - marginal_j, log of the smallest number)``;
+        ``distance``: 1 - cosine; ``similarity``: (1 + cosine) / 2 clamped to [0, 1].
+    fold : str
+        ``max``, ``min`` or ``sum``.
+    gain : str
+        ``relevance``: bonus - price * folded, the bonus while ``folded`` is infinite; ``extremum``: folded, likewise;
+        ``cut``: bonus - price * folded; ``mean``: - folded / picks, the bonus while there are none.
+    price, scale : float
+    statistics, marginal : Tensor, (B, N), optional
+        For ``pmi``.
+    picks : Tensor, (B, 1), optional
+        Picks so far, for ``mean``.
+    """
+
+    cosine: Tensor
+    bonus: Tensor
+    folded: Tensor
+    entry: Entry
+    fold: Fold
+    gain: Gain
+    price: float = 0.0
+    scale: float = 1.0
+    statistics: Tensor | None = None
+    marginal: Tensor | None = None
+    picks: Tensor | None = None
+
+
+@triton.jit
+def _columns(
+    cosine,
+    bonus,
+    folded,
+    statistics,
+    marginal,
+    picks,
+    available,
+    counts,
+    out,
+    slots,
+    n,
+    most,
+    price,
+    scale,
+    floor,
+    lowest,
+    ENTRY: tl.constexpr,
+    FOLD: tl.constexpr,
+    GAIN: tl.constexpr,
+    REPEATS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    row = tl.program_id(1)
+    first = program * BLOCK
+    i = first + tl.arange(0, BLOCK)
+    inside = i < n
+    at = row * n + i
+    reward = tl.load(bonus + at, mask=inside, other=0.0)
+    held = tl.load(folded + at, mask=inside, other=0.0)
+    open_ = tl.load(available + at, mask=inside, other=0) != 0
+    own = reward
+    if ENTRY == "pmi":
+        own = tl.load(statistics + at, mask=inside, other=0.0)
+    so_far = 0.0
+    if GAIN == "mean":
+        so_far = tl.load(picks + row).to(tl.float32)
+    count = tl.load(counts + row).to(tl.int32)
+    table = cosine + row.to(tl.int64) * n * n
+    out += row.to(tl.int64) * most
+    slots += row.to(tl.int64) * most * PROGRAMS
+    broken = 0
+    for step in range(count):
+        if GAIN == "relevance":
+            gain = tl.where(tl.abs(held) == float("inf"), reward, reward - price * held)
+        elif GAIN == "extremum":
+            gain = tl.where(tl.abs(held) == float("inf"), reward, held)
+        elif GAIN == "cut":
+            gain = reward - price * held
+        else:
+            mean = held
+            picked = tl.maximum(so_far, 1.0).to(held.dtype) + tl.zeros_like(held)
+            if held.dtype == tl.float64:
+                mean = held / picked
+            else:
+                mean = tl.math.div_rn(held, picked)
+            gain = tl.where(so_far > 0, -mean, reward)
+        gain = tl.where(gain < lowest, lowest, gain)
+        gain = tl.where(open_, gain, float("-inf"))
+        top, pick = best_of(gain, first)
+        if PROGRAMS > 1:
+            pick = agree(slots + step * PROGRAMS, program, top, pick, PROGRAMS)
+        broken = tl.where(pick < 0, 1, broken)
+        pick = tl.maximum(pick, 0)
+        if program == 0:
+            tl.store(out + step, pick.to(tl.int64))
+        if not REPEATS:
+            open_ = open_ & (i != pick)
+        entry = tl.load(table + pick.to(tl.int64) * n + i, mask=inside, other=0.0)
+        if ENTRY == "pmi":
+            entry = entry * scale - own - tl.load(marginal + row * n + pick)
+            entry = tl.where(entry < floor, floor, entry)
+        elif ENTRY == "distance":
+            entry = 1 - entry
+        elif ENTRY == "similarity":
+            entry = tl.minimum(tl.maximum((1 + entry) * 0.5, 0.0), 1.0)
+        if FOLD == "max":
+            held = tl.maximum(held, entry)
+        elif FOLD == "min":
+            held = tl.minimum(held, entry)
+        else:
+            held += entry
+        so_far += 1
+    if program == 0:
+        start = tl.where(broken != 0, 0, count)
+        for step in range(start, most):
+            tl.store(out + step, tl.full((), -1, tl.int64))
+
+
+def _shape(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int, int]:
+    """Programs a sample, candidates a program, warps."""
+    width = triton.next_power_of_2(n)
+    programs = 1
+    if device.type == "cuda" and dtype == torch.float32:
+        # a program handles 2,048 candidates at the cost of an exchange; more than that is faster shared
+        room = torch.cuda.get_device_properties(device).multi_processor_count // batch
+        while width // programs > 2048 and 2 * programs <= room:
+            programs *= 2
+    block = max(16, width // programs)
+    return programs, block, min(32, max(4, block // 256))
+
+
+def greedy_columns(
+    problem: Columns, available: Tensor, counts: tuple[int, ...], *, repeats: bool = False, programs: int | None = None
+) -> Tensor:
+    """Picks in order, ties to the lowest index.
+
+    Parameters
+    ----------
+    problem : Columns
+    available : bool Tensor, (B, N)
+    counts : tuple of int
+    repeats : bool, default False
+        Leave picked tokens among the candidates.
+    programs : int, optional
+        A power of 2 of programs a sample; by default what the size asks for.
+
+    Returns
+    -------
+    int64 Tensor, (B, max count)
+        -1 as padding, and throughout a row in which a gain was NaN.
+    """
+    cosine = problem.cosine
+    batch, n = problem.bonus.shape
+    most = max(counts)
+    out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
+    if most == 0:
+        return out
+    shared, block, warps = _shape(n, batch, cosine.dtype, cosine.device)
+    if programs is not None:
+        shared, block = programs, max(16, triton.next_power_of_2(n) // programs)
+    slots = torch.zeros(batch, most, shared, dtype=torch.int64, device=cosine.device) if shared > 1 else out
+    limits = torch.finfo(cosine.dtype)
+    numbers = (problem.price, problem.scale, math.log(limits.tiny), limits.min)
+    if cosine.dtype == torch.float64:
+        numbers = tuple(tl.constexpr(number) for number in numbers)  # a plain float would be rounded to float32
+    unused = problem.bonus
+    _columns[shared, batch](
+        cosine,
+        problem.bonus.contiguous(),
+        problem.folded.contiguous(),
+        unused if problem.statistics is None else problem.statistics.contiguous(),
+        unused if problem.marginal is None else problem.marginal.contiguous(),
+        unused if problem.picks is None else problem.picks,
+        available.contiguous().view(torch.uint8),
+        constant(counts, cosine.device),
+        out,
+        slots,
+        n,
+        most,
+        *numbers,
+        ENTRY=problem.entry,
+        FOLD=problem.fold,
+        GAIN=problem.gain,
+        REPEATS=repeats,
+        PROGRAMS=shared,
+        BLOCK=block,
+        num_warps=warps,
+        enable_fp_fusion=False,
+        launch_cooperative_grid=shared > 1,
+    )
+    return out

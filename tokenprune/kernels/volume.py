@@ -1,0 +1,191 @@
+"""Greedy log-determinant in one launch: each pick adds a row to an incremental Cholesky factor, in float64.
+
+A candidate's entry of the new row is a sum over the picks so far. The objective on tensors adds in another order, so
+variances may differ in the last bits of float64; picks differ only where two variances are equal to about 1e-13 of the
+quality without being equal (copies of a token are equal either way, and the lowest index goes first).
+"""
+
+# mypy: disable-error-code="import-untyped, import-not-found, no-untyped-def, no-untyped-call, untyped-decorator"
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tokenprune.indexing import constant
+from tokenprune.kernels.exchange import best_of
+
+__all__ = ["greedy_volume"]
+
+
+@triton.jit
+def _agree(keys, flags, program, top, at, PROGRAMS: tl.constexpr):
+    """As ``exchange.agree`` for float64: the value in one word, then the position with what was written before it."""
+    bits = tl.where(top == 0, 0.0, top).to(tl.int64, bitcast=True)
+    tl.store(keys + program, bits)
+    tl.debug_barrier()
+    # 0 is an empty flag, 1 a candidate that is NaN
+    tl.atomic_xchg(flags + program, at + 2, sem="release", scope="gpu")
+    lanes = tl.arange(0, PROGRAMS)
+    seen = tl.atomic_add(flags + lanes, tl.zeros((PROGRAMS,), tl.int32), sem="acquire", scope="gpu")
+    while tl.min(seen, axis=0) == 0:
+        seen = tl.atomic_add(flags + lanes, tl.zeros((PROGRAMS,), tl.int32), sem="acquire", scope="gpu")
+    tl.debug_barrier()
+    tops = tl.load(keys + lanes, volatile=True).to(tl.float64, bitcast=True)
+    best = tl.max(tops, axis=0)
+    at = tl.min(tl.where(tops == best, seen, 0x7FFFFFFF), axis=0) - 2
+    return best, tl.where(tl.min(seen, axis=0) == 1, -1, at)
+
+
+@triton.jit
+def _volume(
+    cosine,
+    quality,
+    variance,
+    ridge,
+    factor,
+    available,
+    counts,
+    out,
+    keys,
+    flags,
+    n,
+    most,
+    depth,
+    REPEATS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    DEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    row = tl.program_id(1)
+    first = program * BLOCK
+    i = first + tl.arange(0, BLOCK)
+    inside = i < n
+    at = row * n + i
+    own = tl.load(quality + at, mask=inside, other=1.0)
+    left = tl.load(variance + at, mask=inside, other=0.0)
+    least = tl.load(ridge + at, mask=inside, other=0.0)
+    open_ = tl.load(available + at, mask=inside, other=0) != 0
+    count = tl.load(counts + row).to(tl.int32)
+    table = cosine + row.to(tl.int64) * n * n
+    factor += row.to(tl.int64) * (depth + most) * n
+    out += row.to(tl.int64) * most
+    keys += row.to(tl.int64) * most * PROGRAMS
+    flags += row.to(tl.int64) * most * PROGRAMS
+    t = tl.arange(0, DEEP)
+    broken = 0
+    for step in range(count):
+        gain = tl.where(open_, left, float("-inf"))
+        top, pick = best_of(gain, first)
+        if PROGRAMS > 1:
+            top, pick = _agree(keys + step * PROGRAMS, flags + step * PROGRAMS, program, top, pick, PROGRAMS)
+        else:
+            tl.debug_barrier()
+        broken = tl.where(pick < 0, 1, broken)
+        pick = tl.maximum(pick, 0)
+        if program == 0:
+            tl.store(out + step, pick.to(tl.int64))
+        if not REPEATS:
+            open_ = open_ & (i != pick)
+        done = depth + step
+        total = tl.zeros((BLOCK,), tl.float64)
+        for start in range(0, done, DEEP):
+            part = start + t
+            real = part < done
+            where = part.to(tl.int64) * n
+            at_pick = tl.load(factor + where + pick, mask=real, other=0.0, volatile=True)
+            both = real[:, None] & inside[None, :]
+            tile = tl.load(factor + where[:, None] + i[None, :], mask=both, other=0.0, volatile=True)
+            total += tl.sum(tile * at_pick[:, None], axis=0)
+        chosen = tl.load(quality + row * n + pick)
+        kernel = chosen * own * tl.load(table + pick.to(tl.int64) * n + i, mask=inside, other=0.0)
+        kernel += tl.where(i == pick, tl.load(ridge + row * n + pick), 0.0)
+        entry = (kernel - total) / tl.sqrt(top)  # a gain is a variance, so the best is the pick's own
+        tl.store(factor + done * n + i, entry, mask=inside)
+        left = tl.maximum(left - entry * entry, least)
+    if program == 0:
+        begin = tl.where(broken != 0, 0, count)
+        for step in range(begin, most):
+            tl.store(out + step, tl.full((), -1, tl.int64))
+
+
+def _shape(n: int, batch: int, device: torch.device) -> tuple[int, int, int, int]:
+    """Programs a sample, rows of the factor at a time, candidates a program, warps."""
+    width = max(16, triton.next_power_of_2(n))
+    if device.type != "cuda":
+        return 1, 8, width, 4
+    room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)
+    programs = 1
+    while 2 * programs <= room and width // programs > 64:
+        programs *= 2
+    block = width // programs
+    return programs, max(1, 4096 // block), block, 4 if block <= 1024 else 8
+
+
+def greedy_volume(
+    cosine: Tensor,
+    quality: Tensor,
+    variance: Tensor,
+    ridge: Tensor,
+    rows: Tensor,
+    available: Tensor,
+    counts: tuple[int, ...],
+    *,
+    repeats: bool = False,
+    shape: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """Picks in order, ties to the lowest index.
+
+    Parameters
+    ----------
+    cosine : float64 Tensor, (B, N, N)
+    quality, variance, ridge : float64 Tensor, (B, N)
+        q_i, the variances given the picks so far, and what is added to the diagonal, below which none falls.
+    rows : float64 Tensor, (B, t, N)
+        The factor so far.
+    available : bool Tensor, (B, N)
+    counts : tuple of int
+    repeats : bool, default False
+        Leave picked tokens among the candidates.
+    shape : tuple, optional
+        Programs a sample, rows of the factor at a time, candidates a program, warps.
+
+    Returns
+    -------
+    int64 Tensor, (B, max count)
+        -1 as padding, and throughout a row in which a gain was NaN.
+    """
+    batch, n = quality.shape
+    most, depth = max(counts), rows.shape[1]
+    out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
+    if most == 0:
+        return out
+    programs, deep, block, warps = shape or _shape(n, batch, cosine.device)
+    factor = rows.new_empty(batch, depth + most, n)
+    if depth:
+        factor[:, :depth] = rows
+    slots = (batch, most, programs) if programs > 1 else (1,)
+    _volume[programs, batch](
+        cosine,
+        quality.contiguous(),
+        variance.contiguous(),
+        ridge.contiguous(),
+        factor,
+        available.contiguous().view(torch.uint8),
+        constant(counts, cosine.device),
+        out,
+        torch.empty(slots, dtype=torch.int64, device=cosine.device),
+        torch.zeros(slots, dtype=torch.int32, device=cosine.device),
+        n,
+        most,
+        depth,
+        REPEATS=repeats,
+        PROGRAMS=programs,
+        DEEP=deep,
+        BLOCK=block,
+        num_warps=warps,
+        launch_cooperative_grid=programs > 1,
+    )
+    return out
