@@ -260,6 +260,7 @@ def _record(batch: Batch, everywhere: Decision, plan: Splice, layers: int) -> Pr
     return Prefill(
         selection=everywhere.selection,
         rows=tuple(batch.layout.spans[i].row for i in batch.distinct),
+        places=tuple(batch.layout.spans[i].positions for i in batch.distinct),
         tokens_before=tuple(before),
         tokens_after=tuple(after),
         sequence_before=batch.layout.length,

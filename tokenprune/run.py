@@ -46,8 +46,11 @@ class Prefill:
         One row for each unit (image by default), in the order of the prompts.
     rows : tuple of int
         The sample each unit belongs to; where a batch holds copies of a prompt (beams), the first of them.
+    places : tuple of int64 Tensor
+        For each unit, where its prunable tokens stood in the prompt, padding counted.
     tokens_before, tokens_after : tuple of int
-        Visual tokens of each sample, copies included.
+        Prunable visual tokens of each sample, copies included. Those that always stay (newlines between rows of
+        tiles, a frame's [CLS]) count as part of the prompt.
     sequence_before, sequence_after : int
         Length of the padded sequence that the language model would have received, and did.
     layer_tokens : tuple of tuple of int
@@ -62,6 +65,7 @@ class Prefill:
 
     selection: Selection
     rows: tuple[int, ...]
+    places: tuple[Tensor, ...]
     tokens_before: tuple[int, ...]
     tokens_after: tuple[int, ...]
     sequence_before: int

@@ -97,31 +97,29 @@ def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill, positions:
     mask = inputs["attention_mask"]
     if not prefill.stages:
         mask = torch.zeros_like(ids).scatter_(1, prefill.splice.index, prefill.splice.mask.long())
-    place = (torch.ones_like(mask) if positions == "keep" else mask).cumsum(1) - 1
+    adapter = adapter_for(model)
+    place = (mask.cumsum(1) - 1).clamp_min(0)
+    if positions == "keep" or adapter.multi_axis:
+        place = adapter.position_ids(inputs, inputs["attention_mask"].bool())
     with ExitStack() as stack:
-        layers: Any = adapter_for(model).language_model.layers
-        for number, seen in _seen_by_layer(model, inputs, prefill, len(layers)).items():
+        layers: Any = adapter.language_model.layers
+        for number, seen in _seen_by_layer(inputs, prefill, len(layers)).items():
             hook = partial(_with_mask, seen)
             stack.callback(layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
-        logits: Tensor = model(**{**inputs, "attention_mask": mask, "position_ids": place.clamp_min(0)}).logits[:, -1]
+        logits: Tensor = model(**{**inputs, "attention_mask": mask, "position_ids": place}).logits[:, -1]
     return logits
 
 
-def _seen_by_layer(model: Any, inputs: Mapping[str, Any], prefill: Prefill, n_layers: int) -> dict[int, Tensor]:
+def _seen_by_layer(inputs: Mapping[str, Any], prefill: Prefill, n_layers: int) -> dict[int, Tensor]:
     """Tokens that layers after an event may see, bool (B, S), by layer."""
     seen = inputs["attention_mask"].bool()
     found: dict[int, Tensor] = {}
-    present: list[Tensor] = []
+    present = list(prefill.places)
     for stage in prefill.stages:
-        chosen = stage.selection
-        if not present:
-            places = adapter_for(model).image_mask(inputs["input_ids"]).nonzero()[:, 1]
-            sizes = [chosen.n_visual] * len(prefill.rows) if chosen.valid is None else chosen.valid.sum(1).tolist()
-            present = list(torch.split(places, sizes))
         seen = seen.clone()
         for unit, row in enumerate(prefill.rows):
             seen[row, present[unit]] = False
-            present[unit] = present[unit][chosen.row(unit)]
+            present[unit] = present[unit][stage.selection.row(unit)]
             seen[row, present[unit]] = True
         found.update(dict.fromkeys(range(stage.layer + 1, n_layers), seen))
     return found
@@ -141,19 +139,17 @@ def examine(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mappin
     """Run one prompt plainly, with everything kept, pruned, and with the dropped tokens masked out."""
     built = build(strategy)
     inputs = dict(inputs)
-    positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)[None]
+    positions = adapter_for(model).position_ids(inputs, inputs["attention_mask"].bool())
     plain = model(**inputs).logits[:, -1]
     hooks = _hooks(model)
-    n_images = len(inputs["pixel_values"])
-    each = int(adapter_for(model).image_mask(inputs["input_ids"]).sum()) // n_images
     laws: dict[str, Law] = {}
     if built.neutral:
-        with attach(model, built, each, processor=processor):
+        with attach(model, built, 1.0, processor=processor):
             laws["keep all = plain"] = _law(model(**inputs).logits[:, -1], plain)
     with attach(model, built, keep, processor=processor) as run:
         pruned = model(**inputs, position_ids=positions).logits[:, -1]
     prefill = run.history[-1]
-    if _only_drops(built, model):
+    if _only_drops(built, model) and prefill.sequence_before <= _window(model):
         laws["drop = mask out"] = _law(pruned, mask_out(model, inputs, prefill, built.positions))
     laws["hooks gone"] = Law(0.0, _hooks(model) == hooks)
     return Examination(
@@ -174,6 +170,14 @@ def _only_drops(strategy: AnyStrategy, model: Any) -> bool:
         return not strategy.merges
     takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
     return strategy.before is None and strategy.positions == "keep" and takes_masks
+
+
+def _window(model: Any) -> float:
+    """Tokens that every layer looks back at: windows count what is left, so longer prompts see more when pruned."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window: int | None = getattr(config, "sliding_window", None)
+    return float("inf") if not kinds or window is None else window
 
 
 def _law(a: Tensor, b: Tensor) -> Law:

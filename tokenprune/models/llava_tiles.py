@@ -129,9 +129,11 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         """Images as in LLaVA-NeXT; one block a video."""
         if modality == "image":
             return super().blocks(modality, output, inputs, readings)
-        videos, size = output.pooler_output.shape[:2]
+        videos = len(output.pooler_output)
         frames = frames_in(inputs)
         half = -(-self.side // 2)
+        # the newline is there or is put there by the caller, as transformers' version has it
+        size = half**2 * frames + 1
         fixed = torch.zeros(size, dtype=torch.bool, device=output.pooler_output.device)
         fixed[-1] = True
         signals = {name: self._pooled(name, values, videos) for name, values in readings.items()}
