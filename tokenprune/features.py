@@ -6,6 +6,7 @@ Everything downstream (scores, selections) has one row per unit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -132,7 +133,7 @@ class Features:
         A keyword that is no signal's name.
     """
 
-    __slots__ = ("_counts", "_signals", "checked", "grid", "text_mask", "visual_mask")
+    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "text_mask", "visual_mask")
 
     def __init__(
         self,
@@ -162,6 +163,8 @@ class Features:
         batch, n = visual.shape[:2]
         self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token", check)
         self._counts = [n] * batch if self.visual_mask is None else self._read_counts() if check else None
+        everything = torch.ones(batch, n, dtype=torch.bool, device=visual.device)
+        self._valid = everything if self.visual_mask is None else self.visual_mask
         if text is None and text_mask is not None:
             raise FeatureError("text_mask was given without text")
         n_text = 0 if text is None else text.shape[1]
@@ -231,9 +234,13 @@ class Features:
 
     def valid(self) -> Tensor:
         """Bool (B, N): True at real visual tokens."""
-        if self.visual_mask is not None:
-            return self.visual_mask
-        return torch.ones(self.batch, self.n_visual, dtype=torch.bool, device=self.device)
+        return self._valid
+
+    def log_size(self, dtype: torch.dtype) -> Tensor:
+        """Log of the number of real visual tokens, (B, 1)."""
+        if self.visual_mask is None:
+            return torch.full((self.batch, 1), math.log(self.n_visual), dtype=dtype, device=self.device)
+        return self.visual_mask.sum(1, keepdim=True).to(dtype).log()
 
     def __contains__(self, name: object) -> bool:
         return name in self._signals

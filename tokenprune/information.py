@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.features import working_precision
+from tokenprune.kernels import usable
 
 __all__ = [
     "cosine_similarity",
@@ -48,6 +49,11 @@ def unit_norm(x: Tensor) -> Tensor:
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of every pair: (..., N, d), (..., M, d) -> (..., N, M) in float32 or better (Eqn 14 without tau)."""
+    half = x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16)
+    if half and x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0] and usable(x, y):
+        from tokenprune.kernels.similarity import half_cosine  # needs Triton
+
+        return half_cosine(x, y)
     x, y = unit_norm(x), unit_norm(y)
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype) @ y.to(dtype).mT
@@ -55,6 +61,10 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
 
 def log_partition(similarity: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:
     """log sum_j exp(similarity_ij / tau), the log of a row's partition function: (..., N, M) -> (..., N)."""
+    if similarity.dtype == torch.float32 and similarity.ndim == 3 and usable(similarity):
+        from tokenprune.kernels.similarity import row_partition  # needs Triton
+
+        return row_partition(similarity, 1 / tau, mask)
     logits = similarity * (1 / tau)
     if mask is not None:
         logits = logits.masked_fill(~mask.unsqueeze(-2), -math.inf)

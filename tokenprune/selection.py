@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenprune.components.base import Merged
 from tokenprune.errors import ConfigError, FeatureError, NonFiniteError
 from tokenprune.indexing import as_mask, gather_tokens
+from tokenprune.kernels import LONGEST_SORT, usable
 
 __all__ = ["Selection"]
 
@@ -55,6 +56,11 @@ class Selection:
         valid: Tensor | None = None,
     ) -> Selection:
         """Derive the rest from the picks."""
+        if order.shape[1] <= LONGEST_SORT and order.dtype == torch.int64 and usable(order):
+            from tokenprune.kernels.order import ascending  # needs Triton
+
+            indices, counts = ascending(order, n_visual)
+            return cls(indices, order, counts, n_visual, scores, merged, valid)
         ranked = order.where(order >= 0, n_visual).sort(dim=1).values
         indices = ranked.where(ranked < n_visual, -1)
         return cls(indices, order, (order >= 0).sum(1), n_visual, scores, merged, valid)

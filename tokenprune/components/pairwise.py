@@ -215,7 +215,7 @@ class SelfPMI(Pairwise):
         mask = features.visual_mask
         statistics = torch.cat([self.normalizer.statistics(block, mask) for _, block in cosine.blocks()], dim=1)
         valid = features.valid()
-        log_n = valid.sum(1, keepdim=True).to(statistics.dtype).log()
+        log_n = features.log_size(statistics.dtype)
         if self.marginal == "uniform":
             log_marginal = -log_n.expand(valid.shape)
         elif self.marginal == "total":

@@ -24,6 +24,7 @@ from tokenprune.errors import (
 )
 from tokenprune.features import Features, on_host, working_precision
 from tokenprune.information import cosine_similarity, log_marginal, pmi
+from tokenprune.kernels import usable
 
 __all__ = [
     "PMI",
@@ -91,10 +92,21 @@ class PMI(Scorer):
     def score(self, features: Features) -> Tensor:
         """Relevance to the prompt, (B, N)."""
         similarity = cosine_similarity(features.visual, features.text)
+        plain = type(self.normalizer) is Softmax and type(self.aggregator) is Max and type(self.prior) is Uniform
+        if plain and similarity.dtype == torch.float32 and usable(similarity):
+            return self._by_program(similarity, features)
         log_conditional = self.normalizer(similarity, features.text_mask)
         marginal = log_marginal(log_conditional, self.prior.log_prior(features), features.visual_mask)
         scores = self.aggregator(pmi(log_conditional, marginal), log_conditional, features.text_mask)
         return self._unless_degenerate(scores, similarity, features)
+
+    def _by_program(self, similarity: Tensor, features: Features) -> Tensor:
+        from tokenprune.kernels.similarity import pmi_relevance  # needs Triton
+
+        assert isinstance(self.normalizer, Softmax)
+        if similarity.shape[2] == 1 < features.n_visual:
+            _warn_degenerate(list(range(features.batch)))
+        return pmi_relevance(similarity, 1 / self.normalizer.tau, features.visual_mask, features.text_mask)
 
     def _unless_degenerate(self, scores: Tensor, similarity: Tensor, features: Features) -> Tensor:
         valid = features.valid()
@@ -104,18 +116,22 @@ class PMI(Scorer):
         flat = (highest - lowest <= rounding) & (valid.sum(1) > 1)
         rows = _known_rows(flat, similarity.shape[2] == 1 < features.n_visual)
         if rows:
-            warnings.warn(
-                f"the prompt does not tell visual tokens apart in rows {rows} (one text token, or all alike): "
-                "scored by cosine similarity to the text instead of PMI",
-                DegenerateRelevanceWarning,
-                stacklevel=2,
-            )
+            _warn_degenerate(rows)
         elif on_host(flat):
             return scores
         nearest = Max()(similarity, mask=features.text_mask)
         spread = nearest.where(valid, -torch.inf).amax(1) - nearest.where(valid, torch.inf).amin(1)
         silent = (spread <= rounding).unsqueeze(-1)
         return torch.where(flat.unsqueeze(-1), torch.where(silent, _strewn(valid).to(nearest.dtype), nearest), scores)
+
+
+def _warn_degenerate(rows: list[int]) -> None:
+    warnings.warn(
+        f"the prompt does not tell visual tokens apart in rows {rows} (one text token, or all alike): "
+        "scored by cosine similarity to the text instead of PMI",
+        DegenerateRelevanceWarning,
+        stacklevel=3,
+    )
 
 
 def _strewn(valid: Tensor) -> Tensor:

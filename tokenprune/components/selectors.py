@@ -26,6 +26,7 @@ from tokenprune.components.scorers import relevance
 from tokenprune.errors import ConfigError, NonFiniteError
 from tokenprune.features import on_host
 from tokenprune.indexing import as_mask, constant, left_aligned
+from tokenprune.kernels import LONGEST_SORT, usable
 
 __all__ = [
     "Candidates",
@@ -45,6 +46,10 @@ Optimizer = Literal["vectorized", "lazy", "naive"]
 
 def top_k(scores: Tensor, counts: tuple[int, ...], available: Tensor) -> Tensor:
     """Positions of the largest scores a row, best first, ties to the lowest index: (B, max count), -1 as padding."""
+    if scores.dtype == torch.float32 and scores.shape[1] <= LONGEST_SORT and usable(scores):
+        from tokenprune.kernels.order import best_scores  # needs Triton
+
+        return _padded(best_scores(scores, available, max(counts)), counts)
     ranked = scores.masked_fill(~available, -math.inf).argsort(dim=-1, descending=True, stable=True)
     return _padded(ranked[:, : max(counts)], counts)
 

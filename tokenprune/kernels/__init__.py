@@ -2,8 +2,8 @@
 
 Nothing here is called by users: parts of :mod:`tokenprune.components` look for a program and go on with plain tensor
 operations where there is none. A program returns what those operations return; where rounding may differ its docstring
-says by how much. ``TOKENPRUNE_KERNELS=0`` in the environment switches all of them off; ``interpret`` runs them on the CPU
-too, in Triton's interpreter (for tests; ``TRITON_INTERPRET=1`` must be set before Triton is imported).
+says by how much. ``TOKENPRUNE_KERNELS=0`` in the environment switches all of them off; ``interpret`` runs them on the
+CPU too, in Triton's interpreter (for tests; ``TRITON_INTERPRET=1`` must be set before Triton is imported).
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["run_columns", "usable"]
+__all__ = ["LONGEST_SORT", "run_columns", "usable"]
+
+LONGEST_SORT = 4096
+"""Rows up to this length are sorted by one program."""
 
 
 @cache
@@ -23,10 +27,12 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
-def usable(x: Tensor) -> bool:
-    """Whether programs run where this tensor lies: on an NVIDIA or AMD GPU with Triton installed."""
+def usable(*tensors: Tensor) -> bool:
+    """Whether programs run where these tensors lie (a GPU, with Triton installed) and no gradient is asked for."""
     mode = os.environ.get("TOKENPRUNE_KERNELS", "1")
-    return mode != "0" and (x.is_cuda or mode == "interpret") and _installed()
+    if mode == "0" or not (tensors[0].is_cuda or mode == "interpret") or not _installed():
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
 def run_columns(

@@ -80,6 +80,8 @@ def _columns(
     slots,
     n,
     most,
+    marginal_row,
+    marginal_column,
     price,
     scale,
     floor,
@@ -119,12 +121,8 @@ def _columns(
         elif GAIN == "cut":
             gain = reward - price * held
         else:
-            mean = held
             picked = tl.maximum(so_far, 1.0).to(held.dtype) + tl.zeros_like(held)
-            if held.dtype == tl.float64:
-                mean = held / picked
-            else:
-                mean = tl.math.div_rn(held, picked)
+            mean = held / picked if held.dtype == tl.float64 else tl.math.div_rn(held, picked)
             gain = tl.where(so_far > 0, -mean, reward)
         gain = tl.where(gain < lowest, lowest, gain)
         gain = tl.where(open_, gain, float("-inf"))
@@ -139,7 +137,7 @@ def _columns(
             open_ = open_ & (i != pick)
         entry = tl.load(table + pick.to(tl.int64) * n + i, mask=inside, other=0.0)
         if ENTRY == "pmi":
-            entry = entry * scale - own - tl.load(marginal + row * n + pick)
+            entry = entry * scale - own - tl.load(marginal + row * marginal_row + pick * marginal_column)
             entry = tl.where(entry < floor, floor, entry)
         elif ENTRY == "distance":
             entry = 1 - entry
@@ -171,9 +169,7 @@ def _shape(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> tupl
     return programs, block, min(32, max(4, block // 256))
 
 
-def greedy_columns(
-    problem: Columns, available: Tensor, counts: tuple[int, ...], *, repeats: bool = False, programs: int | None = None
-) -> Tensor:
+def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...], *, repeats: bool = False) -> Tensor:
     """Picks in order, ties to the lowest index.
 
     Parameters
@@ -183,8 +179,6 @@ def greedy_columns(
     counts : tuple of int
     repeats : bool, default False
         Leave picked tokens among the candidates.
-    programs : int, optional
-        A power of 2 of programs a sample; by default what the size asks for.
 
     Returns
     -------
@@ -198,20 +192,19 @@ def greedy_columns(
     if most == 0:
         return out
     shared, block, warps = _shape(n, batch, cosine.dtype, cosine.device)
-    if programs is not None:
-        shared, block = programs, max(16, triton.next_power_of_2(n) // programs)
     slots = torch.zeros(batch, most, shared, dtype=torch.int64, device=cosine.device) if shared > 1 else out
     limits = torch.finfo(cosine.dtype)
     numbers = (problem.price, problem.scale, math.log(limits.tiny), limits.min)
     if cosine.dtype == torch.float64:
         numbers = tuple(tl.constexpr(number) for number in numbers)  # a plain float would be rounded to float32
     unused = problem.bonus
+    marginal = unused if problem.marginal is None else problem.marginal  # may be one number for all
     _columns[shared, batch](
         cosine,
         problem.bonus.contiguous(),
         problem.folded.contiguous(),
         unused if problem.statistics is None else problem.statistics.contiguous(),
-        unused if problem.marginal is None else problem.marginal.contiguous(),
+        marginal,
         unused if problem.picks is None else problem.picks,
         available.contiguous().view(torch.uint8),
         constant(counts, cosine.device),
@@ -219,6 +212,7 @@ def greedy_columns(
         slots,
         n,
         most,
+        *marginal.stride(),
         *numbers,
         ENTRY=problem.entry,
         FOLD=problem.fold,

@@ -118,7 +118,6 @@ def greedy_coverage(
     counts: tuple[int, ...],
     *,
     repeats: bool = False,
-    shape: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
     """Picks in order, ties to the lowest index.
 
@@ -132,8 +131,6 @@ def greedy_coverage(
     counts : tuple of int
     repeats : bool, default False
         Leave picked tokens among the candidates.
-    shape : tuple, optional
-        Programs a sample, rows at a time, candidates a program, warps; by default what the size asks for.
 
     Returns
     -------
@@ -145,7 +142,7 @@ def greedy_coverage(
     out = torch.empty(batch, most, dtype=torch.int64, device=table.device)
     if most == 0:
         return out
-    programs, tall, block, warps = shape or _shape(rows, n, batch, table.device)
+    programs, tall, block, warps = _shape(rows, n, batch, table.device)
     resident = tall >= rows
     slots = torch.zeros(batch, most, programs, dtype=torch.int64, device=table.device) if programs > 1 else out
     scratch = best if resident else torch.empty(batch, programs, rows, dtype=torch.float32, device=table.device)

@@ -134,7 +134,6 @@ def greedy_volume(
     counts: tuple[int, ...],
     *,
     repeats: bool = False,
-    shape: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
     """Picks in order, ties to the lowest index.
 
@@ -149,8 +148,6 @@ def greedy_volume(
     counts : tuple of int
     repeats : bool, default False
         Leave picked tokens among the candidates.
-    shape : tuple, optional
-        Programs a sample, rows of the factor at a time, candidates a program, warps.
 
     Returns
     -------
@@ -162,7 +159,7 @@ def greedy_volume(
     out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
     if most == 0:
         return out
-    programs, deep, block, warps = shape or _shape(n, batch, cosine.device)
+    programs, deep, block, warps = _shape(n, batch, cosine.device)
     factor = rows.new_empty(batch, depth + most, n)
     if depth:
         factor[:, :depth] = rows
