@@ -66,7 +66,7 @@ class Columns:
     picks: Tensor | None = None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "marginal_row"])
 def _columns(
     cosine,
     bonus,

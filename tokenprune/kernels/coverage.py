@@ -19,7 +19,7 @@ from tokenprune.kernels.exchange import agree, best_of
 __all__ = ["greedy_coverage"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "most"])
 def _coverage(
     table,
     best,

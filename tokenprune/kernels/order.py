@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["ascending", "best_scores"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "most"])
 def _best(scores, available, out, n, most, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
@@ -51,7 +51,7 @@ def best_scores(scores: Tensor, available: Tensor, most: int) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "most"])
 def _ascending(order, indices, counts, n, most, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)

@@ -77,7 +77,7 @@ def half_cosine(x: Tensor, y: Tensor) -> Tensor:
     return raw
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _partition(table, mask, out, n, m, scale, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """log sum_j exp(table_ij * scale) of some rows of a sample, blocks of columns folded as they come."""
     sample = tl.program_id(1)
@@ -124,7 +124,7 @@ def row_partition(table: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m"])
 def _marginal(
     table, partition, mask, out, n, m, scale, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -153,7 +153,7 @@ def _marginal(
     tl.store(out + sample * m + j, top + tl.log(total) - tl.log(count), mask=j < m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m"])
 def _strongest(
     table,
     partition,
@@ -191,7 +191,7 @@ def _strongest(
     tl.store(nearest + sample * n + i, close, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _settle(score, nearest, mask, n, rounding, MASKED: tl.constexpr, BLOCK: tl.constexpr):
     """Where all scores of a row are alike, put the cosines there; where those are alike too, an even spread."""
     sample = tl.program_id(0)

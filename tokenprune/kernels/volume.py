@@ -38,7 +38,7 @@ def _agree(keys, flags, program, top, at, PROGRAMS: tl.constexpr):
     return best, tl.where(tl.min(seen, axis=0) == 1, -1, at)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "depth"])
 def _volume(
     cosine,
     quality,

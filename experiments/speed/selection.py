@@ -1,0 +1,306 @@
+"""What selection costs on an accelerator, and whether it picks what it should.
+
+    python experiments/speed/selection.py --out selection.json
+
+Times are medians of 30 calls after 10, on the host's clock, synchronised: ``eager`` is ``Strategy.select``, ``graph``
+the same call captured in a CUDA graph. Picks are compared with the plain tensor operations on the same device
+(``TOKENPRUNE_KERNELS=0``), with float64 features on the CPU, and with the loops of ``reference_loops.py``. Everything
+found so far is written after each step; a step that fails says why and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tokenprune as tp
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_loops import LOOPS
+
+FIXED = ("random", "similarity", "attention", "mi-pruner", "mi-attention", "divprune", "cdpruner", "mmtok", "visionzip")
+FIXED += ("vispruner", "holov", "trimtokenator")
+"""Strategies of a fixed budget whose ``select`` is called on features alone."""
+
+
+def made(
+    n: int,
+    device: str,
+    *,
+    seed: int = 0,
+    batch: int = 1,
+    d: int = 4096,
+    e: int = 1024,
+    text: int = 40,
+    dtype: torch.dtype,
+) -> dict[str, torch.Tensor]:
+    """Signals with what real ones have: a large common part, some tens of groups of alike tokens, and noise."""
+    draw = torch.Generator(device=device).manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, device=device)
+
+    def grouped(width: int) -> torch.Tensor:
+        group = torch.randint(40, (batch, n), generator=draw, device=device)
+        centres = normal(batch, 40, width)
+        alike = centres.gather(1, group.unsqueeze(-1).expand(-1, -1, width))
+        return 0.7 * normal(batch, 1, width) + alike + 0.7 * normal(batch, n, width)
+
+    signals = {
+        "visual": grouped(d),
+        "text": 0.3 * normal(batch, 1, d) + normal(batch, text, d),
+        "encoder": grouped(e),
+        "keys": normal(batch, n, 64),
+        "encoder_cls": normal(batch, e),
+        "cls_attention": (3 * normal(batch, 16, n)).softmax(-1),
+        "received_attention": (2 * normal(batch, n)).softmax(-1),
+    }
+    return {name: value.to(dtype) for name, value in signals.items()}
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def median_ms(call: Callable[[], object], device: str, repeats: int = 30, warm: int = 10) -> float:
+    """Median of synchronised calls on the host's clock, in milliseconds."""
+    for _ in range(warm):
+        call()
+    times = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(1000 * (time.perf_counter() - start))
+    return round(statistics.median(times), 4)
+
+
+def captured(signals: dict[str, torch.Tensor], strategy: tp.Strategy, keep: int) -> tuple[Any, Any]:
+    """A CUDA graph of features and selection, and the selection it fills."""
+
+    def call() -> tp.Selection:
+        return strategy.select(tp.Features(**signals, check=False), keep)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        selection = call()
+    return graph, selection
+
+
+class Record:
+    """Results by step, written after each; steps share a limit of time."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.end, self.found = path, time.monotonic() + seconds, {}  # type: dict[str, Any]
+
+    def step(self, name: str, call: Callable[[], Any]) -> Any:
+        """Run one step, unless time is up, and write everything found."""
+        start = time.monotonic()
+        try:
+            result = call() if start < self.end else {"left out": "no time left"}
+        except Exception as error:
+            result = {"failed": f"{type(error).__name__}: {error}"[:600], "at": traceback.format_exc()[-900:]}
+        self.found[name] = result
+        self.path.write_text(json.dumps(self.found, indent=1))
+        print(f"{name} [{time.monotonic() - start:.1f} s]: {json.dumps(result)[:700]}", flush=True)
+        return result
+
+
+def plainly(call: Callable[[], Any]) -> Any:
+    """Run without the programs of ``tokenprune.kernels``."""
+    os.environ["TOKENPRUNE_KERNELS"] = "0"
+    try:
+        return call()
+    finally:
+        del os.environ["TOKENPRUNE_KERNELS"]
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether picks are equal, order included."""
+    return bool(torch.equal(a.cpu(), b.cpu()))
+
+
+def versions(device: str) -> dict[str, Any]:
+    """What ran where."""
+    found: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__, "device": device}
+    if device == "cuda":
+        import triton
+
+        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": triton.__version__}
+    return found
+
+
+def cost(
+    strategy: tp.Strategy, signals: dict[str, torch.Tensor], keep: int, device: str, plain: bool = True
+) -> dict[str, Any]:
+    """Eager and captured time of one selection, and whether plain operations pick the same."""
+    features = tp.Features(**signals)
+    selection = strategy.select(features, keep)
+    row: dict[str, Any] = {"eager_ms": median_ms(lambda: strategy.select(features, keep), device)}
+    if device == "cuda":
+        graph, _ = captured(signals, strategy, keep)
+        row["graph_ms"] = median_ms(graph.replay, device)
+    if plain:
+        row["equal_to_plain"] = same(selection.order, plainly(lambda: strategy.select(features, keep)).order)
+    return row
+
+
+def against_loops(n: int, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Time of each method's loop, and how much longer it takes than ``select``."""
+    found: dict[str, Any] = {}
+    signals = made(n, device, dtype=dtype)
+    features = tp.Features(**signals)
+    for name, loop in LOOPS.items():
+        strategy = tp.build(name)
+        for keep in (64, 128):
+            row = cost(strategy, signals, keep, device, plain=False)
+            row["loop_ms"] = median_ms(lambda: loop(features, keep), device, repeats, 3)  # noqa: B023
+            row["ratio_eager"] = round(row["loop_ms"] / row["eager_ms"], 1)
+            if "graph_ms" in row:
+                row["ratio_graph"] = round(row["loop_ms"] / row["graph_ms"], 1)
+            picks, wanted = strategy.select(features, keep).order[0], loop(features, keep)
+            row["equal_to_loop"] = same(picks, wanted)
+            row["shared_with_loop"] = len(set(picks.tolist()) & set(wanted.tolist())) / keep
+            found[f"{name} K={keep}"] = row
+    return found
+
+
+def agreement(n: int, keep: int, device: str, dtype: torch.dtype, seeds: int) -> dict[str, Any]:
+    """How often picks equal those of plain operations on the device, and of float64 features on the CPU."""
+    found: dict[str, Any] = {}
+    for name in ("mi-pruner", "divprune", "cdpruner", "mmtok", "vispruner"):
+        strategy = tp.build(name)
+        counts = {"plain": 0, "float64": 0, "set_float64": 0}
+        for seed in range(seeds):
+            signals = made(n, device, seed=seed, dtype=dtype, d=1024)
+            got = strategy.select(tp.Features(**signals), keep)
+            plain = plainly(lambda: strategy.select(tp.Features(**signals), keep))  # noqa: B023
+            exact = strategy.select(tp.Features(**{k: v.cpu().double() for k, v in signals.items()}), keep)
+            counts["plain"] += same(got.order, plain.order)
+            counts["float64"] += same(got.order, exact.order)
+            counts["set_float64"] += same(got.indices, exact.indices)
+        found[name] = counts | {"of": seeds}
+    return found
+
+
+def unsynchronised(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Which strategies select without waiting, may be captured, and replay other inputs rightly."""
+    found: dict[str, Any] = {}
+    for name in FIXED:
+        row: dict[str, Any] = {}
+        try:
+            signals, others = (made(n, "cuda", seed=seed, dtype=dtype, d=1024) for seed in (1, 2))
+            strategy = tp.build(name)
+            features = tp.Features(**signals)
+            first = strategy.select(features, keep)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                strategy.select(features, keep)
+                row["no_sync"] = True
+            except Exception as error:
+                row["no_sync"], row["why"] = False, str(error)[:200]
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            graph, selection = captured(signals, strategy, keep)
+            graph.replay()
+            row["captured_equal"] = same(selection.order, first.order)
+            want = strategy.select(tp.Features(**others), keep)
+            for key, value in others.items():
+                signals[key].copy_(value)
+            graph.replay()
+            row["replayed_equal"] = same(selection.order, want.order)
+            selection.verify()
+        except Exception as error:
+            row["failed"] = f"{type(error).__name__}: {error}"[:300]
+        found[name] = row
+    return found
+
+
+def profile(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Device time of each program in one selection."""
+    signals = made(n, "cuda", dtype=dtype)
+    found: dict[str, Any] = {}
+    for lam in (0.5, 1.0):
+        strategy = tp.build("mi-pruner", lam=lam)
+        graph, _ = captured(signals, strategy, keep)
+        graph.replay()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as prof:
+            for _ in range(10):
+                graph.replay()
+            torch.cuda.synchronize()
+        events = sorted(prof.key_averages(), key=lambda e: -e.device_time_total)
+        found[f"lam={lam}"] = {e.key[:60]: [round(e.device_time_total / 10, 2), e.count / 10] for e in events[:24]}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("selection.json"))
+    parser.add_argument("--seconds", type=float, default=600, help="begin no step after this long")
+    parser.add_argument("--small", action="store_true", help="sizes for a CPU")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16
+    n = 160 if args.small else 576
+    warnings.simplefilter("ignore")
+    torch.set_grad_enabled(False)
+    record = Record(args.out, args.seconds)
+    record.step("versions", lambda: versions(device))
+    if device == "cuda":
+        record.step("unsynchronised", lambda: unsynchronised(n, 64, dtype))
+
+    def lambdas() -> dict[str, Any]:
+        signals, found = made(n, device, dtype=dtype), {}
+        for keep in (32,) if args.small else (32, 64, 128):
+            rows = {lam: cost(tp.build("mi-pruner", lam=lam), signals, keep, device) for lam in (1.0, 0.5)}
+            extra = {key: round(rows[0.5][key] - rows[1.0][key], 4) for key in rows[0.5] if key.endswith("_ms")}
+            found[f"K={keep}"] = {"lam=1": rows[1.0], "lam=0.5": rows[0.5], "redundancy": extra}
+        return found
+
+    record.step("mi-pruner", lambdas)
+    record.step("loops", lambda: against_loops(n, device, dtype, 3 if args.small else 10))
+
+    def sizes() -> dict[str, Any]:
+        found = {}
+        cases = ((2048, 227, 1), (4096, 512, 1), (16384, 1024, 1), (576, 64, 64))
+        for size, keep, batch in ((96, 24, 2),) if args.small else cases:
+            signals = made(size, device, batch=batch, dtype=dtype)
+            row = cost(tp.build("mi-pruner"), signals, keep, device, plain=size * keep < 2**22)
+            found[f"N={size} K={keep} B={batch}"] = row
+        return found
+
+    record.step("sizes", sizes)
+    if device == "cuda":
+        record.step("profile", lambda: profile(n, 64, dtype))
+    record.step("agreement", lambda: agreement(n, 16 if args.small else 64, device, dtype, 2 if args.small else 12))
+
+    def others() -> dict[str, Any]:
+        signals = made(n, device, dtype=dtype)
+        return {name: cost(tp.build(name), signals, 16 if args.small else 64, device) for name in FIXED}
+
+    record.step("strategies", others)
+
+
+if __name__ == "__main__":
+    main()
