@@ -87,7 +87,7 @@ def test_bad_requests_raise(
 
 def test_images_share_a_budget_per_sample(model: Any, processor: Any, prompts: Any) -> None:
     inputs = prompts(QUESTIONS, images=2)
-    with torch.no_grad(), tp.attach(model, "mi-pruner", 9, unit="sample", processor=processor) as run:
+    with torch.no_grad(), tp.attach(model, "mi-pruner", 9, unit="sample", processor=processor):
         pruned = model(**inputs).logits[:, -1]
     shorter = tp.prepare(model, "mi-pruner", 9, unit="sample", processor=processor, **inputs)
     assert [len(f) for f in shorter["mm_encoder_outputs"]["image"].pooler_output] == [9, 9, 9]

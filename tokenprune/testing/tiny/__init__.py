@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tokenprune.errors import UnknownNameError, closest
 from tokenprune.testing.tiny.family import KINDS, Family, Kind, build_inputs, build_model
-from tokenprune.testing.tiny.llava import LLAVA, LLAVA_NEXT, VIDEO_LLAVA, tiny_llava, tiny_processor
+from tokenprune.testing.tiny.llava import LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, VIDEO_LLAVA, tiny_llava, tiny_processor
 from tokenprune.testing.tiny.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
+from tokenprune.testing.tiny.tiles import GEMMA3, IDEFICS3, INTERNVL, SMOLVLM
 from tokenprune.testing.tiny.words import picture
 
 __all__ = [
@@ -31,7 +32,20 @@ __all__ = [
 
 FAMILIES: Final[dict[str, Family]] = {
     family.model_type: family
-    for family in (LLAVA, LLAVA_NEXT, VIDEO_LLAVA, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE)
+    for family in (
+        LLAVA,
+        LLAVA_NEXT,
+        LLAVA_ONEVISION,
+        VIDEO_LLAVA,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        QWEN3_VL_MOE,
+        INTERNVL,
+        IDEFICS3,
+        SMOLVLM,
+        GEMMA3,
+    )
 }
 """Model type -> what a tiny model of it consists of."""
 
@@ -59,7 +73,11 @@ def tiny_model(model_type: str, attention: str = "sdpa", seed: int = 0) -> Any:
 
 
 def tiny_inputs(
-    model_type: str, kind: Kind | Sequence[Kind] = "image", batch: int = 1, seed: int = 0
+    model_type: str,
+    kind: Kind | Sequence[Kind] = "image",
+    batch: int = 1,
+    seed: int = 0,
+    only: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Make what a family's processor returns, left-padded.
 
@@ -75,6 +93,8 @@ def tiny_inputs(
         several, in the sizes of their images.
     seed : int, default 0
         Of the pixels.
+    only : sequence of int, optional
+        Only these samples of the batch, as if they came by themselves.
     """
     kinds: Sequence[Kind] = [kind] * batch if isinstance(kind, str) else kind
-    return build_inputs(family(model_type), kinds, seed=seed)
+    return build_inputs(family(model_type), kinds, seed=seed, only=only)

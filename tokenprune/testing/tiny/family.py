@@ -14,9 +14,11 @@ from tokenprune.errors import ConfigError, closest
 from tokenprune.testing.tiny.words import vocabulary, word_tokenizer
 
 __all__ = [
+    "CHAT",
     "KINDS",
     "Family",
     "Kind",
+    "Tensors",
     "Visual",
     "build_inputs",
     "build_model",
@@ -38,6 +40,8 @@ MODALITIES: Final[dict[Kind, str]] = {
     "image-and-video": "iv",
     "text": "",
 }
+
+CHAT: Final = "<|im_start|> user {} <|im_end|> <|im_start|> assistant"
 
 QUESTIONS: Final = (
     "what color is the dog ?",
@@ -128,6 +132,10 @@ class Family:
         Whether some layers of the language model see a window only.
     several_sizes : bool
         Whether images may have different numbers of tokens.
+    several : callable, optional
+        The same as ``image``, for one of several images of a prompt, where that differs.
+    without : tuple of str
+        Kinds of prompts that the family's processor does not take.
     """
 
     model_type: str
@@ -142,11 +150,14 @@ class Family:
     types: Callable[[Tensor, Mapping[str, int]], dict[str, Tensor]] | None = None
     sliding: bool = False
     several_sizes: bool = True
+    several: Callable[[int, torch.Generator], Visual] | None = None
+    without: tuple[Kind, ...] = ()
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Kinds of prompts that it takes."""
-        return tuple(kind for kind in KINDS if self.video is not None or "v" not in MODALITIES[kind])
+        known = KINDS if self.video is not None else tuple(kind for kind in KINDS if "v" not in MODALITIES[kind])
+        return tuple(kind for kind in known if kind not in self.without)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -160,8 +171,9 @@ class Family:
     def show(self, kind: Kind, sample: int, generator: torch.Generator) -> tuple[str, list[Tensors]]:
         """One prompt and its visuals' tensors."""
         texts, tensors = [], []
+        image = self.image if self.several is None or MODALITIES[kind].count("i") == 1 else self.several
         for i, modality in enumerate(MODALITIES[kind]):
-            make = self.image if modality == "i" else self.video
+            make = image if modality == "i" else self.video
             assert make is not None
             visual = make(sample + i, generator)
             texts.append(visual.text)
@@ -206,14 +218,18 @@ def spread(model: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.15)
 
 
-def build_inputs(family: Family, kinds: Sequence[Kind], *, seed: int = 0) -> dict[str, Tensor]:
+def build_inputs(
+    family: Family, kinds: Sequence[Kind], *, seed: int = 0, only: Sequence[int] | None = None
+) -> dict[str, Tensor]:
     """Inputs of a batch, left-padded: one sample a kind, with questions and images of different lengths."""
     for kind in kinds:
         if kind not in family.kinds:
             raise ConfigError(f"{family.model_type}: no prompts of kind {kind!r}; {closest(kind, family.kinds)}")
-    generator = torch.Generator().manual_seed(seed)
     prompts, samples = [], []
     for sample, kind in enumerate(kinds):
+        if only is not None and sample not in only:
+            continue
+        generator = torch.Generator().manual_seed(1000 * seed + sample)
         prompt, tensors = family.show(kind, sample, generator)
         prompts.append(prompt)
         samples.append(tensors)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     LlavaForConditionalGeneration,
@@ -14,10 +16,10 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from tokenprune.testing.tiny.family import Family, Visual, build_model, llama, padded_tiles
+from tokenprune.testing.tiny.family import CHAT, Family, Tensors, Visual, build_model, llama, padded_tiles
 from tokenprune.testing.tiny.words import word_tokenizer
 
-__all__ = ["LLAVA", "LLAVA_NEXT", "VIDEO_LLAVA", "tiny_llava", "tiny_processor"]
+__all__ = ["LLAVA", "LLAVA_NEXT", "LLAVA_ONEVISION", "VIDEO_LLAVA", "tiny_llava", "tiny_processor"]
 
 SPECIAL = ("<image>",)
 PATCH = 8
@@ -150,6 +152,61 @@ LLAVA_NEXT = Family(
 )
 
 FRAMES = 4
+
+
+def _fitted(rows: int, columns: int) -> tuple[int, int]:
+    """What is left of patches where an image may have as many as :data:`MOST` tiles."""
+    ratio = math.sqrt(rows * columns / (MOST * TILE**2))
+    return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
+
+MOST = 2
+
+
+def _one_of_several(_number: int, generator: torch.Generator) -> Visual:
+    pixels = torch.randn(1, 1, 3, PATCH * TILE, PATCH * TILE, generator=generator)
+    return Visual("<image>" * (TILE**2 + 1), {"pixel_values": pixels, "image_sizes": torch.tensor([SIZES[0]])})
+
+
+def _onevision_image(number: int, generator: torch.Generator) -> Visual:
+    down, across, rows, columns = tiles(number)
+    rows, columns = _fitted(rows, columns)
+    pixels = torch.randn(1, 1 + down * across, 3, PATCH * TILE, PATCH * TILE, generator=generator)
+    n = TILE**2 + rows * (columns + 1)
+    return Visual("<image>" * n, {"pixel_values": pixels, "image_sizes": torch.tensor([SIZES[number % len(SIZES)]])})
+
+
+def _onevision_clip(_number: int, generator: torch.Generator) -> Visual:
+    pixels = torch.randn(1, FRAMES, 3, PATCH * TILE, PATCH * TILE, generator=generator)
+    # frames are pooled two by two, and the video ends with one newline
+    return Visual("<video>" * (FRAMES * (TILE // 2) ** 2 + 1), {"pixel_values_videos": pixels})
+
+
+def _counted(samples: Sequence[Sequence[Tensors]]) -> dict[str, Tensor]:
+    """Pixels as in LLaVA-NeXT, and how many images each sample has."""
+    tensors = padded_tiles(samples)
+    counts = [sum("pixel_values" in visual for visual in sample) for sample in samples]
+    return {**tensors, "batch_num_images": torch.tensor([n for n in counts if n])} if any(counts) else tensors
+
+
+LLAVA_ONEVISION = Family(
+    "llava_onevision",
+    ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
+    lambda tokens: {
+        "vision_config": {**_encoder(TILE), "model_type": "siglip_vision_model"},
+        "text_config": {"model_type": "qwen2", **llama(tokens)},
+        "image_token_index": tokens["<image>"],
+        "video_token_index": tokens["<video>"],
+        "image_grid_pinpoints": PINPOINTS,
+        "vision_aspect_ratio": f"anyres_max_{MOST}",
+    },
+    CHAT,
+    _onevision_image,
+    _onevision_clip,
+    several=_one_of_several,
+    words=("user", "assistant"),
+    collate=_counted,
+)
 
 # older versions of transformers have a name of their own for the images of Video-LLaVA
 _IMAGES = (

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from tokenprune.testing.tiny.family import Family, Visual, llama, token_types
+from tokenprune.testing.tiny.family import CHAT, Family, Visual, llama, token_types
 
 __all__ = ["QWEN2_5_VL", "QWEN2_VL", "QWEN3_VL", "QWEN3_VL_MOE"]
 
 IMAGE, VIDEO, START, END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
 SPECIAL = (IMAGE, VIDEO, START, END, "<|im_start|>", "<|im_end|>")
-PROMPT = "<|im_start|> user {} <|im_end|> <|im_start|> assistant"
 WORDS = ("user", "assistant", "<", ">", "seconds", "0", "1", "2", "3", "5")
 NAMED = {"image_token": IMAGE, "video_token": VIDEO, "vision_bos_token": START, "vision_eos_token": END}
 
@@ -82,7 +81,7 @@ def _family(
         model_type,
         SPECIAL,
         _config(vision, lambda _tokens: language),
-        PROMPT,
+        CHAT,
         _image,
         lambda number, generator: _clip(number, generator, timed=timed, stamped=stamped),
         words=WORDS,

@@ -37,6 +37,7 @@ def word_tokenizer(special: Sequence[str] = (), words: Sequence[str] = (), **nam
     """
     backend = Tokenizer(models.WordLevel(vocabulary(special, words), unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([*BASE, *special])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
