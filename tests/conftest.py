@@ -1,4 +1,4 @@
-"""Set-up that all tests share: hypothesis settings and single-threaded torch."""
+"""Set-up that all tests share: hypothesis settings, single-threaded torch, and programs for a GPU without one."""
 
 from __future__ import annotations
 
@@ -17,3 +17,6 @@ settings.register_profile(
 settings.load_profile("tokenprune")
 
 torch.set_num_threads(1)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and transformers may import it

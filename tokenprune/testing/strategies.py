@@ -197,6 +197,7 @@ def features(
         text_mask=draw(st.none() | _masks((b, sizes["t"]))) if masks and t is not None else None,
         grid=draw(_grids(size)) if grid else None,
         extra=None,
+        check=True,
         **given,
     )
 
