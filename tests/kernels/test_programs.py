@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.tables import rows
-from tokenprune.components import normalizers, pairwise
+from tokenprune.components import dedup, normalizers, pairwise
 from tokenprune.components.objectives import (
     FacilityLocation,
     GraphCut,
@@ -23,7 +23,7 @@ from tokenprune.components.objectives import (
     PMICoverage,
 )
 from tokenprune.components.selectors import Greedy
-from tokenprune.kernels import columns, coverage, volume
+from tokenprune.kernels import bipartite, columns, coverage, volume
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -127,10 +127,12 @@ def ran(objective: tp.Objective, asked: tp.Problem, repeats: bool = False) -> Te
     return found
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@given(case=problems())
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def examples(few: int) -> settings:
+    """Each example runs in an interpreter where there is no GPU."""
+    return settings(max_examples=few, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case["dtype"] == torch.float64 and ("coverage" in name or "facility" in name):
         case = {**case, "dtype": torch.float32}
     asked = made(device=device, **case)
@@ -143,13 +145,31 @@ def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, mo
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@given(case=problems())
+@examples(3)
+def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pick_the_same(name, case, device, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(case=problems())
+@examples(40)
+def test_programs_pick_the_same_often(
+    name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pick_the_same(name, case, device, monkeypatch)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_there_is_a_program(name: str, device: str) -> None:
     ran(OBJECTIVES[name], made(0, 2, 9, 4, torch.float32, device, (3, 2)))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_longer_rows(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = made(3, 2, 150, 24, torch.float32, device, (40, 33), copies=30)
+    n = 150 if device == "cuda" else 48
+    asked = made(3, 2, n, 24, torch.float32, device, (n // 4, n // 5), copies=n // 5)
     assert rows(ran(OBJECTIVES[name], asked)) == rows(plain(OBJECTIVES[name], asked, monkeypatch))
 
 
@@ -163,6 +183,7 @@ SHARED = (2, 8) if torch.cuda.is_available() else (1,)
 """Programs a row: several of them can only run where they run at the same time."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("programs", SHARED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_rows_shared_by_programs(
@@ -178,3 +199,42 @@ def test_rows_shared_by_programs(
             shape = (programs, 64, width // programs, 4) if module is not columns else (programs, width // programs, 4)
             monkeypatch.setattr(module, "_shape", lambda *_, shape=shape: shape)
         assert rows(ran(objective, asked)) == want, name
+
+
+def rounds(part: dedup.BipartiteDedup, asked: tp.Problem, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """What is left by tensor operations, round by round."""
+    with monkeypatch.context() as patch:
+        patch.setattr(dedup, "usable", lambda *_: False)
+        return part.select(asked)
+
+
+def rounds_leave_the_same(case: dict[str, Any], rate: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made(device=device, **case)
+    part = dedup.BipartiteDedup(rate)
+    assert rows(part.select(asked)) == rows(rounds(part, asked, monkeypatch))
+
+
+@given(case=problems(), rate=st.integers(1, 9))
+@examples(4)
+def test_rounds_leave_the_same(case: dict[str, Any], rate: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds_leave_the_same(case, rate, device, monkeypatch)
+
+
+@pytest.mark.slow
+@given(case=problems(), rate=st.integers(1, 9))
+@examples(80)
+def test_rounds_leave_the_same_often(
+    case: dict[str, Any], rate: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds_leave_the_same(case, rate, device, monkeypatch)
+
+
+@pytest.mark.parametrize("programs", SHARED)
+def test_rounds_of_longer_lists(programs: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 400 if device == "cuda" else 30
+    asked = made(13, 3, n, 6, torch.float16, device, (7, 1, n // 2), copies=n // 4)
+    part = dedup.BipartiteDedup()
+    want = rows(rounds(part, asked, monkeypatch))
+    for tall, block in ((16, 16), (4, 64)):
+        monkeypatch.setattr(bipartite, "_shape", lambda *_, shape=(programs, tall, block, 4): shape)
+        assert rows(part.select(asked)) == want

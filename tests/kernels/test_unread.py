@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
@@ -15,6 +15,7 @@ from tokenprune.testing import features
 
 
 @given(features(batch=(1, 3), n=(2, 6), d=3, zero_rows=True), st.data())
+@settings(max_examples=20)
 def test_unchecked_features_decide_the_same(f: tp.Features, data: st.DataObject) -> None:
     masks = {"visual_mask": f.visual_mask, "text_mask": f.text_mask}
     # all-true masks stay masks where nothing is read

@@ -12,6 +12,7 @@ from tokenprune.components.base import Problem, Selector, check_count
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.components.selectors import top_k
 from tokenprune.indexing import constant
+from tokenprune.kernels import usable
 
 __all__ = ["BipartiteDedup"]
 
@@ -52,6 +53,10 @@ class BipartiteDedup(Selector):
         table = CosineTable(problem.features[self.signal].double())
         sizes = tuple(n if k else 0 for n, k in zip(problem.size(), problem.counts, strict=True))
         places = top_k(problem.scores, sizes, problem.available).clamp_min(0)
+        if table.gram is not None and usable(table.gram):
+            from tokenprune.kernels.bipartite import bipartite_rounds  # needs Triton
+
+            return bipartite_rounds(table.gram, places, sizes, problem.counts, self.rate)
         left, count = constant(sizes, places.device), constant(problem.counts, places.device)
         # how long the lists are is known before anything runs, so no round asks the device
         known = list(zip(sizes, problem.counts, strict=True))
