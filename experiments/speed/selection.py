@@ -11,9 +11,11 @@ found so far is written after each step; a step that fails says why and the othe
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
 import platform
+import pstats
 import statistics
 import sys
 import time
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 
 import tokenprune as tp
+from tokenprune.components.scorers import relevance
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_loops import LOOPS
@@ -108,6 +111,18 @@ def captured(signals: dict[str, torch.Tensor], strategy: tp.Strategy, keep: int)
     return graph, selection
 
 
+def waits(call: Callable[[], object]) -> str | None:
+    """What a call says when the host may not wait for the device; None where it does not wait."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:300]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
+
+
 class Record:
     """Results by step, written after each; steps share a limit of time."""
 
@@ -159,10 +174,59 @@ def cost(
     selection = strategy.select(features, keep)
     row: dict[str, Any] = {"eager_ms": median_ms(lambda: strategy.select(features, keep), device)}
     if device == "cuda":
-        graph, _ = captured(signals, strategy, keep)
-        row["graph_ms"] = median_ms(graph.replay, device)
+        # a failed capture would spoil what comes after it
+        row["waits"] = waits(lambda: strategy.select(features, keep))
+        if row["waits"] is None:
+            graph, _ = captured(signals, strategy, keep)
+            row["graph_ms"] = median_ms(graph.replay, device)
     if plain:
         row["equal_to_plain"] = same(selection.order, plainly(lambda: strategy.select(features, keep)).order)
+    return row
+
+
+def greedy(objective: tp.Objective, state: Any, available: torch.Tensor, keep: int) -> torch.Tensor:
+    """Picks from a state, one argmax a pick: (B, keep)."""
+    left, picks = available.clone(), []
+    for _ in range(keep):
+        pick = objective.gains(state).masked_fill(~left, -torch.inf).argmax(-1)
+        left.scatter_(1, pick.unsqueeze(-1), False)
+        state = objective.take(state, pick)
+        picks.append(pick)
+    return torch.stack(picks, dim=1)
+
+
+def parting(strategy: tp.Strategy, signals: dict[str, torch.Tensor], keep: int) -> dict[str, Any]:
+    """Where the program parts from plain operations, which sum cosines in another order, and what that gains.
+
+    ``equal_on_table``: the program's picks are those of a loop over the program's own numbers. The rest compares with
+    plain operations from the features on: picks shared, the first step that differs, and how much less the program's
+    pick of that step gains, by the plain numbers.
+    """
+    features = tp.Features(**signals)
+    assert isinstance(strategy.scorer, tp.Scorer)
+    objective = strategy.selector.objective  # type: ignore[attr-defined]
+
+    def started() -> Any:
+        return objective.start(features, relevance(strategy.scorer, features))  # type: ignore[arg-type]
+
+    got = strategy.select(features, keep).order
+    own = greedy(objective, started(), features.valid(), keep)
+    wanted = plainly(lambda: greedy(objective, started(), features.valid(), keep))
+    row: dict[str, Any] = {"equal_on_table": same(got, own), "equal_to_plain": same(got, wanted)}
+    shared = [len(set(a) & set(b)) for a, b in zip(got.tolist(), wanted.tolist(), strict=True)]
+    row |= {"shared": min(shared), "of": keep}
+    differs = (got != wanted).any(0).nonzero().flatten().tolist()
+    if differs:
+
+        def lost() -> float:
+            state = started()
+            for pick in wanted[:, : differs[0]].unbind(1):
+                state = objective.take(state, pick)
+            gains = objective.gains(state)
+            better, worse = (gains.gather(1, picks[:, differs[0], None]) for picks in (wanted, got))
+            return float((better - worse).max())
+
+        row |= {"parts_at": differs[0], "loses": plainly(lost)}
     return row
 
 
@@ -214,14 +278,10 @@ def unsynchronised(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
             strategy = tp.build(name)
             features = tp.Features(**signals)
             first = strategy.select(features, keep)
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                strategy.select(features, keep)
-                row["no_sync"] = True
-            except Exception as error:
-                row["no_sync"], row["why"] = False, str(error)[:200]
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+            row["waits"] = waits(lambda: strategy.select(features, keep))  # noqa: B023
+            if row["waits"] is not None:
+                found[name] = row
+                continue
             graph, selection = captured(signals, strategy, keep)
             graph.replay()
             row["captured_equal"] = same(selection.order, first.order)
@@ -251,6 +311,33 @@ def profile(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
             torch.cuda.synchronize()
         events = sorted(prof.key_averages(), key=lambda e: -e.device_time_total)
         found[f"lam={lam}"] = {e.key[:60]: [round(e.device_time_total / 10, 2), e.count / 10] for e in events[:24]}
+    return found
+
+
+def host(n: int, keep: int, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Where the host spends its time in ``select``: microseconds a call, by function, without waiting."""
+    signals = made(n, device, dtype=dtype)
+    found: dict[str, Any] = {}
+    for name in ("mi-pruner", "cdpruner", "vispruner"):
+        strategy, features = tp.build(name), tp.Features(**signals)
+        strategy.select(features, keep)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            strategy.select(features, keep)
+        synchronise(device)
+        row: dict[str, Any] = {"us": round(1e6 * (time.perf_counter() - start) / repeats, 1)}
+        profiler = cProfile.Profile()
+        profiler.enable()
+        for _ in range(repeats):
+            strategy.select(features, keep)
+        profiler.disable()
+        synchronise(device)
+        calls = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+        costs = sorted(calls.items(), key=lambda item: -item[1][2])[:40]
+        for (path, line, function), (_, count, own, total, _) in costs:
+            where = f"{Path(path).parent.name}/{Path(path).name}:{line} {function}"[-90:]
+            row[where] = [count / repeats, *(round(1e6 * t / repeats, 1) for t in (own, total))]
+        found[name] = row
     return found
 
 
@@ -286,7 +373,9 @@ def main() -> None:
         cases = ((2048, 227, 1), (4096, 512, 1), (16384, 1024, 1), (576, 64, 64))
         for size, keep, batch in ((96, 24, 2),) if args.small else cases:
             signals = made(size, device, batch=batch, dtype=dtype)
-            row = cost(tp.build("mi-pruner"), signals, keep, device, plain=size * keep < 2**22)
+            row = cost(tp.build("mi-pruner"), signals, keep, device, plain=False)
+            if size * keep < 2**22:
+                row |= parting(tp.build("mi-pruner"), signals, keep)
             found[f"N={size} K={keep} B={batch}"] = row
         return found
 
@@ -297,9 +386,16 @@ def main() -> None:
 
     def others() -> dict[str, Any]:
         signals = made(n, device, dtype=dtype)
-        return {name: cost(tp.build(name), signals, 16 if args.small else 64, device) for name in FIXED}
+        found: dict[str, Any] = {}
+        for name in FIXED:
+            try:
+                found[name] = cost(tp.build(name), signals, 16 if args.small else 64, device)
+            except Exception as error:
+                found[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        return found
 
     record.step("strategies", others)
+    record.step("host", lambda: host(n, 64, device, dtype, 5 if args.small else 200))
 
 
 if __name__ == "__main__":
