@@ -1,11 +1,12 @@
 """Visual token pruning for multimodal LLMs.
 
 Compose a strategy from parts (``build``), run it on tensors (``Strategy.select``) or inside a stock transformers model
-(``attach``, ``prepare``).
+(``attach``, ``prepare``), or as graphs of fixed shapes (``compile``).
 """
 
 from tokenprune._version import __version__
 from tokenprune.budget import Budget
+from tokenprune.compiled import Compiled, compile
 from tokenprune.components.base import (
     Aggregator,
     Merged,
@@ -32,6 +33,7 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "Compiled",
     "Encoded",
     "Features",
     "Grid",
@@ -54,6 +56,7 @@ __all__ = [
     "attach",
     "build",
     "build_component",
+    "compile",
     "encode",
     "list_components",
     "list_strategies",

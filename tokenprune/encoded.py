@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenprune.errors import UnsupportedError
 from tokenprune.models.base import MODALITIES, ModelAdapter, Observation, adapter_for
 
-__all__ = ["Encoded", "deepstack_of", "encode", "packed", "takes_encoded", "tokens_of"]
+__all__ = ["Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
 
 
 def tokens_of(output: Any) -> Tensor:
@@ -123,8 +123,13 @@ def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> 
         raise UnsupportedError("inputs encoded beforehand need transformers >= 5.18 (forward with mm_encoder_outputs)")
     if not pixels_in(inputs):
         raise UnsupportedError("encode needs pixel_values (or pixel_values_videos), as the processor returns them")
+    return observed(adapter, adapter.available if signals is None else signals, inputs)
+
+
+def observed(adapter: ModelAdapter, signals: frozenset[str], inputs: Mapping[str, Any]) -> Encoded:
+    """Encode the visual inputs among some inputs, and read signals meanwhile."""
     seen, outputs = Observation(), {}
-    with adapter.observe(adapter.available if signals is None else signals, seen):
+    with adapter.observe(signals, seen):
         for modality in pixels_in(inputs):
             outputs[modality] = adapter.encode(modality, **adapter.vision_inputs(modality, inputs))
     return Encoded(outputs, seen)

@@ -105,6 +105,10 @@ class SubstituteWarning(TokenPruneWarning):
     """The model lacks a signal that the strategy reads; the documented substitute was used."""
 
 
+class NotCompiledWarning(TokenPruneWarning):
+    """Something could not be compiled and runs the plain way; the message says what and why."""
+
+
 def closest(name: object, known: Iterable[str], n: int = 3) -> str:
     """Return a hint naming what is most like ``name``.
 

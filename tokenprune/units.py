@@ -26,7 +26,7 @@ from tokenprune.splice import Layout, Span, Splice
 from tokenprune.strategy import AnyStrategy, Positions
 from tokenprune.support import check
 
-__all__ = ["Batch", "Decision", "Request", "collect", "decide", "read_batch"]
+__all__ = ["Batch", "Decision", "Member", "Request", "choose", "collect", "decide", "gathered", "read_batch"]
 
 
 @dataclass(frozen=True)
@@ -322,9 +322,8 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
     """
     name, needed = request.strategy.name, request.signals
     spans = [batch.layout.spans[i] for i in batch.distinct]
-    members = [batch.members[i] for i in batch.distinct]
     visual, visual_mask = _padded([embeds[s.row, s.positions] for s in spans], 0)
-    signals: dict[str, Any] = {}
+    text = text_mask = None
     if "text" in needed:
         silent = [s.row for s in spans if not bool(batch.layout.text[s.row].any())]
         if silent:
@@ -332,15 +331,48 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
                 f"sample {silent[0]} has an empty prompt (no text of its own) and strategy {name!r} reads the text: "
                 "ask a question, pass text='all' or a mask, or use a strategy that ignores the prompt"
             )
-        texts = [embeds[s.row, batch.layout.text[s.row]] for s in spans]
-        signals["text"], signals["text_mask"] = _padded(texts, 0)
-    for signal in sorted(needed - {"visual", "text"}):
-        signals[signal] = _joined(signal, members, seen, name)
+        text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
+    grids = {batch.grids[i] for i in batch.distinct}
+    grid = grids.pop() if len(grids) == 1 else None
+    members = [batch.members[i] for i in batch.distinct]
+    return gathered(request, visual, visual_mask, text, text_mask, members, grid, seen)
+
+
+def gathered(
+    request: Request,
+    visual: Tensor,
+    visual_mask: Tensor | None,
+    text: Tensor | None,
+    text_mask: Tensor | None,
+    members: Sequence[tuple[Member, ...]],
+    grid: Grid | None,
+    seen: Observation,
+    *,
+    check: bool = True,
+) -> Features:
+    """Features of some units, given what is taken from their embeddings; other signals come from what was observed.
+
+    Parameters
+    ----------
+    request : Request
+    visual, visual_mask, text, text_mask
+        As in :class:`~tokenprune.features.Features`.
+    members : sequence of tuple of Member
+        What each unit consists of.
+    grid : Grid or None
+    seen : Observation
+    check : bool, default True
+        As in :class:`~tokenprune.features.Features`.
+    """
+    signals: dict[str, Any] = {}
+    for signal in sorted(request.signals - {"visual", "text"}):
+        signals[signal] = _joined(signal, members, seen, request.strategy.name)
     for lacking, other in request.substitutes.items():
         received = signals[other]
         signals[lacking] = (received / received.sum(1, keepdim=True)).unsqueeze(1)
-    grids = {batch.grids[i] for i in batch.distinct}
-    return Features(visual, visual_mask=visual_mask, grid=grids.pop() if len(grids) == 1 else None, **signals)
+    return Features(
+        visual, text, visual_mask=visual_mask, text_mask=text_mask, grid=grid, check=check, extra=None, **signals
+    )
 
 
 def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:
@@ -409,23 +441,31 @@ class Decision:
         return new
 
 
-@torch.no_grad()
 def decide(request: Request, features: Features) -> Decision:
-    """Run the strategy and, where it merged in encoder space, the projector."""
+    """Run the strategy and note what each unit keeps."""
+    selection, made = choose(request, features)
+    sequence = selection.sequence
+    kept = tuple(row[row >= 0] for row in sequence)
+    if made is None:
+        return Decision(selection, kept, None)
+    return Decision(selection, kept, tuple(t[row >= 0] for t, row in zip(made, sequence, strict=True)))
+
+
+@torch.no_grad()
+def choose(request: Request, features: Features) -> tuple[Selection, Tensor | None]:
+    """Run the strategy; embeddings (U, K, d) of what it keeps, where it makes new ones, projected if need be."""
     # a row of features is the unit already
     budget = Budget(request.budget.keep, "image", request.budget.clip)
     if isinstance(request.strategy, LayerSchedule):
         selection = request.strategy.enter(features, budget)
     else:
         selection = request.strategy.select(features, budget)
-    sequence = selection.sequence
-    kept = tuple(row[row >= 0] for row in sequence)
     if selection.merged is None:
-        return Decision(selection, kept, None)
+        return selection, None
     tokens = selection.merged.tokens
     if selection.merged.space == "encoder":
         # what was not changed stays what it is: where tokens were pooled, projecting them again gives something else
         source = selection.merged.source
         same = (tokens == gather_tokens(features["encoder"], source)).all(-1, keepdim=True)
         tokens = torch.where(same, gather_tokens(features.visual, source), request.adapter.project(tokens))
-    return Decision(selection, kept, tuple(t[row >= 0] for t, row in zip(tokens, sequence, strict=True)))
+    return selection, tokens

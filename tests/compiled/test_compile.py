@@ -1,0 +1,180 @@
+"""``compile`` answers what ``attach`` with ``generate`` answers, program by program, and says what it cannot do."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tokenprune.errors import (
+    BudgetError,
+    ConfigError,
+    FeatureError,
+    NotCompiledWarning,
+    OptionTypeError,
+    UnsupportedError,
+)
+from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WINDOWED = {name for name, family in FAMILIES.items() if family.sliding}
+CASES = [(name, kind) for name, family in FAMILIES.items() for kind in family.kinds if kind != "text"]
+
+
+def both(model: Any, compiled: tp.Compiled, strategy: Any, keep: Any, inputs: Any, **options: Any) -> None:
+    """Tokens of both, which must be equal; randomness starts alike."""
+    torch.manual_seed(3)
+    got = compiled.generate(**inputs, max_new_tokens=7)
+    torch.manual_seed(3)
+    with tp.attach(model, strategy, keep, **options):
+        want = model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=7)
+    assert torch.equal(got, want)
+
+
+def quiet(model: Any, strategy: Any, keep: Any, **options: Any) -> tp.Compiled:
+    """Compile; a warning that something is not compiled is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiledWarning)
+        return tp.compile(model, strategy, keep, bucket=8, **options)
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] not in WINDOWED])
+def test_tokens_are_those_of_attach(name: str, kind: Any) -> None:
+    model = tiny_model(name).to(DEVICE)
+    inputs = tiny_inputs(name, kind, 3)
+    both(model, quiet(model, "mi-pruner", 0.4), "mi-pruner", 0.4, inputs)
+
+
+@pytest.mark.parametrize("strategy", ["random", "divprune", "visionzip", "vispruner", "trimtokenator", "cdpruner"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_strategies(strategy: str, attention: str) -> None:
+    model = tiny_model("llava", attention).to(DEVICE)
+    compiled = quiet(model, strategy, 9)
+    for seed in range(2):
+        both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
+
+
+@pytest.mark.parametrize("options", [{"unit": "sample"}, {"positions": "compact"}, {"text": "all"}])
+def test_options(options: dict[str, Any]) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    both(
+        model, quiet(model, "mi-pruner", 8, **options), "mi-pruner", 8, tiny_inputs("llava", "two-images", 2), **options
+    )
+
+
+def test_frames_have_budgets_of_their_own() -> None:
+    model = tiny_model("qwen2_5_vl").to(DEVICE)
+    inputs = tiny_inputs("qwen2_5_vl", "video", 2)
+    both(model, quiet(model, "mi-pruner", 0.5, unit="frame"), "mi-pruner", 0.5, inputs, unit="frame")
+
+
+def test_everything_kept_is_the_plain_model() -> None:
+    model = tiny_model("qwen3_vl").to(DEVICE)
+    inputs = tiny_inputs("qwen3_vl", "image", 2)
+    want = model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=5)
+    assert torch.equal(quiet(model, "mi-pruner", 1.0).generate(**inputs, max_new_tokens=5), want)
+
+
+def test_other_questions_and_images_reuse_programs() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    for seed in range(4):
+        compiled.generate(**tiny_inputs("llava", "image", 2, seed=seed), max_new_tokens=3)
+    assert [built.stage for built in compiled.built] == ["encode", "select", "prefill", "decode"]
+    assert len(compiled.report().splitlines()) == 4
+    # a longer prompt needs programs of its own, an answer that fits into the same cache does not
+    compiled.generate(**tiny_inputs("llava", "two-images", 2), max_new_tokens=9)
+    assert [built.stage for built in compiled.built][4:] == ["encode", "select", "prefill"]
+
+
+def test_rows_end_where_generate_ends_them() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "image", 3)
+    compiled = quiet(model, "mi-pruner", 9)
+    free = compiled.generate(**inputs, max_new_tokens=20)[:, inputs["input_ids"].shape[1] :]
+    model.generation_config.eos_token_id = sorted({int(free[0, 2]), int(free[1, 4]), int(free[2, 11])})
+    both(model, compiled, "mi-pruner", 9, inputs)
+    ended = compiled.generate(**inputs, max_new_tokens=20)
+    with tp.attach(model, "mi-pruner", 9):
+        assert torch.equal(ended, model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=20))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cpu" and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_inductor() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9, backend="inductor")
+    both(model, compiled, "mi-pruner", 9, tiny_inputs("llava", "image", 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "words"),
+    [("llava", "fastv", "between the language model's layers"), ("gemma3", "mi-pruner", "sliding_attention")],
+)
+def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, words: str) -> None:
+    model = tiny_model(name).to(DEVICE)
+    with pytest.warns(NotCompiledWarning, match=words):
+        compiled = tp.compile(model, strategy, 9)
+    both(model, compiled, strategy, 9, tiny_inputs(name, "image", 2))
+    assert compiled.built == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 2}, "num_beams=2"),
+        ({"do_sample": True}, "do_sample=True"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3"),
+        ({"output_scores": False}, "output_scores"),
+    ],
+)
+def test_other_decoding_runs_the_plain_way(options: dict[str, Any], words: str) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    inputs = tiny_inputs("llava", "image", 1)
+    with pytest.warns(NotCompiledWarning, match=words):
+        out = compiled.generate(**inputs, max_new_tokens=3, **options)
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 3
+    assert compiled.built == []
+
+
+def test_prompts_without_images_run_the_plain_way() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "text", 2)
+    with pytest.warns(NotCompiledWarning, match="show nothing"):
+        got = quiet(model, "mi-pruner", 9).generate(**inputs, max_new_tokens=4)
+    assert torch.equal(got, model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"backend": "graph"}, ConfigError, "graphs"),
+        ({"bucket": 0}, ConfigError, "bucket"),
+        ({"bucket": 1.5}, OptionTypeError, "bucket"),
+        ({"keep": 0}, BudgetError, "keep=0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        tp.compile(tiny_model("llava"), "mi-pruner", **{"keep": 9, **options})
+
+
+def test_bad_inputs() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    inputs = tiny_inputs("llava", "image", 2)
+    with pytest.raises(UnsupportedError, match="input_ids"):
+        compiled.generate(pixel_values=inputs["pixel_values"])
+    with pytest.raises(FeatureError, match="placeholders"):
+        compiled.generate(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        compiled.generate(**inputs, max_new_tokens=0)
+    with pytest.raises(BudgetError, match="keep=99"):
+        quiet(model, "mi-pruner", 99).generate(**inputs)
+    # what failed leaves nothing behind
+    assert compiled.generate(**inputs, max_new_tokens=2).shape == (2, inputs["input_ids"].shape[1] + 2)

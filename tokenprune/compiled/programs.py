@@ -1,0 +1,122 @@
+"""A function on tensors of fixed shapes, captured once and replayed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Backend", "Program"]
+
+Backend = Literal["graphs", "inductor", "none"]
+"""``graphs``: CUDA graphs of the model's own operations. ``inductor``: ``torch.compile`` first, graphs of what it made.
+``none``: the same functions, run as they are."""
+
+Output = TypeVar("Output")
+
+
+class Program(Generic[Output]):
+    """A function whose inputs keep their shapes, dtypes and addresses.
+
+    On a GPU it is captured in a CUDA graph at the first call, unless it waits for the device somewhere; then, and on a
+    CPU, it runs as it is. Outputs keep their addresses too: the next call overwrites them.
+
+    Parameters
+    ----------
+    function : callable
+        From keyword tensors to anything that holds tensors. What else it reads or writes must stay where it is.
+    inputs : mapping of str to Tensor
+        The first call's. Copies of them are kept and filled anew by each call.
+    device : torch.device
+        Where it runs.
+    capture : bool
+        Whether to capture on a GPU.
+    pool : optional
+        Memory that programs share which run one after another.
+    fixed : container of str
+        Inputs that another program writes, always in the same place: they are read there.
+
+    Attributes
+    ----------
+    captured : bool
+    why : str or None
+        Why it was not captured, on a GPU.
+    seconds : float
+        Time to compile, try and capture.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Output],
+        inputs: Mapping[str, Tensor],
+        device: torch.device,
+        *,
+        capture: bool = True,
+        pool: Any = None,
+        fixed: Container[str] = (),
+    ) -> None:
+        start = time.perf_counter()
+        self.function = function
+        self.inputs = {
+            name: value if name in fixed else value.to(device, copy=True).contiguous() for name, value in inputs.items()
+        }
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.why: str | None = None
+        if capture and device.type == "cuda":
+            self._capture(pool)
+        else:
+            self.output = function(**self.inputs)
+        self.seconds = time.perf_counter() - start
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return self.graph is not None
+
+    def _capture(self, pool: Any) -> None:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.output = self.function(**self.inputs)  # compiles, fills tables, allocates work space
+            torch.cuda.synchronize()
+            try:
+                with _no_waiting():
+                    self.function(**self.inputs)
+            except RuntimeError as error:
+                if "synchroniz" not in str(error):
+                    raise
+                self.why = f"it waits for the device: {str(error).splitlines()[0]}"
+        torch.cuda.current_stream().wait_stream(side)
+        if self.why is not None:
+            return
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            self.output = self.function(**self.inputs)
+        graph.replay()
+        self.graph = graph
+
+    def __call__(self, **inputs: Tensor) -> Output:
+        """Run on other numbers; arguments left out keep those of the call before."""
+        for name, value in inputs.items():
+            if value is not self.inputs[name]:
+                self.inputs[name].copy_(value, non_blocking=True)
+        if self.graph is None:
+            self.output = self.function(**self.inputs)
+        else:
+            self.graph.replay()
+        return self.output
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Raise where an operation waits for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
