@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -188,8 +188,7 @@ class Hooks:
             **kwargs,
             "inputs_embeds": new,
             "position_ids": inside,
-            # always a mask: without one, gaps in position ids are taken for packed sequences
-            "attention_mask": plan.mask.to(torch.long),
+            "attention_mask": _mask(kwargs, plan, plan.mask),
             **self.request.adapter.shorten(kwargs, plan),
         }
 
@@ -248,7 +247,16 @@ class Hooks:
         if given is not None and given.ndim == 3:
             positions = positions.expand(given.shape[0], -1, -1)
         whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
-        return {**kwargs, "attention_mask": whole.to(torch.long), "position_ids": positions}
+        return {**kwargs, "attention_mask": _mask(kwargs, pruned.plan, whole), "position_ids": positions}
+
+
+def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | None:
+    """A mask of real tokens, (B, M); none where nothing is padded and the plain model would have had none.
+
+    Without a cache there always is one: gaps in position ids would be taken for packed sequences.
+    """
+    unmasked = kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is not None
+    return None if unmasked and plan.full else real.to(torch.long)
 
 
 def _record(batch: Batch, everywhere: Decision, plan: Splice, layers: int) -> Prefill:

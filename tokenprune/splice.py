@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,6 +71,11 @@ class Splice:
     index: Tensor
     mask: Tensor
     slots: tuple[Tensor, ...]
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether there is no padding (asked once: on an accelerator the answer has to be waited for)."""
+        return bool(self.mask.all())
 
     def tokens(self, x: Tensor) -> Tensor:
         """Gather (B, S, ...) -> (B, M, ...)."""

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 import transformers
-from laws import difference, environment, forward
+from laws import environment
 from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.evaluation.examination import mask_out
 from tokenprune.models import adapter_for
+from tokenprune.testing.laws import difference, forward
 
 Inputs = dict[str, Tensor]
 WORDS = 24

@@ -27,6 +27,7 @@ import tokenprune as tp
 from tokenprune.encoded import takes_encoded
 from tokenprune.evaluation.examination import mask_out
 from tokenprune.models import adapter_for
+from tokenprune.testing.laws import difference, forward, widen_windows
 from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
 
 KEEP = 0.4
@@ -43,19 +44,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 SINGLE = ("prompt lookup", "assisted")
 """Modes that transformers runs for one prompt at a time."""
-
-
-def forward(model: Any, inputs: dict[str, Any]) -> Tensor:
-    """Logits."""
-    with torch.no_grad():
-        logits: Tensor = model(**inputs).logits
-    return logits
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference as a share of the spread."""
-    a, b = a.float(), b.float()
-    return float((a - b).abs().max() / b.std())
 
 
 def inputs_of(family: str, kind: str, batch: int, model: Any) -> dict[str, Any]:
@@ -98,20 +86,6 @@ def laws(model: Any, family: str) -> Iterator[dict[str, Any]]:
                 row[stage] = result
             row["tokens"] = [int(adapter.image_mask(inputs["input_ids"]).sum()), sum(prefill.tokens_after)]
             yield row
-
-
-def widen_windows(model: Any, length: int = 4096) -> None:
-    """Let every layer look back at the whole prompt.
-
-    Windows count the tokens that are left: where they are narrower than the prompt, dropping shows a layer more than
-    masking out does, and the law is not about that.
-    """
-    config = model.config.get_text_config()
-    if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        config.sliding_window = length
-        for layer in adapter_for(model).language_model.layers:  # type: ignore[union-attr]
-            if layer.self_attn.sliding_window:
-                layer.self_attn.sliding_window = length
 
 
 def outcome(run: Callable[[], Tensor]) -> Tensor | str:
