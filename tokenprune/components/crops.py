@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune.components.base import Problem, Selector, check_choice, check_count, check_number
 from tokenprune.features import working_precision
+from tokenprune.indexing import constant, gather_tokens
 from tokenprune.information import cosine_similarity
 
 __all__ = ["CropBudgets"]
@@ -67,50 +68,89 @@ class CropBudgets(Selector):
 
     def select(self, problem: Problem) -> Tensor:
         """Run after run; inside a run best first, or ascending where all of it is kept."""
-        out = torch.full((len(problem.counts), max(problem.counts)), -1, device=problem.scores.device)
-        for row, count in enumerate(problem.counts):
-            if count:
-                picks = self._row(problem, row, count)
-                out[row, : len(picks)] = picks
-        return out
+        runs = self._runs(problem)
+        count = constant(problem.counts, runs.size.device).unsqueeze(1)
+        scores = working_precision(problem.scores).gather(1, runs.places.flatten(1)).view(runs.places.shape)
+        holistic = self._holistic(problem, runs, scores)
+        given = self._places(runs, runs.mean(holistic).clamp_min(0), count)
+        kept = torch.minimum(given, runs.size)
+        ranking = (scores if self.within == "scores" else holistic).masked_fill(~runs.real, -math.inf)
+        best = runs.places.gather(2, ranking.argsort(dim=2, descending=True, stable=True))
+        listed = torch.where((given < runs.size).unsqueeze(2), best, runs.places)
+        # a run's picks come after those of the runs before it; what is not picked goes to a spare column
+        most = max(problem.counts)
+        at = torch.arange(listed.shape[2], device=listed.device)
+        target = (kept.cumsum(1) - kept).unsqueeze(2) + at
+        target = torch.where(at < kept.unsqueeze(2), target, most)
+        out = torch.full((len(listed), most + 1), -1, device=listed.device)
+        return out.scatter_(1, target.flatten(1), listed.flatten(1))[:, :most]
 
-    def _row(self, problem: Problem, row: int, count: int) -> Tensor:
-        places = problem.available[row].nonzero().flatten()
-        n = len(places)
-        crops = self.crops or max(1, 16 * n // (9 * count))
-        runs = [run for run in torch.tensor_split(places, crops) if len(run)]
-        scores = working_precision(problem.scores[row])
-        holistic = [self._holistic(problem, row, run, scores[run]) for run in runs]
-        weights = torch.stack([part.mean() for part in holistic]).clamp_min(0)
-        counts = self._places(weights / (weights.sum() + EPS), [len(run) for run in runs], count)
-        kept = []
-        for run, part, k in zip(runs, holistic, counts, strict=True):
-            ranking = scores[run] if self.within == "scores" else part
-            kept.append(run if k >= len(run) else run[ranking.argsort(descending=True, stable=True)[:k]])
-        return torch.cat(kept)
+    def _runs(self, problem: Problem) -> _Runs:
+        sizes = problem.size()
+        crops = tuple(
+            self.crops or max(1, 16 * n // (9 * max(1, k))) for n, k in zip(sizes, problem.counts, strict=True)
+        )
+        device = problem.available.device
+        n, c = constant(sizes, device).unsqueeze(1), constant(crops, device).unsqueeze(1)
+        # as torch.tensor_split does: the first n mod c runs are longer by one, and those at the end may be empty
+        run = torch.arange(max(min(pair) for pair in zip(sizes, crops, strict=True)), device=device)
+        size = (n // c + (run < n % c)) * (run < c)
+        first = run * (n // c) + torch.minimum(run, n % c)
+        at = torch.arange(max(-(-n // c) for n, c in zip(sizes, crops, strict=True)), device=device)
+        ascending = problem.available.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        rank = (first.unsqueeze(2) + at).clamp_max(ascending.shape[1] - 1)
+        places = ascending.gather(1, rank.flatten(1)).view(rank.shape)
+        return _Runs(places, at < size.unsqueeze(2), size)
 
-    def _holistic(self, problem: Problem, row: int, run: Tensor, scores: Tensor) -> Tensor:
-        if len(run) == 1:
-            return scores
+    def _holistic(self, problem: Problem, runs: _Runs, scores: Tensor) -> Tensor:
         scaled = 1000 * scores
-        if not self.alpha:
-            return scaled
-        tokens = problem.features[self.signal][row, run]
-        cosine = cosine_similarity(tokens, tokens).fill_diagonal_(0)
-        mean = cosine.sum(1, keepdim=True) / (len(run) - 1)
-        # the diagonal's zeros count too, as in the official code
-        variance = (cosine - mean).square().sum(1) / (len(run) - 1)
-        return scaled + self.alpha * scaled.abs().mean() / (variance.mean() + EPS) * variance
+        if self.alpha:
+            # float64, so that neither rounding nor the padding of other rows decides between equal tokens
+            tokens = gather_tokens(problem.features[self.signal], runs.places.flatten(1)).double()
+            tokens = tokens.view(-1, *runs.places.shape[2:], tokens.shape[-1])
+            cosine = cosine_similarity(tokens, tokens).view(*runs.places.shape, -1)
+            both = runs.real.unsqueeze(2) & runs.real.unsqueeze(3)
+            cosine.masked_fill_(~both, 0).diagonal(dim1=2, dim2=3).fill_(0)
+            others = (runs.size - 1).clamp_min(1).view(*runs.size.shape, 1)
+            mean = cosine.sum(3) / others
+            # the diagonal's zeros count too, as in the official code
+            variance = (cosine - mean.unsqueeze(3)).masked_fill_(~both, 0).square().sum(3) / others
+            share = runs.mean(scaled.abs()) / (runs.mean(variance) + EPS)
+            scaled = scaled + (self.alpha * share.unsqueeze(2) * variance).to(scaled.dtype)
+        return torch.where((runs.size == 1).unsqueeze(2), scores, scaled)
 
-    def _places(self, weights: Tensor, sizes: Sequence[int], count: int) -> list[int]:
-        counts = [int(k) for k in (weights * count).floor().tolist()]
-        ranked = weights.argsort(descending=True, stable=True).tolist()
+    def _places(self, runs: _Runs, weights: Tensor, count: Tensor) -> Tensor:
+        """How many places each run is given: (B, R)."""
+        weights = weights / (weights.sum(1, keepdim=True) + EPS)
+        given = (weights * count).floor().long()
+        ranked = weights.masked_fill(runs.size == 0, -1).argsort(dim=1, descending=True, stable=True)
         if self.overflow == "lose":
-            for run in ranked[: count - sum(counts)]:
-                counts[run] += 1
-            return counts
-        counts = [min(k, size) for k, size in zip(counts, sizes, strict=True)]
-        while (left := count - sum(counts)) > 0:
-            for run in [run for run in ranked if counts[run] < sizes[run]][:left]:
-                counts[run] += 1
-        return counts
+            return given + _first(runs.size > 0, count - given.sum(1, keepdim=True), ranked)
+        given = torch.minimum(given, runs.size)
+        # rounds in which every run with room is given one more; all that are complete at once
+        rounds = torch.arange(runs.places.shape[2] + 1, device=count.device)
+        after = torch.minimum(given.unsqueeze(2) + rounds, runs.size.unsqueeze(2))
+        complete = (after.sum(1) <= count).sum(1, keepdim=True) - 1
+        given = torch.minimum(given + complete, runs.size)
+        return given + _first(given < runs.size, count - given.sum(1, keepdim=True), ranked)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of candidates, padded to the longest: positions and what of them is real (B, R, L), lengths (B, R)."""
+
+    places: Tensor
+    real: Tensor
+    size: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over each run, (B, R, L) -> (B, R), summed in float64 so that padding does not show."""
+        total = values.masked_fill(~self.real, 0).sum(2, dtype=torch.float64)
+        return (total / self.size.clamp_min(1)).to(values.dtype)
+
+
+def _first(flags: Tensor, limit: Tensor, ranked: Tensor) -> Tensor:
+    """1 at the first ``limit`` (B, 1) flagged entries in the order ``ranked`` (B, R), else 0: (B, R)."""
+    flagged = flags.gather(1, ranked)
+    chosen = flagged & (flagged.cumsum(1) <= limit)
+    return torch.zeros_like(ranked).scatter_(1, ranked, chosen.long())
