@@ -54,7 +54,7 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
         from tokenprune.kernels.similarity import half_cosine  # needs Triton
 
         return half_cosine(x, y)
-    x, y = unit_norm(x), unit_norm(y)
+    x, y = (unit_norm(x),) * 2 if x is y else (unit_norm(x), unit_norm(y))
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype) @ y.to(dtype).mT
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -159,8 +160,11 @@ class Strategy(AnyStrategy):
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
         budget = Budget.of(keep, unit)
-        for name in sorted(self.reads(features)):
-            features[name]  # raises, naming what is missing
+        given = frozenset(features)
+        if given not in self._complete:
+            for name in sorted(self.reads(given)):
+                features[name]  # raises, naming what is missing
+            self._complete.add(given)
         if budget.unit == "frame":
             return self._select_frames(features, budget)
         sizes = tuple(features.counts())
@@ -172,6 +176,11 @@ class Strategy(AnyStrategy):
             merged = None if self.merger is None else self.merger.merge(features, order)
         known = None if self.scorer is None else scores
         return Selection.from_order(order, features.n_visual, known, merged, features.visual_mask)
+
+    @cached_property
+    def _complete(self) -> set[frozenset[str]]:
+        """Sets of signals that are known to be enough: parts do not change, and asking all of them takes time."""
+        return set()
 
     def _scores(self, features: Features) -> Tensor:
         if self.scorer is None:

@@ -42,12 +42,17 @@ class CosineTable(PairTable):
 
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = tokens
-        self.gram = cosine_similarity(tokens, tokens) if _kept(tokens) else None
+        self.gram = self._whole() if _kept(tokens) else None
 
     @cached_property
     def unit(self) -> Tensor:
         """Tokens of norm 1, (B, N, d)."""
         return unit_norm(self.tokens)
+
+    def _whole(self) -> Tensor:
+        if self.tokens.dtype == torch.float64:  # what is asked for then asks for unit tokens too
+            return self.unit @ self.unit.mT
+        return cosine_similarity(self.tokens, self.tokens)
 
     def column(self, index: Tensor) -> Tensor:
         """Cosine of all tokens to one token a row: (B,) -> (B, N)."""
@@ -66,14 +71,16 @@ class CosineTable(PairTable):
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
         n = self.tokens.shape[1]
-        size = n if self.gram is not None and not on_host(self.tokens) else BLOCK
-        for start in range(0, n, size):
-            rows = slice(start, start + size)
+        if self.gram is not None and not on_host(self.tokens):
+            yield slice(0, n), self.gram
+            return
+        for start in range(0, n, BLOCK):
+            rows = slice(start, start + BLOCK)
             yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
 
     def dense(self) -> Tensor:
         """(B, N, N)."""
-        return cosine_similarity(self.tokens, self.tokens) if self.gram is None else self.gram
+        return self._whole() if self.gram is None else self.gram
 
     def entries(self) -> dict[str, Any] | None:
         """Cosines as they are."""
@@ -213,7 +220,8 @@ class SelfPMI(Pairwise):
         """Reduce the rows of the cosine table block by block; columns come later."""
         cosine = CosineTable(features.visual)
         mask = features.visual_mask
-        statistics = torch.cat([self.normalizer.statistics(block, mask) for _, block in cosine.blocks()], dim=1)
+        parts = [self.normalizer.statistics(block, mask) for _, block in cosine.blocks()]
+        statistics = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         valid = features.valid()
         log_n = features.log_size(statistics.dtype)
         if self.marginal == "uniform":

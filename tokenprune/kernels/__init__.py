@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LONGEST_SORT", "run_columns", "usable"]
+__all__ = ["LONGEST_SORT", "power_of_two", "run_columns", "usable"]
 
 LONGEST_SORT = 4096
 """Rows up to this length are sorted by one program."""
@@ -27,12 +27,17 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
+def power_of_two(n: int, least: int = 1) -> int:
+    """Smallest power of 2 that is at least ``n`` and ``least``; Triton's own costs as much as a launch."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
 def usable(*tensors: Tensor) -> bool:
     """Whether programs run where these tensors lie (a GPU, with Triton installed) and no gradient is asked for."""
     mode = os.environ.get("TOKENPRUNE_KERNELS", "1")
     if mode == "0" or not (tensors[0].is_cuda or mode == "interpret") or not _installed():
         return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+    return not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors)
 
 
 def run_columns(

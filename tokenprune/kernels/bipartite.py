@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenprune.indexing import constant
+from tokenprune.kernels import power_of_two
 
 __all__ = ["bipartite_rounds"]
 
@@ -109,7 +110,7 @@ def _rounds(
 
 def _shape(width: int, batch: int, device: torch.device) -> tuple[int, int, int, int]:
     """Programs a sample, evens and odds at a time, warps."""
-    block = min(512, max(16, triton.next_power_of_2(width) // 2))
+    block = min(512, power_of_two(width, 32) // 2)
     if device.type != "cuda":
         return 1, 32, block, 4
     room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenprune.indexing import constant
+from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
 
 __all__ = ["Columns", "greedy_columns"]
@@ -158,9 +159,9 @@ def _columns(
 
 def _shape(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int, int]:
     """Programs a sample, candidates a program, warps."""
-    width = triton.next_power_of_2(n)
+    width = power_of_two(n)
     programs = 1
-    if device.type == "cuda" and dtype == torch.float32:
+    if device.type == "cuda" and dtype == torch.float32 and width > 2048:
         # a program handles 2,048 candidates at the cost of an exchange; more than that is faster shared
         room = torch.cuda.get_device_properties(device).multi_processor_count // batch
         while width // programs > 2048 and 2 * programs <= room:

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenprune.indexing import constant
+from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
 
 __all__ = ["greedy_coverage"]
@@ -97,8 +98,8 @@ def _coverage(
 
 def _shape(rows: int, n: int, batch: int, device: torch.device) -> tuple[int, int, int, int]:
     """Programs a sample, rows at a time, candidates a program, warps."""
-    width = max(16, triton.next_power_of_2(n))
-    tall = triton.next_power_of_2(rows)
+    width = power_of_two(n, 16)
+    tall = power_of_two(rows)
     if device.type != "cuda":
         return 1, min(tall, 64), width, 4
     room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)

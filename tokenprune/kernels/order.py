@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenprune.kernels import power_of_two
+
 __all__ = ["ascending", "best_scores"]
 
 
@@ -45,7 +47,7 @@ def best_scores(scores: Tensor, available: Tensor, most: int) -> Tensor:
     """
     batch, n = scores.shape
     out = torch.empty(batch, most, dtype=torch.int64, device=scores.device)
-    block = max(16, triton.next_power_of_2(n))
+    block = power_of_two(n, 16)
     known = available.contiguous().view(torch.uint8)
     _best[batch,](scores.contiguous(), known, out, n, most, BLOCK=block, num_warps=min(16, max(1, block // 128)))
     return out
@@ -68,7 +70,7 @@ def ascending(order: Tensor, n: int) -> tuple[Tensor, Tensor]:
     batch, most = order.shape
     indices = torch.empty_like(order)
     counts = torch.empty(batch, dtype=torch.int64, device=order.device)
-    block = max(16, triton.next_power_of_2(most))
+    block = power_of_two(most, 16)
     _ascending[batch,](
         order.contiguous(), indices, counts, n, most, BLOCK=block, num_warps=min(16, max(1, block // 128))
     )

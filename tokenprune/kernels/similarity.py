@@ -13,19 +13,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenprune.kernels import power_of_two
+
 __all__ = ["half_cosine", "pmi_relevance", "row_partition"]
 
 
 @triton.jit
-def _norms(x, scaled, inverse, width, SCALE: tl.constexpr, BLOCK: tl.constexpr):
-    """1 / norm of a row, 0 for the zero row; with SCALE also the row divided by a power of 2 near its largest entry."""
+def _norms(x, y, scaled_x, scaled_y, inverse, rows, width, SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """1 / norm of each row of x and then of y, 0 for zeros; with SCALE also rows over a power of 2 near their top."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
+    if row < rows:
+        own = x + row * width
+        scaled = scaled_x + row * width
+    else:
+        own = y + (row - rows) * width
+        scaled = scaled_y + (row - rows) * width
     if SCALE:
         # two passes: bfloat16 reaches squares that float32 does not
         most = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, width, BLOCK):
-            part = tl.load(x + row * width + start + at, mask=start + at < width, other=0.0).to(tl.float32)
+            part = tl.load(own + start + at, mask=start + at < width, other=0.0).to(tl.float32)
             most = tl.maximum(most, tl.abs(part))
         top = tl.max(most, axis=0)
         # the exponent's bits alone, mirrored: 2^-e for 2^e <= top < 2^(e+1), within the range of normal numbers
@@ -34,10 +42,10 @@ def _norms(x, scaled, inverse, width, SCALE: tl.constexpr, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, width, BLOCK):
         inside = start + at < width
-        part = tl.load(x + row * width + start + at, mask=inside, other=0.0).to(tl.float32)
+        part = tl.load(own + start + at, mask=inside, other=0.0).to(tl.float32)
         if SCALE:
             part = part * shrink
-            tl.store(scaled + row * width + start + at, part.to(scaled.dtype.element_ty), mask=inside)
+            tl.store(scaled + start + at, part.to(scaled_x.dtype.element_ty), mask=inside)
         total += part * part
     square = tl.sum(total, axis=0)
     tl.store(inverse + row, tl.where(square > 0, 1 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0))
@@ -53,27 +61,25 @@ def _scale(raw, left, right, n, m, BLOCK: tl.constexpr):
     tl.store(raw + row * m + at, tl.load(raw + row * m + at, mask=inside, other=0.0) * factor, mask=inside)
 
 
-def _prepared(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (B, N, d) as a tensor core takes them, and 1 / their norms (B, N)."""
-    batch, n, width = x.shape
-    x = x.contiguous()
-    inverse = torch.empty(batch, n, dtype=torch.float32, device=x.device)
-    wide = x.dtype == torch.bfloat16
-    scaled = torch.empty_like(x) if wide else x
-    block = min(4096, triton.next_power_of_2(width))
-    _norms[batch * n,](x, scaled, inverse, width, SCALE=wide, BLOCK=block, num_warps=8 if block > 2048 else 4)
-    return scaled, inverse
-
-
 def half_cosine(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of every pair of half-precision tokens: (B, N, d), (B, M, d) -> (B, N, M) float32."""
-    first, left = _prepared(x)
-    second, right = (first, left) if x is y else _prepared(y)
+    (batch, n, width), m = x.shape, y.shape[1]
+    alone = x is y
+    x = x.contiguous()
+    y = x if alone else y.contiguous()
+    wide = x.dtype == torch.bfloat16
+    first = torch.empty_like(x) if wide else x
+    second = first if alone else torch.empty_like(y) if wide else y
+    inverse = torch.empty(batch * (n if alone else n + m), dtype=torch.float32, device=x.device)
+    right = inverse if alone else inverse[batch * n :]
+    block = min(4096, power_of_two(width))
+    _norms[len(inverse),](
+        x, y, first, second, inverse, batch * n, width, SCALE=wide, BLOCK=block, num_warps=8 if block > 2048 else 4
+    )
     # the interpreter runs on the CPU, which has no product of this kind
     raw = torch.bmm(first, second.mT, out_dtype=torch.float32) if x.is_cuda else first.float() @ second.float().mT
-    (batch, n, _), m = x.shape, y.shape[1]
-    block = min(1024, max(16, triton.next_power_of_2(m)))
-    _scale[batch * n, triton.cdiv(m, block)](raw, left, right, n, m, BLOCK=block, num_warps=4 if block > 256 else 1)
+    block = min(1024, power_of_two(m, 16))
+    _scale[batch * n, -(-m // block)](raw, inverse, right, n, m, BLOCK=block, num_warps=4 if block > 256 else 1)
     return raw
 
 
@@ -106,9 +112,9 @@ def row_partition(table: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     table = table.contiguous()
     out = torch.empty(batch, n, dtype=torch.float32, device=table.device)
     seen = table if mask is None else mask.contiguous().view(torch.uint8)
-    block = min(2048, max(16, triton.next_power_of_2(m)))
+    block = min(2048, power_of_two(m, 16))
     tall = max(1, (512 if table.is_cuda else 4096) // block)
-    grid = (triton.cdiv(n, tall), batch)
+    grid = (-(-n // tall), batch)
     _partition[grid](
         table,
         seen,
@@ -233,15 +239,15 @@ def pmi_relevance(cosine: Tensor, scale: float, visual_mask: Tensor | None, text
     score, nearest = (torch.empty(batch, n, dtype=torch.float32, device=cosine.device) for _ in range(2))
     visual = cosine if visual_mask is None else visual_mask.contiguous().view(torch.uint8)
     text = cosine if text_mask is None else text_mask.contiguous().view(torch.uint8)
-    width = max(16, triton.next_power_of_2(n))
+    width = power_of_two(n, 16)
     tall = min(1024, width)
     some = visual_mask is not None
-    _marginal[triton.cdiv(m, 4), batch](
+    _marginal[-(-m // 4), batch](
         cosine, partition, visual, marginal, n, m, scale, MASKED=some, ROWS=tall, COLUMNS=4, num_warps=8
     )
-    block = min(64, max(16, triton.next_power_of_2(m)))
+    block = min(64, power_of_two(m, 16))
     known = (cosine, partition, marginal, text, score, nearest)
-    _strongest[triton.cdiv(n, 16), batch](*known, n, m, scale, MASKED=text_mask is not None, ROWS=16, BLOCK=block)
+    _strongest[-(-n // 16), batch](*known, n, m, scale, MASKED=text_mask is not None, ROWS=16, BLOCK=block)
     rounding = 16 * torch.finfo(torch.float32).eps * scale
     _settle[batch,](
         score, nearest, visual, n, rounding, MASKED=some, BLOCK=width, num_warps=min(32, max(4, width // 256))

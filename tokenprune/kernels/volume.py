@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenprune.indexing import constant
+from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import best_of
 
 __all__ = ["greedy_volume"]
@@ -113,7 +114,7 @@ def _volume(
 
 def _shape(n: int, batch: int, device: torch.device) -> tuple[int, int, int, int]:
     """Programs a sample, rows of the factor at a time, candidates a program, warps."""
-    width = max(16, triton.next_power_of_2(n))
+    width = power_of_two(n, 16)
     if device.type != "cuda":
         return 1, 8, width, 4
     room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)
