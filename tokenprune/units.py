@@ -156,6 +156,11 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
     mask : bool Tensor, (B, S)
     seen : Observation
         What was observed; a batch expanded for beams repeats its prompts, not its visual inputs.
+
+    Raises
+    ------
+    FeatureError
+        Placeholders are not as many as the tokens that were observed.
     """
     adapter = request.adapter
     placeholders = adapter.image_mask(ids)
@@ -166,7 +171,7 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
         here = adapter.image_mask(ids, modality)
         blocks = seen.blocks.get(modality, [])
         counts = here.sum(1).tolist()
-        for row, items in enumerate(_blocks_of_rows(counts, [block.size for block in blocks])):
+        for row, items in enumerate(_blocks_of_rows(modality, counts, [block.size for block in blocks])):
             if counts[row]:
                 positions = here[row].nonzero().flatten()
                 pieces[row].extend(_pieces(adapter, modality, positions, blocks, items))
@@ -183,15 +188,19 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
     return Batch(Layout(mask, text, tuple(spans)), tuple(members), tuple(grids), owner, distinct)
 
 
-def _blocks_of_rows(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Observed inputs of each row, given placeholders a row; empty tuples where they do not add up.
+def _blocks_of_rows(modality: str, counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Observed inputs of each row, given placeholders a row; empty tuples where an input would be in two rows.
 
     With ``e`` copies of each prompt there are ``e`` times as many placeholders as observed tokens.
     """
     nothing: list[tuple[int, ...]] = [() for _ in counts]
-    expand, rest = divmod(sum(counts), sum(sizes)) if sizes else (0, 0)
-    if rest or not expand or len(counts) % expand:
+    if not sizes:
         return nothing
+    expand, rest = divmod(sum(counts), sum(sizes))
+    if rest or not expand or len(counts) % expand:
+        raise FeatureError(
+            f"input_ids has {sum(counts)} {modality} placeholders but the {modality}s have {sum(sizes)} tokens"
+        )
     rows: list[tuple[int, ...]] = []
     first = 0
     for group in range(0, len(counts), expand):

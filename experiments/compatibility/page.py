@@ -25,6 +25,9 @@ left-padded batch of three with another budget for each unit.
 * **drop**: tokens dropped, against the whole prompt with those tokens masked out (Gemma 3 with windows as wide as the
   prompt: they count the tokens that are left).
 * **prepare**: shorter inputs, against `attach`.
+* **plain again**: the plain model against itself. Where that is not 0 neither can the others be.
+* **same calls**: with everything kept, before and between layers, torch's attention function got the same shapes,
+  strides, masks and flags as from the plain model, call by call, so that an accelerator runs the same kernels.
 """
 
 MODES = """
@@ -50,14 +53,21 @@ def laws_table(report: Mapping[str, Any]) -> str:
     """One row a family."""
     attentions = [name for name in next(iter(report["families"].values())) if name != "modes"]
     lines = [
-        "| family | prompts | attention | keep all | drop | prepare | between layers: keep all | drop |",
-        "|---|---|---|---|---|---|---|---|",
+        "| family | prompts | attention | plain again | same calls | keep all | drop | prepare "
+        "| between layers: keep all | drop |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for family, found in report["families"].items():
         kinds = ", ".join(dict.fromkeys(row["kind"] for row in found[attentions[0]]))
         for attention in attentions:
             rows = found[attention]
-            cells = [worst(rows, "before", law) for law in ("keep all", "drop", "prepare")]
+            stages = [row[stage] for row in rows for stage in ("before", "between") if isinstance(row.get(stage), dict)]
+            same = all(stage["same calls"] for stage in stages)
+            again = max(row["again"] for row in rows)
+            # eager attention calls no function of torch that was watched
+            seen = ("yes" if same else "**no**") if attention == "sdpa" else "-"
+            cells = [f"{again:.0e}" if again else "0", seen]
+            cells += [worst(rows, "before", law) for law in ("keep all", "drop", "prepare")]
             cells += [worst(rows, "between", law) for law in ("keep all", "drop")]
             lines.append(f"| {family} | {kinds} | {attention} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.encoded import takes_encoded
-from tokenprune.testing.laws import widen_windows
+from tokenprune.testing.laws import forward, widen_windows
 from tokenprune.testing.tiny import FAMILIES, Kind, tiny_inputs, tiny_model
 
 CASES = [(family, kind) for family, known in FAMILIES.items() for kind in known.kinds if kind != "text"]
@@ -31,6 +31,9 @@ def model_of(family: str, attention: str = "sdpa", dtype: torch.dtype = torch.fl
     """A tiny model whose layers see whole prompts; tests leave it as it was."""
     model = tiny_model(family, attention).to(dtype)
     widen_windows(model)
+    for kind in {"image", "video"} & set(FAMILIES[family].kinds):
+        # transformers puts hooks of its own into an encoder when it runs for the first time
+        forward(model, in_dtype(tiny_inputs(family, kind), dtype))
     return model
 
 
