@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from tokenprune.components.objectives import (
     MeanDispersion,
     PMICoverage,
 )
+from tokenprune.components.scorers import PMI
 from tokenprune.components.selectors import Greedy
+from tokenprune.errors import DegenerateRelevanceWarning
 from tokenprune.kernels import bipartite, columns, coverage, volume
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -238,3 +241,42 @@ def test_rounds_of_longer_lists(programs: int, device: str, monkeypatch: pytest.
     for tall, block in ((16, 16), (4, 64)):
         monkeypatch.setattr(bipartite, "_shape", lambda *_, shape=(programs, tall, block, 4): shape)
         assert rows(part.select(asked)) == want
+
+
+TEXTS = {"words": 5, "a long prompt": 140, "one word": 1, "the same word": 4, "nothing": 3}
+
+
+HALF = ("words", "the same word")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "dtype"),
+    [(name, torch.float32) for name in TEXTS] + [(name, t) for name in HALF for t in DTYPES[1:3]],
+)
+def test_relevance_is_that_of_tensors(
+    prompt: str, dtype: torch.dtype, masked: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(len(prompt))
+    # norms of half-precision tokens are a program a token
+    batch, n, m = 2, 600 if dtype == torch.float32 else 12, TEXTS[prompt]
+    visual, text = torch.randn(batch, n, 6, generator=draw), torch.randn(batch, m, 6, generator=draw)
+    if prompt == "the same word":
+        text[1] = text[1, :1]
+    elif prompt == "nothing":
+        text.zero_()
+    masks: dict[str, Tensor] = {}
+    if masked:
+        masks = {"visual_mask": torch.rand(batch, n, generator=draw) < 0.7, "text_mask": torch.ones(batch, m) > 0}
+        masks["text_mask"][0, 1:] = False
+    known = {name: mask.to(device) for name, mask in masks.items()}
+    f = tp.Features(visual.to(device, dtype), text.to(device, dtype), check=False, **known)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateRelevanceWarning)
+        for tau in (0.1, 0.02):
+            score = PMI(normalizers.Softmax(tau)).score
+            got = score(f).masked_fill(~f.valid(), 0)
+            with monkeypatch.context() as patch:
+                patch.setenv("TOKENPRUNE_KERNELS", "0")
+                want = score(f).masked_fill(~f.valid(), 0)
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6 / tau)

@@ -91,22 +91,28 @@ class PMI(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Relevance to the prompt, (B, N)."""
-        similarity = cosine_similarity(features.visual, features.text)
         plain = type(self.normalizer) is Softmax and type(self.aggregator) is Max and type(self.prior) is Uniform
-        if plain and similarity.dtype == torch.float32 and usable(similarity):
-            return self._by_program(similarity, features)
+        visual, text = features.visual, features.text
+        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
+            return self._by_program(features)
+        similarity = cosine_similarity(visual, text)
         log_conditional = self.normalizer(similarity, features.text_mask)
         marginal = log_marginal(log_conditional, self.prior.log_prior(features), features.visual_mask)
         scores = self.aggregator(pmi(log_conditional, marginal), log_conditional, features.text_mask)
         return self._unless_degenerate(scores, similarity, features)
 
-    def _by_program(self, similarity: Tensor, features: Features) -> Tensor:
-        from tokenprune.kernels.similarity import pmi_relevance  # needs Triton
+    def _by_program(self, features: Features) -> Tensor:
+        from tokenprune.kernels.similarity import half_products, pmi_relevance  # needs Triton
 
         assert isinstance(self.normalizer, Softmax)
-        if similarity.shape[2] == 1 < features.n_visual:
+        visual, text = features.visual, features.text
+        if text.shape[1] == 1 < features.n_visual:
             _warn_degenerate(list(range(features.batch)))
-        return pmi_relevance(similarity, 1 / self.normalizer.tau, features.visual_mask, features.text_mask)
+        known = (1 / self.normalizer.tau, features.visual_mask, features.text_mask)
+        if visual.dtype == text.dtype != torch.float32:
+            table, rows, columns = half_products(visual, text)
+            return pmi_relevance(table, *known, factors=(rows, columns))
+        return pmi_relevance(cosine_similarity(visual, text), *known)
 
     def _unless_degenerate(self, scores: Tensor, similarity: Tensor, features: Features) -> Tensor:
         valid = features.valid()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.kernels import power_of_two
 
-__all__ = ["half_cosine", "pmi_relevance", "row_partition"]
+__all__ = ["half_cosine", "half_products", "pmi_relevance", "row_partition"]
 
 
 @triton.jit
@@ -61,8 +61,11 @@ def _scale(raw, left, right, n, m, BLOCK: tl.constexpr):
     tl.store(raw + row * m + at, tl.load(raw + row * m + at, mask=inside, other=0.0) * factor, mask=inside)
 
 
-def half_cosine(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine of every pair of half-precision tokens: (B, N, d), (B, M, d) -> (B, N, M) float32."""
+def half_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Dot products (B, N, M) of half-precision tokens (B, N, d), (B, M, d), and what to multiply rows and columns by.
+
+    The product of all three is the cosine. Factors are (B * N,) and (B * M,), 1 / norm, 0 for zeros.
+    """
     (batch, n, width), m = x.shape, y.shape[1]
     alone = x is y
     x = x.contiguous()
@@ -71,15 +74,21 @@ def half_cosine(x: Tensor, y: Tensor) -> Tensor:
     first = torch.empty_like(x) if wide else x
     second = first if alone else torch.empty_like(y) if wide else y
     inverse = torch.empty(batch * (n if alone else n + m), dtype=torch.float32, device=x.device)
-    right = inverse if alone else inverse[batch * n :]
     block = min(4096, power_of_two(width))
     _norms[len(inverse),](
         x, y, first, second, inverse, batch * n, width, SCALE=wide, BLOCK=block, num_warps=8 if block > 2048 else 4
     )
     # the interpreter runs on the CPU, which has no product of this kind
     raw = torch.bmm(first, second.mT, out_dtype=torch.float32) if x.is_cuda else first.float() @ second.float().mT
+    return raw, inverse, inverse if alone else inverse[batch * n :]
+
+
+def half_cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Cosine of every pair of half-precision tokens: (B, N, d), (B, M, d) -> (B, N, M) float32."""
+    raw, left, right = half_products(x, y)
+    batch, n, m = raw.shape
     block = min(1024, power_of_two(m, 16))
-    _scale[batch * n, -(-m // block)](raw, inverse, right, n, m, BLOCK=block, num_warps=4 if block > 256 else 1)
+    _scale[batch * n, -(-m // block)](raw, left, right, n, m, BLOCK=block, num_warps=4 if block > 256 else 1)
     return raw
 
 
@@ -130,126 +139,184 @@ def row_partition(table: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     return out
 
 
-@triton.jit(do_not_specialize=["n", "m"])
-def _marginal(
-    table, partition, mask, out, n, m, scale, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """log of the mean over real rows of exp(table_ij * scale - partition_i), a few columns a program."""
-    sample = tl.program_id(1)
-    j = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    r = tl.arange(0, ROWS)
-    base = table + sample.to(tl.int64) * n * m
-    top = tl.full((COLUMNS,), float("-inf"), tl.float32)
-    total = tl.zeros((COLUMNS,), tl.float32)
-    count = tl.zeros((), tl.float32)
-    for start in range(0, n, ROWS):
-        i = start + r
-        real = i < n
-        if MASKED:
-            real = real & (tl.load(mask + sample * n + i, mask=real, other=0) != 0)
-        both = real[:, None] & (j < m)[None, :]
-        logits = tl.load(base + i[:, None].to(tl.int64) * m + j[None, :], mask=both, other=0.0) * scale
-        logits = logits - tl.load(partition + sample * n + i, mask=real, other=0.0)[:, None]
-        logits = tl.where(both, logits, float("-inf"))
-        higher = tl.maximum(top, tl.max(logits, axis=0))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - safe) + tl.sum(tl.exp(logits - safe[None, :]), axis=0)
-        top = higher
-        count += tl.sum(real.to(tl.float32), axis=0)
-    tl.store(out + sample * m + j, top + tl.log(total) - tl.log(count), mask=j < m)
+@triton.jit
+def _cosines(table, left, right, i, j, n, m, both, SCALED: tl.constexpr):
+    """Some cosines of a sample, made of dot products and factors where SCALED."""
+    found = tl.load(table + i[:, None].to(tl.int64) * m + j[None, :], mask=both, other=0.0)
+    if SCALED:
+        rows = tl.load(left + i, mask=i < n, other=0.0)
+        found *= rows[:, None] * tl.load(right + j, mask=j < m, other=0.0)[None, :]
+    return found
+
+
+@triton.jit
+def _real(mask, at, size, MASKED: tl.constexpr):
+    """Which positions are tokens."""
+    inside = at < size
+    if MASKED:
+        inside = inside & (tl.load(mask + at, mask=inside, other=0) != 0)
+    return inside
 
 
 @triton.jit(do_not_specialize=["n", "m"])
-def _strongest(
+def _relevance(
     table,
+    left,
+    right,
+    visual,
+    text,
     partition,
     marginal,
-    mask,
-    score,
     nearest,
+    score,
     n,
     m,
     scale,
-    MASKED: tl.constexpr,
+    rounding,
+    SCALED: tl.constexpr,
+    VISUAL: tl.constexpr,
+    TEXT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Largest PMI and largest cosine of each row, over the columns in the mask."""
-    sample = tl.program_id(1)
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = i < n
-    at = tl.arange(0, BLOCK)
-    base = table + sample.to(tl.int64) * n * m
-    own = tl.load(partition + sample * n + i, mask=inside, other=0.0)
-    best = tl.full((ROWS,), float("-inf"), tl.float32)
-    close = tl.full((ROWS,), float("-inf"), tl.float32)
-    for start in range(0, m, BLOCK):
-        j = start + at
-        real = j < m
-        if MASKED:
-            real = real & (tl.load(mask + sample * m + j, mask=real, other=0) != 0)
-        both = inside[:, None] & real[None, :]
-        cosine = tl.load(base + i[:, None].to(tl.int64) * m + j[None, :], mask=both, other=0.0)
-        pmi = cosine * scale - own[:, None] - tl.load(marginal + sample * m + j, mask=real, other=0.0)[None, :]
-        best = tl.maximum(best, tl.max(tl.where(both, pmi, float("-inf")), axis=1))
-        close = tl.maximum(close, tl.max(tl.where(both, cosine, float("-inf")), axis=1))
-    tl.store(score + sample * n + i, best, mask=inside)
-    tl.store(nearest + sample * n + i, close, mask=inside)
-
-
-@triton.jit(do_not_specialize=["n"])
-def _settle(score, nearest, mask, n, rounding, MASKED: tl.constexpr, BLOCK: tl.constexpr):
-    """Where all scores of a row are alike, put the cosines there; where those are alike too, an even spread."""
     sample = tl.program_id(0)
-    i = tl.arange(0, BLOCK)
-    inside = i < n
-    real = inside
-    if MASKED:
-        real = real & (tl.load(mask + sample * n + i, mask=inside, other=0) != 0)
-    own = tl.load(score + sample * n + i, mask=inside, other=0.0)
-    close = tl.load(nearest + sample * n + i, mask=inside, other=0.0)
-    low, high = float("-inf"), float("inf")
-    span = tl.max(tl.where(real, own, low), axis=0) - tl.min(tl.where(real, own, high), axis=0)
-    if (span <= rounding) & (tl.sum(real.to(tl.int32), axis=0) > 1):
-        span = tl.max(tl.where(real, close, low), axis=0) - tl.min(tl.where(real, close, high), axis=0)
-        multiple = (tl.cumsum(real.to(tl.int32), axis=0) - 1).to(tl.float64) * 0.6180339887498949
-        even = (-1e-6 * (multiple - tl.floor(multiple))).to(tl.float32)
-        tl.store(score + sample * n + i, tl.where(span <= rounding, even, close), mask=inside)
+    table += sample.to(tl.int64) * n * m
+    left += sample * n
+    right += sample * m
+    visual += sample * n
+    text += sample * m
+    partition += sample * n
+    marginal += sample * m
+    nearest += sample * n
+    score += sample * n
+    r = tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    nothing = float("-inf")
+    # each row's log sum of exponentials and largest cosine, blocks of columns folded as they come
+    for start in range(0, n, ROWS):
+        i = start + r
+        top = tl.full((ROWS,), nothing, tl.float32)
+        close = tl.full((ROWS,), nothing, tl.float32)
+        total = tl.zeros((ROWS,), tl.float32)
+        for first in range(0, m, BLOCK):
+            both = (i < n)[:, None] & _real(text, first + c, m, TEXT)[None, :]
+            cosine = _cosines(table, left, right, i, first + c, n, m, both, SCALED)
+            logits = tl.where(both, cosine * scale, nothing)
+            higher = tl.maximum(top, tl.max(logits, axis=1))
+            safe = tl.where(higher == nothing, 0.0, higher)
+            total = total * tl.exp(top - safe) + tl.sum(tl.exp(logits - safe[:, None]), axis=1)
+            top = higher
+            close = tl.maximum(close, tl.max(tl.where(both, cosine, nothing), axis=1))
+        tl.store(partition + i, top + tl.log(total), mask=i < n)
+        tl.store(nearest + i, close, mask=i < n)
+    tl.debug_barrier()
+    # log of the mean of each column's conditional probabilities, over real rows
+    for first in range(0, m, BLOCK):
+        j = first + c
+        top = tl.full((BLOCK,), nothing, tl.float32)
+        total = tl.zeros((BLOCK,), tl.float32)
+        count = tl.zeros((), tl.float32)
+        for start in range(0, n, ROWS):
+            i = start + r
+            real = _real(visual, i, n, VISUAL)
+            both = real[:, None] & (j < m)[None, :]
+            logits = _cosines(table, left, right, i, j, n, m, both, SCALED) * scale
+            logits = logits - tl.load(partition + i, mask=real, other=0.0, volatile=True)[:, None]
+            logits = tl.where(both, logits, nothing)
+            higher = tl.maximum(top, tl.max(logits, axis=0))
+            safe = tl.where(higher == nothing, 0.0, higher)
+            total = total * tl.exp(top - safe) + tl.sum(tl.exp(logits - safe[None, :]), axis=0)
+            top = higher
+            count += tl.sum(real.to(tl.float32), axis=0)
+        tl.store(marginal + j, top + tl.log(total) - tl.log(count), mask=j < m)
+    tl.debug_barrier()
+    # largest PMI of each row, and between which limits they lie
+    lowest = -nothing
+    highest = nothing
+    nearest_low = -nothing
+    nearest_high = nothing
+    tokens = 0
+    for start in range(0, n, ROWS):
+        i = start + r
+        inside = i < n
+        own = tl.load(partition + i, mask=inside, other=0.0, volatile=True)
+        best = tl.full((ROWS,), nothing, tl.float32)
+        for first in range(0, m, BLOCK):
+            j = first + c
+            both = inside[:, None] & _real(text, j, m, TEXT)[None, :]
+            prior = tl.load(marginal + j, mask=j < m, other=0.0, volatile=True)
+            pmi = _cosines(table, left, right, i, j, n, m, both, SCALED) * scale - own[:, None] - prior[None, :]
+            best = tl.maximum(best, tl.max(tl.where(both, pmi, nothing), axis=1))
+        tl.store(score + i, best, mask=inside)
+        close = tl.load(nearest + i, mask=inside, other=0.0, volatile=True)
+        real = _real(visual, i, n, VISUAL)
+        highest = tl.maximum(highest, tl.max(tl.where(real, best, nothing), axis=0))
+        lowest = tl.minimum(lowest, tl.min(tl.where(real, best, -nothing), axis=0))
+        nearest_high = tl.maximum(nearest_high, tl.max(tl.where(real, close, nothing), axis=0))
+        nearest_low = tl.minimum(nearest_low, tl.min(tl.where(real, close, -nothing), axis=0))
+        tokens += tl.sum(real.to(tl.int32), axis=0)
+    # where all scores are alike the cosines stand there; where those are alike too, an even spread
+    if (highest - lowest <= rounding) & (tokens > 1):
+        tokens = 0
+        for start in range(0, n, ROWS):
+            i = start + r
+            real = _real(visual, i, n, VISUAL)
+            multiple = (tokens + tl.cumsum(real.to(tl.int32), axis=0) - 1).to(tl.float64) * 0.6180339887498949
+            even = (-1e-6 * (multiple - tl.floor(multiple))).to(tl.float32)
+            close = tl.load(nearest + i, mask=i < n, other=0.0, volatile=True)
+            tl.store(score + i, tl.where(nearest_high - nearest_low <= rounding, even, close), mask=i < n)
+            tokens += tl.sum(real.to(tl.int32), axis=0)
 
 
-def pmi_relevance(cosine: Tensor, scale: float, visual_mask: Tensor | None, text_mask: Tensor | None) -> Tensor:
+def pmi_relevance(
+    table: Tensor,
+    scale: float,
+    visual_mask: Tensor | None,
+    text_mask: Tensor | None,
+    factors: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Largest PMI of each visual token under a softmax and a uniform prior, with the fallbacks of the scorer ``pmi``.
+
+    One program a sample: the table is small, and what counts is how often the host has to start something.
 
     Parameters
     ----------
-    cosine : float32 Tensor, (B, N, T)
+    table : float32 Tensor, (B, N, T)
+        Cosines, or dot products where there are ``factors``.
     scale : float
         1 / temperature.
     visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
+    factors : tuple of float32 Tensor, (B * N,) and (B * T,), optional
+        What rows and columns of dot products are multiplied by, see :func:`half_products`.
 
     Returns
     -------
     float32 Tensor, (B, N)
         Equal to that of tensor operations up to the rounding of exponentials and logarithms (some 1e-6).
     """
-    batch, n, m = cosine.shape
-    cosine = cosine.contiguous()
-    partition = row_partition(cosine, scale, text_mask)
-    marginal = torch.empty(batch, m, dtype=torch.float32, device=cosine.device)
-    score, nearest = (torch.empty(batch, n, dtype=torch.float32, device=cosine.device) for _ in range(2))
-    visual = cosine if visual_mask is None else visual_mask.contiguous().view(torch.uint8)
-    text = cosine if text_mask is None else text_mask.contiguous().view(torch.uint8)
-    width = power_of_two(n, 16)
-    tall = min(1024, width)
-    some = visual_mask is not None
-    _marginal[-(-m // 4), batch](
-        cosine, partition, visual, marginal, n, m, scale, MASKED=some, ROWS=tall, COLUMNS=4, num_warps=8
-    )
-    block = min(64, power_of_two(m, 16))
-    known = (cosine, partition, marginal, text, score, nearest)
-    _strongest[-(-n // 16), batch](*known, n, m, scale, MASKED=text_mask is not None, ROWS=16, BLOCK=block)
-    rounding = 16 * torch.finfo(torch.float32).eps * scale
-    _settle[batch,](
-        score, nearest, visual, n, rounding, MASKED=some, BLOCK=width, num_warps=min(32, max(4, width // 256))
+    batch, n, m = table.shape
+    table = table.contiguous()
+    left, right = (table, table) if factors is None else factors
+    score = torch.empty(batch, n, dtype=torch.float32, device=table.device)
+    scratch = torch.empty(3, batch, max(n, m), dtype=torch.float32, device=table.device)
+    block = min(128, power_of_two(m, 16))
+    _relevance[batch,](
+        table,
+        left,
+        right,
+        table if visual_mask is None else visual_mask.contiguous().view(torch.uint8),
+        table if text_mask is None else text_mask.contiguous().view(torch.uint8),
+        *scratch.unbind(0),
+        score,
+        n,
+        m,
+        scale,
+        16 * torch.finfo(torch.float32).eps * scale,
+        SCALED=factors is not None,
+        VISUAL=visual_mask is not None,
+        TEXT=text_mask is not None,
+        ROWS=min(8192 // block, power_of_two(n, 16)),
+        BLOCK=block,
+        num_warps=16,
     )
     return score
