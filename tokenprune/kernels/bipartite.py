@@ -113,12 +113,13 @@ def _shape(width: int, batch: int, device: torch.device) -> tuple[int, int, int,
     block = min(512, power_of_two(width, 32) // 2)
     if device.type != "cuda":
         return 1, 32, block, 4
-    room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)
+    # what a round takes is waiting for memory, one batch of evens after the other: best one batch a program
+    tall = 8
+    most = min(64, torch.cuda.get_device_properties(device).multi_processor_count // batch)
     programs = 1
-    # a round reads a quarter of width^2 cosines; waiting for one another costs as much as some 50,000 of them
-    while 2 * programs <= min(room, 32) and width**2 // (4 * programs) > 2**18:
+    while 2 * programs <= most and programs * tall < width // 2:
         programs *= 2
-    return programs, 16, block, 16 if block >= 256 else 4
+    return programs, tall, block, 8 if block >= 256 else 4
 
 
 def bipartite_rounds(
