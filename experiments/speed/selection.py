@@ -2,10 +2,10 @@
 
     python experiments/speed/selection.py --out selection.json
 
-Times are medians of 30 calls after 10, on the host's clock, synchronised: ``eager`` is ``Strategy.select``, ``graph``
+Times are medians of 50 calls after 30, on the host's clock, synchronised: ``eager`` is ``Strategy.select``, ``graph``
 the same call captured in a CUDA graph. Picks are compared with the plain tensor operations on the same device
-(``TOKENPRUNE_KERNELS=0``), with float64 features on the CPU, and with the loops of ``reference_loops.py``. Everything
-found so far is written after each step; a step that fails says why and the others go on.
+(``TOKENPRUNE_KERNELS=0``), with float64 features on the CPU, and with plain loops (``tokenprune.benchmark.loops``).
+Everything found so far is written after each step; a step that fails says why and the others go on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import platform
 import pstats
 import statistics
-import sys
 import time
 import traceback
 import warnings
@@ -28,10 +27,8 @@ from typing import Any
 import torch
 
 import tokenprune as tp
+from tokenprune.benchmark.loops import LOOPS
 from tokenprune.components.scorers import relevance
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reference_loops import LOOPS
 
 FIXED = ("random", "similarity", "attention", "mi-pruner", "mi-attention", "divprune", "cdpruner", "mmtok", "visionzip")
 FIXED += ("vispruner", "holov", "trimtokenator")
@@ -79,7 +76,7 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def median_ms(call: Callable[[], object], device: str, repeats: int = 30, warm: int = 10) -> float:
+def median_ms(call: Callable[[], object], device: str, repeats: int = 50, warm: int = 30) -> float:
     """Median of synchronised calls on the host's clock, in milliseconds."""
     for _ in range(warm):
         call()
