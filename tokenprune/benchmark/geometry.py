@@ -27,7 +27,7 @@ class Geometry:
     ----------
     name : str
     config : callable
-        ``small`` (a few layers, for a CPU) -> configuration.
+        ``small`` (few and narrow layers, as many visual tokens) -> configuration.
     shows : mapping of str to callable
         Kind of prompt -> function of configuration, batch and device that returns the ids of what is shown and the
         model's visual inputs. The first kind is the default.
@@ -99,7 +99,7 @@ def _llava(width: int, hidden: int, layers: int, heads: int) -> Callable[[bool],
     def config(small: bool) -> Any:
         from transformers import LlavaConfig
 
-        side = 6 if small else 24
+        side = 24
         return LlavaConfig(
             vision_config=_clip(small, side),
             text_config=_llama(small, width, hidden, layers, heads, 32064),
@@ -113,7 +113,7 @@ def _llava(width: int, hidden: int, layers: int, heads: int) -> Callable[[bool],
 def _video_llava(small: bool) -> Any:
     from transformers import VideoLlavaConfig
 
-    side = 4 if small else 16
+    side = 16
     return VideoLlavaConfig(
         vision_config=_clip(small, side),
         text_config=_llama(small, 4096, 11008, 32, 32, 32064),
@@ -276,7 +276,7 @@ def build_model(
     device : str, default "cpu"
     dtype : torch.dtype, default float32
     small : bool, default False
-        A few layers of small width with as many kinds of parts, for a CPU.
+        Few and narrow layers with all the parts and as many visual tokens, for a CPU.
     attention : str, default "sdpa"
     """
     from transformers import AutoModelForImageTextToText

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from tokenprune.cli.ablate import ablate
+from tokenprune.cli.bench import bench
 from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("compare")(compare)
 app.command("show")(show)
 app.command("ablate")(ablate)
+app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)
 app.command("conformance")(conformance)

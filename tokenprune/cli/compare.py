@@ -74,6 +74,6 @@ def compare(
     console.print(table(rows))
     asked = {(row.strategy, row.keep) for row in rows}
     lines = [line for line in read_results(out) if (line["strategy"], line["keep"]) in asked]
-    examples = example_sheets(loaded, processor, items, lines, batch_size=batch_size, match=matched)
+    examples = example_sheets(loaded, processor, items, lines, match=matched)
     write_report(out, rows, facts, notes, examples)
     console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")

@@ -191,6 +191,8 @@ class Compiled:
                 _warn(f"{reason}: this call runs the plain way")
             return self._plainly(max_new_tokens, inputs)
         new = _new_tokens(config, max_new_tokens)
+        # to the host before the encoder starts: the copy would wait for it
+        tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
         prompt = self.select(self.encode(**tensors), **tensors)
         if prompt is None:
             _warn("the prompts show nothing: this call runs the plain way")
@@ -287,8 +289,10 @@ class Compiled:
         decoder = self._decoder(prompt, room)
         shape = tuple(prompt.embeds.shape[:2])
         key = ("prefill", shape, decoder.cache.capacity, len(prompt.deepstack))
-        run = self._compiled(read_prompt(self.request.adapter, decoder.cache))
-        logits: Tensor = self._run(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens")
+        if key not in self._programs:
+            run = self._compiled(read_prompt(self.request.adapter, decoder.cache))
+            self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens")
+        logits: Tensor = self._programs[key](**prompt.tensors)
         return logits
 
     @torch.no_grad()
@@ -362,11 +366,21 @@ class Compiled:
             _warn(f"the stage {key[0]!r} ({shape}) is not captured: {program.why}")
         return program
 
+    def replay(self, stage: str) -> Any:
+        """Run the last program of a stage again on what it was given: what a stage costs by itself."""
+        found = [program for key, program in self._programs.items() if key[0] == stage]
+        if not found:
+            raise ConfigError(f"no program of stage {stage!r} has been made yet: {closest(stage, STAGES)}")
+        return found[-1]()
+
     def report(self) -> str:
         """A line for each program: stage, shapes, seconds to make, captured or not."""
         how = {True: "captured", False: "not captured"}
         return "\n".join(f"{b.stage:8} {b.shape:40} {b.seconds:7.2f} s  {how[b.captured]}" for b in self.built)
 
+
+STAGES = ("encode", "select", "prefill", "decode")
+"""Programs of a prompt, in order."""
 
 LOOK = 8
 """Decoding steps between two looks at whether all rows have ended."""

@@ -1,17 +1,21 @@
 """Selection as it is usually written: a Python loop with a few tensor operations a pick.
 
 Each function follows its paper's algorithm step by step and returns the picks of one image in order. They are what
-``selection.py`` compares speed and picks with, and are not used elsewhere. Tensors stay on their device; numbers are
-float32 unless said otherwise.
+benchmarks compare speed and picks with, and are not used elsewhere. Tensors stay on their device; numbers are float32
+unless said otherwise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from tokenprune.features import Features
 
 __all__ = ["LOOPS", "cdpruner", "divprune", "mi_pruner", "mmtok", "vispruner"]
 
@@ -79,8 +83,8 @@ def mmtok(
     taken = torch.zeros(len(v), dtype=torch.bool, device=v.device)
     picks = []
     for _ in range(keep):
-        gain = sum((table - held.unsqueeze(1)).clamp_min(0).sum(0) for table, held in zip(tables, best, strict=True))
-        pick = gain.masked_fill(taken, -math.inf).argmax()
+        gains = [(table - held.unsqueeze(1)).clamp_min(0).sum(0) for table, held in zip(tables, best, strict=True)]
+        pick = (gains[0] + gains[1]).masked_fill(taken, -math.inf).argmax()
         taken[pick] = True
         picks.append(pick)
         best = [torch.maximum(held, table[:, pick]) for table, held in zip(tables, best, strict=True)]
@@ -106,7 +110,7 @@ def vispruner(attention: Tensor, encoder: Tensor, keep: int, share: float = 0.5,
     return torch.cat([important, rest])
 
 
-LOOPS = {
+LOOPS: Final[Mapping[str, Callable[[Features, int], Tensor]]] = {
     "mi-pruner": lambda f, k: mi_pruner(f.visual[0], f.text[0], k),
     "divprune": lambda f, k: divprune(f.visual[0], k),
     "cdpruner": lambda f, k: cdpruner(f.visual[0], f.text[0], k),

@@ -1,0 +1,154 @@
+"""The benchmark measures what it says, resumes, and refuses nonsense before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tokenprune as tp
+from tokenprune.benchmark import loops
+from tokenprune.benchmark.bench import Setup, bench, cases, named
+from tokenprune.benchmark.clock import Peaks, peaks, timed
+from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
+from tokenprune.benchmark.table import HEADER, cells, markdown
+from tokenprune.cli import app
+from tokenprune.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+SMALL = Setup(small=True, device="cpu", dtype="float32", repeats=2, warm=0, words=12)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("bench") / "run"
+    wanted = list(cases(["mi-pruner:lam=1", "mi-pruner", "fastv"], [64], [1], ["plain", "compiled", "loop"]))
+    return out, bench(SMALL, wanted, out)
+
+
+def test_a_row_for_every_case(measured: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, rows = measured
+    found = {(row["strategy"], row["keep"], row["way"]) for row in rows}
+    assert found == {
+        (None, None, "plain"),
+        (None, None, "compiled"),
+        ("mi-pruner:lam=1", 64, "plain"),
+        ("mi-pruner:lam=1", 64, "compiled"),
+        ("mi-pruner", 64, "plain"),
+        ("mi-pruner", 64, "compiled"),
+        ("mi-pruner", 64, "loop"),
+        ("fastv", 64, "plain"),
+    }
+
+
+def test_what_rows_say(measured: tuple[Path, list[dict[str, Any]]]) -> None:
+    out, rows = measured
+    by = {(row["strategy"], row["way"]): row for row in rows}
+    full, pruned, inside = by[None, "plain"], by["mi-pruner", "plain"], by["fastv", "plain"]
+    assert (full["visual_tokens"], full["text_tokens"], full["layer_average"]) == (576, 13, 576)
+    assert pruned["layer_average"] == 64
+    assert 64 < inside["layer_average"] <= 576
+    assert pruned["kv_mib"] == pytest.approx(full["kv_mib"] * (64 + 13) / (576 + 13), rel=1e-2)
+    assert pruned["prefill_gflops"] < inside["prefill_gflops"] < full["prefill_gflops"]
+    assert by["mi-pruner", "compiled"]["sequence"] == 96  # 13 + 64 in steps of 32
+    for row in rows:
+        for name in ("encode_ms", "select_ms", "prefill_ms", "first_token_ms"):
+            assert name not in row or 0 < row[name]["mean"] < 60_000
+        assert row["prefill_floor_ms"] > 0
+        assert row["prefill_floor_by"] in ("weights", "FLOPs")
+    assert json.loads((out / "summary.json").read_text())["rows"] == rows
+    assert all(len(cells(row)) == len(HEADER) for row in rows)
+    assert len(markdown(rows, ("strategy", "first token ms")).splitlines()) == len(rows) + 2
+
+
+def test_a_second_run_measures_what_is_missing_only(
+    measured: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rows = measured
+    monkeypatch.setattr("tokenprune.benchmark.bench.build_model", lambda *_, **__: pytest.fail("nothing is missing"))
+    assert bench(SMALL, list(cases(["mi-pruner"], [64], [1], ["plain", "loop"])), out) == rows
+    with pytest.raises(ConfigError, match="words"):
+        bench(Setup(**{**vars(SMALL), "words": 13}), [], out)
+
+
+def test_a_strategy_that_a_model_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
+    setup = Setup(**{**vars(SMALL), "geometry": "qwen2.5-vl-7b"})
+    [row] = bench(
+        setup, [case for case in cases(["visionzip"], [8], [1], ["plain"]) if case.strategy], tmp_path / "run"
+    )
+    assert "encoder_cls" in row["refused"]
+    assert len(cells(row)) == len(HEADER)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_geometries(name: str) -> None:
+    model = build_model(name, small=True)
+    for kind in geometry(name).shows:
+        inputs = geometry(name).inputs(model, kind, batch=2, words=8)
+        compiled = tp.compile(model, "mi-pruner", 0.1)
+        got = compiled.generate(**inputs, max_new_tokens=3)
+        with tp.attach(model, "mi-pruner", 0.1) as run:
+            assert torch.equal(got, model.generate(**inputs, max_new_tokens=3))
+        assert 0 < run.tokens_after < run.tokens_before
+
+
+@pytest.mark.parametrize("name", loops.LOOPS)
+def test_loops_pick_what_strategies_pick(name: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    f = tp.Features(
+        normal(1, 90, 32), normal(1, 7, 32), encoder=normal(1, 90, 16), cls_attention=normal(1, 4, 90).softmax(-1)
+    )
+    assert torch.equal(tp.build(name).select(f, 20).order[0], loops.LOOPS[name](f, 20))
+
+
+def test_floors() -> None:
+    roof = Peaks(bytes_per_ms=100.0, flops_per_ms=10.0)
+    assert roof.floor(1000, 50) == (10.0, "weights")
+    assert roof.floor(100, 50) == (5.0, "FLOPs")
+    measured = peaks(torch.device("cpu"), torch.float32)
+    assert min(measured.bytes_per_ms, measured.flops_per_ms) > 0
+
+
+def test_clock() -> None:
+    calls: list[int] = []
+    timing = timed(lambda: calls.append(1), torch.device("cpu"), repeats=4, warm=3)
+    assert len(calls) == 7
+    assert timing.repeats == 4
+    assert timing.row["median"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: named("mi-pruner:lam"), ConfigError, "name:option=value"),
+        (lambda: named("mi-pruner:lambda=1"), UnknownOptionError, "lam"),
+        (lambda: named("mi-prunner"), UnknownNameError, "mi-pruner"),
+        (lambda: list(cases(["random"], [64], [1], ["compild"])), ConfigError, "compiled"),
+        (lambda: geometry("llava-7b"), UnknownNameError, "llava-1.5-7b"),
+        (
+            lambda: geometry("llava-1.5-7b").inputs(build_model("llava-1.5-7b", small=True), "video"),
+            ConfigError,
+            "video",
+        ),
+    ],
+)
+def test_bad_requests(call: Callable[[], object], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_command(tmp_path: Path) -> None:
+    options = ["--strategies", "similarity", "--keeps", "32", "--batches", "1", "--repeats", "1", "--warm", "0"]
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "run"), "--device", "cpu", *options])
+    assert result.exit_code == 0, result.output
+    assert "first token ms" in result.output
+    assert "TFLOP/s" in result.output
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]) == 4

@@ -1,0 +1,186 @@
+"""A benchmark: strategies x budgets x batches x ways, a row at a time, resumable."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from tokenprune.benchmark.clock import machine, peaks
+from tokenprune.benchmark.geometry import build_model, geometry
+from tokenprune.benchmark.loops import LOOPS
+from tokenprune.benchmark.measure import Bench, Way
+from tokenprune.compiled.programs import Backend
+from tokenprune.errors import ConfigError, TokenPruneError, closest
+from tokenprune.evaluation.results import ResultFolder, write_atomically
+from tokenprune.models import adapter_for
+from tokenprune.registry import build
+from tokenprune.schedule import LayerSchedule
+from tokenprune.strategy import AnyStrategy
+from tokenprune.support import refusal
+
+__all__ = ["Case", "Setup", "bench", "cases", "named"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides the numbers, besides the machine.
+
+    Attributes
+    ----------
+    geometry, kind : str
+        See :data:`tokenprune.benchmark.geometry.GEOMETRIES`; ``kind`` "" for its first.
+    small : bool
+        Few and narrow layers.
+    device, dtype : str
+    words : int
+        Text tokens of a prompt.
+    backend : str
+        Of the compiled way.
+    bucket : int
+        Of the compiled way.
+    repeats, warm : int
+        Calls timed, and calls before.
+    """
+
+    geometry: str = "llava-1.5-7b"
+    kind: str = ""
+    small: bool = False
+    device: str = "cuda"
+    dtype: str = "float16"
+    words: int = 60
+    backend: Backend = "graphs"
+    bucket: int = 32
+    repeats: int = 30
+    warm: int = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: ``strategy`` and ``keep`` are None for the unpruned model."""
+
+    batch: int
+    strategy: str | None
+    keep: int | None
+    way: Way
+
+
+def named(spec: str) -> AnyStrategy:
+    """Make a strategy from ``name`` or ``name:option=value:option=value``."""
+    import yaml
+
+    name, *options = spec.split(":")
+    given: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"strategy {spec!r}: options are written name:option=value, got {option!r}")
+        given[key] = yaml.safe_load(value)
+    return build(name, **given)
+
+
+def cases(
+    strategies: Sequence[str], keeps: Sequence[int], batches: Sequence[int], ways: Sequence[str]
+) -> Iterator[Case]:
+    """All rows, the unpruned model first in each batch size.
+
+    Raises
+    ------
+    ConfigError
+        An unknown way; strategies and options are checked here too, before anything runs.
+    """
+    for way in ways:
+        if way not in get_args(Way):
+            raise ConfigError(f"--ways: no {way!r}; {closest(way, get_args(Way))}")
+    made = {spec: named(spec) for spec in strategies}
+    for batch in batches:
+        for way in ways:
+            if way != "loop":
+                yield Case(batch, None, None, way)  # type: ignore[arg-type]
+        for keep in keeps:
+            for spec, strategy in made.items():
+                for way in ways:
+                    inside = isinstance(strategy, LayerSchedule)
+                    if (way == "compiled" and inside) or (way == "loop" and spec not in LOOPS):
+                        continue
+                    yield Case(batch, spec, keep, way)  # type: ignore[arg-type]
+
+
+def bench(
+    setup: Setup,
+    wanted: Sequence[Case],
+    out: Path,
+    *,
+    seconds: float | None = None,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Measure, and write ``results.jsonl`` row by row and ``summary.json`` at the end.
+
+    Parameters
+    ----------
+    setup : Setup
+    wanted : sequence of Case
+        Rows that the folder holds already are not measured again.
+    out : Path
+    seconds : float, optional
+        Begin no row after this long.
+    progress : callable, optional
+        Told how many rows are done, of how many, and which is next.
+
+    Returns
+    -------
+    list of dict
+        All rows that the folder now holds.
+    """
+    geometry(setup.geometry)
+    end = None if seconds is None else time.monotonic() + seconds
+    device = torch.device(setup.device)
+    folder = ResultFolder(out, {**asdict(setup), **machine(device)})
+    have = {_key(row) for row in folder.read()}
+    todo = [case for case in wanted if _key(asdict(case)) not in have]
+    if todo:
+        dtype = getattr(torch, setup.dtype)
+        model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
+        roof = peaks(device, dtype)
+        for batch in dict.fromkeys(case.batch for case in todo):
+            inputs = geometry(setup.geometry).inputs(model, setup.kind or None, batch, setup.words)
+            one = Bench(model, inputs, roof, setup.repeats, setup.warm, setup.backend, setup.bucket)
+            for case in (case for case in todo if case.batch == batch):
+                if end is not None and time.monotonic() > end:
+                    break
+                progress(len(folder.read()), len(wanted), f"{case.strategy or 'full'} {case.keep or ''} {case.way}")
+                folder.append([{**asdict(case), **_measured(one, case), **_roof(roof)}])
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+    rows = folder.read()
+    summary = {"setup": asdict(setup), "machine": machine(device), "rows": rows}
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return rows
+
+
+def _measured(one: Bench, case: Case) -> dict[str, Any]:
+    """A row's numbers, or why there are none."""
+    strategy = None if case.strategy is None else named(case.strategy)
+    if strategy is not None and (why := refusal(adapter_for(one.model), strategy)) is not None:
+        return {"refused": why}
+    try:
+        return one.measure(strategy, case.keep, case.way)
+    except TokenPruneError as error:
+        return {"refused": str(error)}
+    except torch.OutOfMemoryError as error:
+        return {"refused": f"out of memory: {str(error).splitlines()[0]}"}
+
+
+def _roof(roof: Any) -> dict[str, float]:
+    return {"copy_tb_per_s": round(roof.bytes_per_ms / 1e9, 4), "tflops": round(roof.flops_per_ms / 1e9, 2)}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["batch"], row["strategy"], row["keep"], row["way"]

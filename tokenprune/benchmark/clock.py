@@ -1,0 +1,111 @@
+"""Time on the host's clock, and what a machine could do at best."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Peaks", "Timing", "machine", "peaks", "synchronise", "timed"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of repeated calls.
+
+    Attributes
+    ----------
+    mean, std, median : float
+    repeats : int
+    """
+
+    mean: float
+    std: float
+    median: float
+    repeats: int
+
+    @property
+    def row(self) -> dict[str, float]:
+        """For JSON."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(call: Callable[[], object], device: torch.device, repeats: int = 30, warm: int = 10) -> Timing:
+    """Time a call, synchronised before and after.
+
+    Parameters
+    ----------
+    call : callable
+    device : torch.device
+    repeats, warm : int, default 30 and 10
+        Calls timed, and calls before them, as in the paper (Appendix B.4).
+    """
+    for _ in range(warm):
+        call()
+    times = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(1000 * (time.perf_counter() - start))
+    spread = statistics.stdev(times) if len(times) > 1 else 0.0
+    return Timing(statistics.fmean(times), spread, statistics.median(times), repeats)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a machine was measured to do: the roof over every number.
+
+    Attributes
+    ----------
+    bytes_per_ms : float
+        Bytes read and written a millisecond by copying a large tensor.
+    flops_per_ms : float
+        Floating-point operations a millisecond in a large matrix product of the model's type.
+    """
+
+    bytes_per_ms: float
+    flops_per_ms: float
+
+    def floor(self, weights: int, flops: int) -> tuple[float, str]:
+        """Milliseconds that reading the weights once and doing the sums take at least, and which of the two it is."""
+        reading, counting = weights / self.bytes_per_ms, flops / self.flops_per_ms
+        return max(reading, counting), "weights" if reading >= counting else "FLOPs"
+
+
+def peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
+    """Measure a copy and a matrix product."""
+    large = device.type == "cuda"
+    a = torch.empty(2**30 if large else 2**26, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    copying = timed(lambda: b.copy_(a), device, 10, 3).median
+    side = 8192 if large else 512
+    x = torch.randn(side, side, device=device).to(dtype)
+    multiplying = timed(lambda: x @ x, device, 10, 3).median
+    return Peaks(2 * a.numel() / copying, 2 * side**3 / multiplying)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What ran: names and versions, nothing of the place."""
+    import transformers
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    return found

@@ -1,0 +1,238 @@
+"""One row of a benchmark: a strategy, a budget, a batch, and a way to run it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tokenprune.benchmark.clock import Peaks, Timing, synchronise, timed
+from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.benchmark.loops import LOOPS
+from tokenprune.budget import Budget
+from tokenprune.compiled import Compiled
+from tokenprune.compiled.programs import Backend
+from tokenprune.encoded import observed, tokens_of
+from tokenprune.features import Features
+from tokenprune.models import adapter_for
+from tokenprune.models.base import ModelAdapter
+from tokenprune.schedule import LayerSchedule
+from tokenprune.session import attach
+from tokenprune.strategy import AnyStrategy
+from tokenprune.units import Request, collect, read_batch
+
+__all__ = ["DECODED", "Bench", "Way"]
+
+Way = Literal["plain", "compiled", "loop"]
+"""``plain``: a stock model inside :func:`~tokenprune.attach`. ``compiled``: :func:`~tokenprune.compile`. ``loop``: the
+selection alone, written as a Python loop."""
+
+DECODED = 8
+"""Tokens decoded to find the time of one."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, prompts for it, and how to measure.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    inputs : dict of str to Tensor
+        Prompts of one length that all show the same kind of thing.
+    peaks : Peaks
+    repeats, warm : int
+    backend : str
+        Of the compiled way.
+    bucket : int
+        Of the compiled way.
+    """
+
+    model: Any
+    inputs: dict[str, Tensor]
+    peaks: Peaks
+    repeats: int = 30
+    warm: int = 10
+    backend: Backend = "graphs"
+    bucket: int = 32
+    adapter: ModelAdapter = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapter", adapter_for(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self.model.device
+        return device
+
+    def measure(self, strategy: AnyStrategy | None, keep: int | None, way: Way) -> dict[str, Any]:
+        """Costs of one strategy at one budget; of the unpruned model for None."""
+        with torch.no_grad():
+            made = {"plain": self._plain, "compiled": self._compiled, "loop": self._loop}[way](strategy, keep)
+            return {**self._sizes(strategy, keep), **made}
+
+    def _time(self, call: Any, repeats: int | None = None) -> Timing:
+        return timed(call, self.device, self.repeats if repeats is None else repeats, self.warm)
+
+    def _request(self, strategy: AnyStrategy, keep: int | None) -> Request:
+        budget: Budget = Budget(1.0 if keep is None else keep)
+        return Request.of(self.model, strategy, budget, None, None, "prompt", None)
+
+    def _quiet(self) -> dict[str, Any]:
+        """Random weights must not say that they saw an image."""
+        return {"do_sample": False, "suppress_tokens": list(self.adapter.image_token_ids)}
+
+    def _plain(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if strategy is None:
+            found["encode_ms"] = self._time(lambda: observed(self.adapter, frozenset({"visual"}), self.inputs)).row
+            return found | self._prefill(self.inputs["input_ids"].shape[1]) | self._generation()
+        request = self._request(strategy, keep)
+        found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs)).row
+        if not isinstance(strategy, LayerSchedule):
+            features = self._features(request)
+            found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
+        with attach(self.model, strategy, request.budget) as run:
+            found |= self._generation()
+        if not isinstance(strategy, LayerSchedule):
+            found |= self._prefill(run.history[-1].sequence_after)
+        return found
+
+    def _prefill(self, length: int) -> dict[str, Any]:
+        """The language model alone, on as many tokens; what is in them does not change the time."""
+        head = self.model.get_output_embeddings()
+        rows, width = len(self.inputs["input_ids"]), self.model.get_input_embeddings().weight.shape[1]
+        embeds = torch.randn(rows, length, width, device=self.device, dtype=head.weight.dtype)
+
+        def read() -> Tensor:
+            hidden = self.adapter.language_model(inputs_embeds=embeds, use_cache=True).last_hidden_state
+            logits: Tensor = head(hidden[:, -1:])
+            return logits
+
+        return {"prefill_ms": self._time(read).row}
+
+    def _generation(self) -> dict[str, Any]:
+        """Time to the first token, time of each one more, and peak memory."""
+
+        def answer(new: int) -> None:
+            self.model.generate(**self.inputs, max_new_tokens=new, min_new_tokens=new, **self._quiet())
+
+        answer(1)
+        before = peak = 0
+        if self.device.type == "cuda":
+            synchronise(self.device)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            answer(1)
+            peak = torch.cuda.max_memory_allocated()
+        first = self._time(lambda: answer(1))
+        more = timed(lambda: answer(1 + DECODED), self.device, max(2, self.repeats // 10), 1)
+        found: dict[str, Any] = {"first_token_ms": first.row, "token_ms": round((more.mean - first.mean) / DECODED, 4)}
+        if peak:
+            found["memory_gib"] = round(peak / 2**30, 3)
+            found["memory_above_weights_gib"] = round((peak - before) / 2**30, 3)
+        return found
+
+    def _features(self, request: Request) -> Features:
+        """What the strategy is given for these prompts."""
+        ids = self.inputs["input_ids"]
+        encoded = observed(self.adapter, request.signals, self.inputs)
+        embeds = self.adapter.embed_text(ids)
+        for modality, output in encoded.outputs.items():
+            here = self.adapter.image_mask(ids, modality).unsqueeze(-1)
+            embeds = embeds.masked_scatter(here, tokens_of(output).to(embeds.dtype))
+        batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), encoded.seen)
+        return collect(request, embeds, batch, encoded.seen)
+
+    def _loop(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
+        assert strategy is not None
+        assert keep is not None
+        features, loop = self._features(self._request(strategy, keep)), LOOPS[strategy.name]
+        rows = [_row(features, i) for i in range(features.batch)]
+        return {"select_ms": self._time(lambda: [loop(row, keep) for row in rows], max(3, self.repeats // 3)).row}
+
+    def _compiled(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
+        from tokenprune.registry import build
+
+        # everything kept: no selection runs, whatever the strategy
+        request = self._request(build("similarity") if strategy is None else strategy, keep)
+        start = time.perf_counter()
+        compiled = Compiled(request, self.backend, self.bucket)
+        inputs = {k: v if v.is_floating_point() else v.cpu() for k, v in self.inputs.items()}
+        compiled.generate(**inputs, max_new_tokens=1 + DECODED)
+        built = time.perf_counter() - start
+        seen = compiled.encode(**inputs)
+        prompt = compiled.select(seen, **inputs)
+        assert prompt is not None
+
+        def first() -> list[int]:
+            shorter = compiled.select(compiled.encode(**inputs), **inputs)
+            assert shorter is not None
+            return [int(i) for i in compiled.prefill(shorter, 1 + DECODED).argmax(-1).tolist()]
+
+        encode = self._time(lambda: compiled.encode(**inputs))
+        select = self._time(lambda: compiled.select(seen, **inputs))
+        chosen = self._time(lambda: compiled.replay("select"))
+        prefill = self._time(lambda: compiled.prefill(prompt, 1 + DECODED))
+        token = self._time(first)
+        answer = timed(lambda: compiled.decode(prompt, 1 + DECODED), self.device, max(2, self.repeats // 3), 1)
+        return {
+            "encode_ms": encode.row,
+            "select_ms": chosen.row,
+            "layout_ms": select.row,
+            "prefill_ms": prefill.row,
+            "first_token_ms": token.row,
+            "token_ms": round((answer.mean - prefill.mean) / DECODED, 4),
+            "build_s": round(built, 2),
+            "captured": {b.stage: b.captured for b in compiled.built},
+            "sequence": prompt.embeds.shape[1],
+        }
+
+    def _sizes(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
+        """Tokens, FLOPs, cache bytes, and the time below which nothing can get."""
+        ids = self.inputs["input_ids"]
+        rows, visual = len(ids), int(self.adapter.image_mask(ids[:1]).sum())
+        text = ids.shape[1] - visual
+        config = self.model.config.get_text_config()
+        shape = DecoderShape.of(config)
+        request = None if strategy is None else self._request(strategy, keep)
+        units = [visual]
+        if request is not None:
+            seen = observed(self.adapter, frozenset({"visual"}), self.inputs).seen
+            batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), seen)
+            units = [len(span.positions) for span in batch.layout.spans if span.row == 0]
+        layers = [0] * shape.layers
+        for unit in units:
+            kept = None if strategy is None else strategy.tokens_per_layer(unit, shape.layers, keep or 1.0)
+            layers = [a + b for a, b in zip(layers, kept or [unit] * shape.layers, strict=True)]
+        stay = visual - sum(units)
+        tokens = [text + stay + n for n in layers]
+        head: Tensor = self.model.get_output_embeddings().weight
+        weights = sum(_bytes(p) for p in self.adapter.language_model.get_submodule("layers").parameters())
+        flops = rows * (prefill_flops(shape, tokens) + 2 * head.numel())
+        prefill, by = self.peaks.floor(weights + _bytes(head), flops)
+        return {
+            "visual_tokens": visual,
+            "text_tokens": text,
+            "layer_average": round(layer_average([n + stay for n in layers]), 2),
+            "prefill_gflops": round(flops / 1e9, 2),
+            "kv_mib": round(rows * kv_bytes(shape, tokens, head.element_size()) / 2**20, 3),
+            "prefill_floor_ms": round(prefill, 4),
+            "prefill_floor_by": by,
+            "token_floor_ms": round((weights + _bytes(head)) / self.peaks.bytes_per_ms, 4),
+        }
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _row(features: Features, i: int) -> Features:
+    """One unit's features, as a batch of one."""
+    masks = {"visual_mask": features.visual_mask, "text_mask": features.text_mask}
+    kept = {name: None if mask is None else mask[i : i + 1] for name, mask in masks.items()}
+    return features.replace(**{name: features[name][i : i + 1] for name in features}, **kept)

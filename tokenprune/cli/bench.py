@@ -1,0 +1,92 @@
+"""``tokenprune bench``: what pruning saves, in milliseconds and bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from tokenprune.cli.options import numbers, words
+
+__all__ = ["bench"]
+
+
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
+    geometry: Annotated[str, typer.Option(help="Whose sizes, with random weights.")] = "llava-1.5-7b",
+    strategies: Annotated[
+        str, typer.Option(help="Comma-separated; wildcards; options as mi-pruner:lam=1; 'all' for every one.")
+    ] = "all",
+    keeps: Annotated[str, typer.Option(help="Visual tokens kept of each image or video.")] = "128,64,32",
+    batches: Annotated[str, typer.Option(help="Prompts at once.")] = "1,8",
+    ways: Annotated[str, typer.Option(help="plain, compiled, loop (the selection as a Python loop).")] = (
+        "plain,compiled,loop"
+    ),
+    kind: Annotated[str, typer.Option(help="What prompts show: image, video, eight-images.")] = "",
+    small: Annotated[bool | None, typer.Option(help="Few and narrow layers; the default on a CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="By default cuda if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="By default float16 on cuda, float32 elsewhere.")] = None,
+    text_tokens: Annotated[int, typer.Option(min=2, help="Of a prompt.")] = 60,
+    backend: Annotated[str, typer.Option(help="Of the compiled way: graphs, inductor, none.")] = "graphs",
+    bucket: Annotated[int, typer.Option(min=1, help="Lengths are rounded up to multiples of this.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls timed.")] = 30,
+    warm: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 10,
+    seconds: Annotated[float | None, typer.Option(help="Begin no row after this long.")] = None,
+) -> None:
+    """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
+    import torch
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    from tokenprune.benchmark.bench import Setup, cases
+    from tokenprune.benchmark.bench import bench as run_bench
+    from tokenprune.benchmark.table import HEADER, cells, ordered
+    from tokenprune.compiled.programs import Backend
+    from tokenprune.errors import ConfigError, closest
+    from tokenprune.evaluation.contestants import strategy_names
+    from tokenprune.models.loading import DTYPES
+
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if where.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {where!r} cannot be used: there is no CUDA device here")
+    kind_of_number = dtype or ("float16" if where.startswith("cuda") else "float32")
+    if kind_of_number not in DTYPES:
+        raise ConfigError(f"dtype: no {kind_of_number!r}; {closest(kind_of_number, DTYPES)}")
+    if backend not in get_args(Backend):
+        raise ConfigError(f"backend: no {backend!r}; {closest(backend, get_args(Backend))}")
+    setup = Setup(
+        geometry,
+        kind,
+        not where.startswith("cuda") if small is None else small,
+        where,
+        kind_of_number,
+        text_tokens,
+        backend,  # type: ignore[arg-type]
+        bucket,
+        repeats,
+        warm,
+    )
+    asked = [None] if strategies.strip() == "all" else words(strategies)
+    specs = [n for spec in asked for n in ([spec] if spec and ":" in spec else strategy_names(spec and [spec]))]
+    wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
+    console = Console(width=None if Console().is_terminal else 200)
+    columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading")
+        rows = run_bench(
+            setup,
+            wanted,
+            out,
+            seconds=seconds,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )
+    table = Table(*HEADER)
+    for row in ordered(rows):
+        table.add_row(*map(escape, cells(row)))
+    console.print(table)
+    if rows:
+        console.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
+    console.print(f"{out}/summary.json, {out}/results.jsonl")
