@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import tokenprune as tp
 from tokenprune.cli import main
 from tokenprune.errors import ConfigError
 from tokenprune.evaluation.comparison import compare
@@ -125,18 +126,28 @@ def test_overlap_is_the_area_covered_in_pixels() -> None:
 
 def test_the_oracle_keeps_the_queried_object(model: Any) -> None:
     wanted = torch.tensor([[0.0, 3, 0, 5], [0, 0, 0, 0]], dtype=torch.float64)
-    strategy = Contestant("oracle", "oracle", 2).for_batch(0, wanted)
+    strategy = Contestant("oracle", "oracle", 2).for_batch(["a", "b"], wanted)
     assert strategy is not None
-    import tokenprune as tp
-
     selection = strategy.select(tp.Features(torch.randn(2, 4, 3)), 2)
     assert selection.row(0) == [1, 3]
 
 
-def test_random_draws_differ_between_batches_and_draws() -> None:
+def test_random_draws_belong_to_pictures() -> None:
     rows = [row for row in contestants(["random"], [8]) if row.label == "random"]
-    made = {repr(row.for_batch(number, torch.zeros(1, 4))) for row in rows for number in (0, 1)}
-    assert len(made) == 6
+    features = tp.Features(torch.zeros(4, 36, 1))
+
+    def kept(row: Contestant, pictures: list[str]) -> list[list[int]]:
+        strategy = row.for_batch(pictures, torch.zeros(len(pictures), 36))
+        assert strategy is not None
+        selection = strategy.select(features, 8)
+        return [selection.row(i) for i in range(len(pictures))]
+
+    draws = [kept(row, ["a", "b", "a", "c"]) for row in rows]
+    assert all(draw[0] == draw[2] for draw in draws)
+    # three pictures, three draws
+    assert len({tuple(picks) for draw in draws for picks in draw}) == 9
+    # however they are batched
+    assert kept(rows[1], ["c", "c", "b", "a"]) == [draws[1][i] for i in (3, 3, 1, 0)]
 
 
 def test_the_command_writes_and_resumes(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -292,11 +292,14 @@ class Selector(Component):
         False where a strategy may leave out the scorer.
     fills_budget : bool
         False where rows may keep fewer tokens than asked.
+    nested : bool
+        True where a smaller budget's picks are the first of a larger one's, so that one selection serves all budgets.
     """
 
     kind = "selectors"
     uses_scores: bool = True
     fills_budget: bool = True
+    nested: bool = False
 
     @abstractmethod
     def select(self, problem: Problem) -> Tensor:

@@ -65,6 +65,8 @@ def _padded(order: Tensor, counts: tuple[int, ...]) -> Tensor:
 class TopK(Selector):
     """The tokens with the largest scores."""
 
+    nested = True
+
     def select(self, problem: Problem) -> Tensor:
         """Best first."""
         return top_k(problem.scores, problem.counts, problem.available)
@@ -94,6 +96,8 @@ class Greedy(Selector):
     objective: Objective = MaximalMarginalRelevance()  # noqa: RUF009  (immutable)
     optimizer: Optimizer = "vectorized"
     repeats: bool = False
+    # a pick depends on the picks before it, never on how many will follow
+    nested = True
 
     def __post_init__(self) -> None:
         check_choice(self, "optimizer", get_args(Optimizer))
@@ -329,6 +333,11 @@ class Candidates(Selector):
     def uses_scores(self) -> bool:  # type: ignore[override]
         """As ``fill``."""
         return self.fill.uses_scores
+
+    @property
+    def nested(self) -> bool:  # type: ignore[override]
+        """As ``fill``."""
+        return self.fill.nested
 
     def select(self, problem: Problem) -> Tensor:
         """Candidates first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,23 +90,35 @@ class Contestant:
         """What identifies its rows in results.jsonl."""
         return self.label, self.keep, self.draw
 
-    def for_batch(self, number: int, wanted: Tensor) -> AnyStrategy | None:
-        """The strategy for one batch: random draws differ between batches, the oracle knows where to look.
+    def for_batch(self, pictures: Sequence[str], wanted: Tensor) -> AnyStrategy | None:
+        """The strategy for one batch: random draws belong to pictures, the oracle knows where to look.
+
+        A draw is the same for all questions about a picture, as are the picks of any strategy that does not read the
+        question, and does not depend on how questions are batched.
 
         Parameters
         ----------
-        number : int
-            Of the batch.
+        pictures : sequence of str
+            Name of each question's picture.
         wanted : Tensor, (B, N)
             Overlap of each token with the queried objects.
         """
         if self.kind == "oracle":
             # a small random part orders the rest, so that a budget larger than the object is not filled from the top
-            noise = torch.rand(wanted.shape, generator=torch.Generator().manual_seed(number), dtype=wanted.dtype)
-            return Strategy(Given(wanted + noise * 1e-3), name="oracle")
+            return Strategy(Given(wanted + _drawn(pictures, 0, wanted.shape[1]) * 1e-3), name="oracle")
         if self.label == "random":
-            return build("random", seed=number * RANDOM_DRAWS + self.draw)
+            return Strategy(Given(_drawn(pictures, self.draw, wanted.shape[1])), name="random")
         return self.strategy
+
+
+def _drawn(pictures: Sequence[str], draw: int, n: int) -> Tensor:
+    """Uniform numbers, a row a picture: (B, n), float64."""
+    rows = []
+    for picture in pictures:
+        seed = hashlib.blake2b(f"{picture}/{draw}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
+        rows.append(torch.rand(n, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
 
 
 def strategy_names(patterns: Sequence[str] | None) -> list[str]:

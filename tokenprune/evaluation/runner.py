@@ -16,6 +16,7 @@ from tokenprune.evaluation.answers import is_correct
 from tokenprune.evaluation.contestants import Contestant, box_overlap
 from tokenprune.evaluation.examination import prompt_inputs
 from tokenprune.evaluation.results import ResultFolder
+from tokenprune.evaluation.thrift import Thrift
 from tokenprune.features import Grid
 from tokenprune.matching import Match, matched_keep
 from tokenprune.models.base import adapter_for
@@ -114,7 +115,7 @@ def run(
     """
     done = {(r["strategy"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
     total, count = len(items) * len(rows), 0
-    for number, batch in enumerate(batches(items, batch_size)):
+    for batch in batches(items, batch_size):
         todo = [row for row in rows if any((*row.key, item.id) not in done for item in batch)]
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:
@@ -123,7 +124,7 @@ def run(
         asked = _Asked(model, processor, batch, match, stranger)
         for row in todo:
             progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
-            answers = asked.answers(row, number, max_new_tokens)
+            answers = asked.answers(row, max_new_tokens)
             folder.append(a for a in answers if (*row.key, a["sample"]) not in done)
             count += len(batch)
     progress(count, total, "done")
@@ -143,6 +144,7 @@ class _Asked:
     ) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
         self.adapter = adapter_for(model)
+        self.thrift = Thrift(self.adapter)
         self.shape = DecoderShape.of(model.config.get_text_config())
         first = {item.image_id: item for item in batch}
         pictures = {image_id: item.image() for image_id, item in first.items()}
@@ -167,9 +169,11 @@ class _Asked:
         ]
         self.wanted = torch.stack(overlaps)
 
-    def answers(self, row: Contestant, number: int, max_new_tokens: int) -> list[dict[str, Any]]:
+    def answers(self, row: Contestant, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
-        strategy = row.for_batch(number, self.wanted)
+        strategy = row.for_batch([item.image_id for item in self.batch], self.wanted)
+        if strategy is not None and strategy is row.strategy:
+            strategy = self.thrift.once(strategy)
         shift = 1 if row.kind == "wrong image" else 0
         vision, encoded = self._vision(shift)
         pruning: Any = (
@@ -179,7 +183,7 @@ class _Asked:
                 self.model, strategy, self._budget(strategy, row.keep), processor=self.processor, encoded=encoded
             )
         )
-        with torch.no_grad(), pruning as record:
+        with torch.no_grad(), pruning as record, self.thrift.during(strategy):
             out = self.model.generate(**self.text, **vision, max_new_tokens=max_new_tokens, do_sample=False)
         texts = self.processor.batch_decode(out[:, self.text["input_ids"].shape[1] :], skip_special_tokens=True)
         visual = record.history[0].layer_tokens if record.history else self._unpruned()

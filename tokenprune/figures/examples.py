@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tokenprune.components.scorers import Random
-from tokenprune.evaluation.contestants import Contestant, Given
-from tokenprune.evaluation.runner import Item, batches, visual_tokens
-from tokenprune.features import Features
+from tokenprune.evaluation.contestants import Contestant
+from tokenprune.evaluation.runner import Item, visual_tokens
 from tokenprune.figures.pruning import look, pruning_sheet
 from tokenprune.matching import Match
 from tokenprune.registry import build
-from tokenprune.strategy import AnyStrategy, Strategy
+from tokenprune.strategy import AnyStrategy
 
 __all__ = ["Example", "as_drawn", "choose_examples", "example_sheets"]
 
@@ -96,7 +94,6 @@ def example_sheets(
     items: Sequence[Item],
     lines: Sequence[Mapping[str, Any]],
     *,
-    batch_size: int = 16,
     match: Match = "kept",
     side: int = 192,
 ) -> list[tuple[str, Image.Image]]:
@@ -106,10 +103,10 @@ def example_sheets(
     ----------
     model, processor
     items : sequence of Item
-        Of the comparison, all of them: random draws belong to batches.
+        Of the comparison.
     lines : sequence of mapping
         Rows of results.jsonl.
-    batch_size, match
+    match : str, default "kept"
         As in the comparison.
     side : int, default 192
         Pixels along each picture.
@@ -118,17 +115,12 @@ def example_sheets(
     -------
     list of (caption, picture)
     """
-    place = {
-        item.id: (number, i, len(batch))
-        for number, batch in enumerate(batches(items, batch_size))
-        for i, item in enumerate(batch)
-    }
     by_id = {item.id: item for item in items}
     sheets = []
     for example in choose_examples([line for line in lines if line["sample"] in by_id]):
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
-        random = as_drawn(*place[item.id], visual_tokens(model, processor, item))
+        random = as_drawn(item.image_id, visual_tokens(model, processor, item))
         question = item.question
         strategies = [build(example.strategy), random]
         looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match)
@@ -144,21 +136,15 @@ def example_sheets(
     return sheets
 
 
-def as_drawn(number: int, place: int, size: int, n_visual: int) -> AnyStrategy:
-    """The first random draw for one question of a comparison.
+def as_drawn(picture: str, n_visual: int) -> AnyStrategy:
+    """The first random draw of a comparison for a picture.
 
     Parameters
     ----------
-    number : int
-        Of the question's batch.
-    place : int
-        Of the question in it.
-    size : int
-        Questions in the batch.
+    picture : str
+        Its name.
     n_visual : int
     """
-    drawn = Contestant("random", "strategy").for_batch(number, torch.zeros(size, n_visual))
-    if not (isinstance(drawn, Strategy) and isinstance(drawn.scorer, Random)):
-        raise TypeError(f"the row 'random' is {drawn!r}, which draws no scores")
-    scores = drawn.scorer.score(Features(visual=torch.zeros(size, n_visual, 1)))
-    return Strategy(Given(scores[place : place + 1]), name="random")
+    drawn = Contestant("random", "strategy").for_batch([picture], torch.zeros(1, n_visual))
+    assert drawn is not None
+    return drawn
