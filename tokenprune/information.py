@@ -19,6 +19,7 @@ from tokenprune.features import working_precision
 from tokenprune.kernels import usable
 
 __all__ = [
+    "cosine_partition",
     "cosine_similarity",
     "log_conditional",
     "log_marginal",
@@ -47,10 +48,13 @@ def unit_norm(x: Tensor) -> Tensor:
     return x / torch.where(norm > 0, norm, 1.0)
 
 
+def _half(x: Tensor, y: Tensor) -> bool:
+    return x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16)
+
+
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of every pair: (..., N, d), (..., M, d) -> (..., N, M) in float32 or better (Eqn 14 without tau)."""
-    half = x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16)
-    if half and x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0] and usable(x, y):
+    if _half(x, y) and x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0] and usable(x, y):
         from tokenprune.kernels.similarity import half_cosine  # needs Triton
 
         return half_cosine(x, y)
@@ -69,6 +73,20 @@ def log_partition(similarity: Tensor, tau: float, mask: Tensor | None = None) ->
     if mask is not None:
         logits = logits.masked_fill(~mask.unsqueeze(-2), -math.inf)
     return torch.logsumexp(logits, dim=-1)
+
+
+def cosine_partition(x: Tensor, tau: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine of every pair of one set of tokens and the log partition function of its rows, made together.
+
+    (B, N, d), mask (B, N) -> (B, N, N), (B, N): the same as :func:`cosine_similarity` and :func:`log_partition`.
+    """
+    if _half(x, x) and usable(x):
+        from tokenprune.kernels.similarity import half_products, row_partition  # needs Triton
+
+        table, rows, columns = half_products(x, x)
+        return table, row_partition(table, 1 / tau, mask, (rows, columns))
+    table = cosine_similarity(x, x)
+    return table, log_partition(table, tau, mask)
 
 
 def log_conditional(similarity: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:

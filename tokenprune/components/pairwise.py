@@ -21,7 +21,7 @@ from tokenprune.components.normalizers import Softmax
 from tokenprune.errors import ConfigError
 from tokenprune.features import Features, on_host, working_precision
 from tokenprune.indexing import gather_tokens
-from tokenprune.information import cosine_similarity, unit_norm
+from tokenprune.information import cosine_partition, cosine_similarity, unit_norm
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
 
@@ -40,9 +40,9 @@ BLOCK = 256
 class CosineTable(PairTable):
     """Cosine of every pair of tokens, kept whole up to ``DENSE_LIMIT`` tokens and recomputed by columns beyond."""
 
-    def __init__(self, tokens: Tensor) -> None:
+    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
         self.tokens = tokens
-        self.gram = self._whole() if _kept(tokens) else None
+        self.gram = self._whole() if gram is None and _kept(tokens) else gram
 
     @cached_property
     def unit(self) -> Tensor:
@@ -218,10 +218,14 @@ class SelfPMI(Pairwise):
 
     def table(self, features: Features) -> SelfPMITable:
         """Reduce the rows of the cosine table block by block; columns come later."""
-        cosine = CosineTable(features.visual)
         mask = features.visual_mask
-        parts = [self.normalizer.statistics(block, mask) for _, block in cosine.blocks()]
-        statistics = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if type(self.normalizer) is Softmax and not on_host(features.visual) and _kept(features.visual):
+            gram, log_z = cosine_partition(features.visual, self.normalizer.tau, mask)
+            cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
+        else:
+            cosine = CosineTable(features.visual)
+            parts = [self.normalizer.statistics(block, mask) for _, block in cosine.blocks()]
+            statistics = torch.cat(parts, dim=1)
         valid = features.valid()
         log_n = features.log_size(statistics.dtype)
         if self.marginal == "uniform":

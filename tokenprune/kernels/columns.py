@@ -37,8 +37,8 @@ class Columns:
     ----------
     cosine : Tensor, (B, N, N)
         float32 or float64; all floats below are of the same dtype.
-    bonus, folded : Tensor, (B, N)
-        The gains before the first pick, and what the entries of the picks so far fold to.
+    bonus : Tensor, (B, N)
+        The gains before the first pick.
     entry : str
         ``cosine`` as it is; ``pmi``: ``max(cosine * scale - statistics_i - marginal_j, log of the smallest number)``;
         ``distance``: 1 - cosine; ``similarity``: (1 + cosine) / 2 clamped to [0, 1].
@@ -47,6 +47,8 @@ class Columns:
     gain : str
         ``relevance``: bonus - price * folded, the bonus while ``folded`` is infinite; ``extremum``: folded, likewise;
         ``cut``: bonus - price * folded; ``mean``: - folded / picks, the bonus while there are none.
+    folded : Tensor, (B, N), optional
+        What the entries of the picks so far fold to; may be left out before the first pick of an extremum.
     price, scale : float
     statistics, marginal : Tensor, (B, N), optional
         For ``pmi``.
@@ -56,10 +58,10 @@ class Columns:
 
     cosine: Tensor
     bonus: Tensor
-    folded: Tensor
     entry: Entry
     fold: Fold
     gain: Gain
+    folded: Tensor | None = None
     price: float = 0.0
     scale: float = 1.0
     statistics: Tensor | None = None
@@ -90,6 +92,8 @@ def _columns(
     ENTRY: tl.constexpr,
     FOLD: tl.constexpr,
     GAIN: tl.constexpr,
+    BEGUN: tl.constexpr,
+    EVEN: tl.constexpr,
     REPEATS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -101,7 +105,12 @@ def _columns(
     inside = i < n
     at = row * n + i
     reward = tl.load(bonus + at, mask=inside, other=0.0)
-    held = tl.load(folded + at, mask=inside, other=0.0)
+    if not BEGUN and FOLD == "max":
+        held = tl.full((BLOCK,), float("-inf"), reward.dtype)
+    elif not BEGUN and FOLD == "min":
+        held = tl.full((BLOCK,), float("inf"), reward.dtype)
+    else:
+        held = tl.load(folded + at, mask=inside, other=0.0)
     open_ = tl.load(available + at, mask=inside, other=0) != 0
     own = reward
     if ENTRY == "pmi":
@@ -109,7 +118,7 @@ def _columns(
     so_far = 0.0
     if GAIN == "mean":
         so_far = tl.load(picks + row).to(tl.float32)
-    count = tl.load(counts + row).to(tl.int32)
+    count = most if EVEN else tl.load(counts + row).to(tl.int32)
     table = cosine + row.to(tl.int64) * n * n
     out += row.to(tl.int64) * most
     slots += row.to(tl.int64) * most * PROGRAMS
@@ -192,6 +201,7 @@ def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...],
     out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
     if most == 0:
         return out
+    even = min(counts) == most  # then no tensor of counts is needed
     shared, block, warps = _shape(n, batch, cosine.dtype, cosine.device)
     slots = torch.zeros(batch, most, shared, dtype=torch.int64, device=cosine.device) if shared > 1 else out
     limits = torch.finfo(cosine.dtype)
@@ -203,12 +213,12 @@ def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...],
     _columns[shared, batch](
         cosine,
         problem.bonus.contiguous(),
-        problem.folded.contiguous(),
+        unused if problem.folded is None else problem.folded.contiguous(),
         unused if problem.statistics is None else problem.statistics.contiguous(),
         marginal,
         unused if problem.picks is None else problem.picks,
         available.contiguous().view(torch.uint8),
-        constant(counts, cosine.device),
+        out if even else constant(counts, out.device),
         out,
         slots,
         n,
@@ -218,6 +228,8 @@ def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...],
         ENTRY=problem.entry,
         FOLD=problem.fold,
         GAIN=problem.gain,
+        BEGUN=problem.folded is not None,
+        EVEN=even,
         REPEATS=repeats,
         PROGRAMS=shared,
         BLOCK=block,

@@ -32,6 +32,7 @@ def _coverage(
     rows,
     n,
     most,
+    EVEN: tl.constexpr,
     REPEATS: tl.constexpr,
     RESIDENT: tl.constexpr,
     PROGRAMS: tl.constexpr,
@@ -45,7 +46,7 @@ def _coverage(
     r = tl.arange(0, ROWS)
     inside = i < n
     open_ = tl.load(available + row * n + i, mask=inside, other=0) != 0
-    count = tl.load(counts + row).to(tl.int32)
+    count = most if EVEN else tl.load(counts + row).to(tl.int32)
     table += row.to(tl.int64) * rows * n
     best += row * rows
     out += row.to(tl.int64) * most
@@ -143,6 +144,7 @@ def greedy_coverage(
     out = torch.empty(batch, most, dtype=torch.int64, device=table.device)
     if most == 0:
         return out
+    even = min(counts) == most  # then no tensor of counts is needed
     programs, tall, block, warps = _shape(rows, n, batch, table.device)
     resident = tall >= rows
     slots = torch.zeros(batch, most, programs, dtype=torch.int64, device=table.device) if programs > 1 else out
@@ -151,13 +153,14 @@ def greedy_coverage(
         table.contiguous(),
         best.contiguous(),
         available.contiguous().view(torch.uint8),
-        constant(counts, table.device),
+        out if even else constant(counts, out.device),
         out,
         slots,
         scratch,
         rows,
         n,
         most,
+        EVEN=even,
         REPEATS=repeats,
         RESIDENT=resident,
         PROGRAMS=programs,

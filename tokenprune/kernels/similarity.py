@@ -93,21 +93,39 @@ def half_cosine(x: Tensor, y: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["n"])
-def _partition(table, mask, out, n, m, scale, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """log sum_j exp(table_ij * scale) of some rows of a sample, blocks of columns folded as they come."""
+def _partition(
+    table,
+    left,
+    right,
+    mask,
+    out,
+    n,
+    m,
+    scale,
+    SCALED: tl.constexpr,
+    MASKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """log sum_j exp(table_ij * scale) of some rows of a sample; with SCALED dot products become cosines in place."""
     sample = tl.program_id(1)
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.arange(0, BLOCK)
     base = table + sample.to(tl.int64) * n * m + i[:, None].to(tl.int64) * m
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
+    if SCALED:
+        factor = tl.load(left + sample * n + i, mask=i < n, other=0.0)
     for start in range(0, m, BLOCK):
         j = start + at
-        real = j < m
+        both = (i < n)[:, None] & (j < m)[None, :]
+        cosine = tl.load(base + j[None, :], mask=both, other=0.0)
+        if SCALED:
+            cosine *= factor[:, None] * tl.load(right + sample * m + j, mask=j < m, other=0.0)[None, :]
+            tl.store(base + j[None, :], cosine, mask=both)
         if MASKED:
-            real = real & (tl.load(mask + sample * m + j, mask=real, other=0) != 0)
-        both = (i < n)[:, None] & real[None, :]
-        logits = tl.where(both, tl.load(base + j[None, :], mask=both, other=0.0) * scale, float("-inf"))
+            both = both & (tl.load(mask + sample * m + j, mask=j < m, other=0) != 0)[None, :]
+        logits = tl.where(both, cosine * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, axis=1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         total = total * tl.exp(top - safe) + tl.sum(tl.exp(logits - safe[:, None]), axis=1)
@@ -115,22 +133,29 @@ def _partition(table, mask, out, n, m, scale, MASKED: tl.constexpr, ROWS: tl.con
     tl.store(out + sample * n + i, top + tl.log(total), mask=i < n)
 
 
-def row_partition(table: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """log sum_j exp(table_ij * scale) over columns in the mask: float32 (B, N, M), bool (B, M) -> (B, N)."""
+def row_partition(
+    table: Tensor, scale: float, mask: Tensor | None, factors: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """log sum_j exp(table_ij * scale) over columns in the mask: float32 (B, N, M), bool (B, M) -> (B, N).
+
+    A contiguous table of dot products with ``factors`` (see :func:`half_products`) is made one of cosines on the way.
+    """
     batch, n, m = table.shape
     table = table.contiguous()
     out = torch.empty(batch, n, dtype=torch.float32, device=table.device)
-    seen = table if mask is None else mask.contiguous().view(torch.uint8)
+    left, right = (table, table) if factors is None else factors
     block = min(2048, power_of_two(m, 16))
     tall = max(1, (512 if table.is_cuda else 4096) // block)
-    grid = (-(-n // tall), batch)
-    _partition[grid](
+    _partition[-(-n // tall), batch](
         table,
-        seen,
+        left,
+        right,
+        table if mask is None else mask.contiguous().view(torch.uint8),
         out,
         n,
         m,
         scale,
+        SCALED=factors is not None,
         MASKED=mask is not None,
         ROWS=tall,
         BLOCK=block,

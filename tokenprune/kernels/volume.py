@@ -54,6 +54,7 @@ def _volume(
     n,
     most,
     depth,
+    EVEN: tl.constexpr,
     REPEATS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     DEEP: tl.constexpr,
@@ -69,7 +70,7 @@ def _volume(
     left = tl.load(variance + at, mask=inside, other=0.0)
     least = tl.load(ridge + at, mask=inside, other=0.0)
     open_ = tl.load(available + at, mask=inside, other=0) != 0
-    count = tl.load(counts + row).to(tl.int32)
+    count = most if EVEN else tl.load(counts + row).to(tl.int32)
     table = cosine + row.to(tl.int64) * n * n
     factor += row.to(tl.int64) * (depth + most) * n
     out += row.to(tl.int64) * most
@@ -160,6 +161,7 @@ def greedy_volume(
     out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
     if most == 0:
         return out
+    even = min(counts) == most  # then no tensor of counts is needed
     programs, deep, block, warps = _shape(n, batch, cosine.device)
     factor = rows.new_empty(batch, depth + most, n)
     if depth:
@@ -172,13 +174,14 @@ def greedy_volume(
         ridge.contiguous(),
         factor,
         available.contiguous().view(torch.uint8),
-        constant(counts, cosine.device),
+        out if even else constant(counts, out.device),
         out,
         torch.empty(slots, dtype=torch.int64, device=cosine.device),
         torch.zeros(slots, dtype=torch.int32, device=cosine.device),
         n,
         most,
         depth,
+        EVEN=even,
         REPEATS=repeats,
         PROGRAMS=programs,
         DEEP=deep,

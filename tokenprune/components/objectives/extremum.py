@@ -24,11 +24,14 @@ __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelev
 
 @dataclass(frozen=True)
 class ExtremumState:
-    """A bonus per token, the pairwise table, and the extremum over the picks' columns (infinite before any pick)."""
+    """A bonus per token, the pairwise table, and the extremum over the picks' columns.
+
+    Infinite in rows without a pick; None before any pick.
+    """
 
     bonus: Tensor
     table: PairTable
-    extremum: Tensor
+    extremum: Tensor | None = None
 
 
 class ExtremumObjective(Objective):
@@ -49,20 +52,20 @@ class ExtremumObjective(Objective):
     def gain(self, bonus: Any, extremum: Any) -> Any:
         """Gain of candidates, elementwise, once something has been picked (tensors or NumPy numbers)."""
 
-    def before(self, bonus: Tensor, table: PairTable) -> ExtremumState:
-        """Return the state with no pick, in which gains are the bonus itself."""
-        return ExtremumState(bonus, table, torch.full_like(bonus, -math.inf if self.largest else math.inf))
-
     def gains(self, state: ExtremumState) -> Tensor:
         """The bonus before the first pick, the gain from then on."""
+        if state.extremum is None:
+            return state.bonus
         return torch.where(state.extremum.isinf(), state.bonus, self.gain(state.bonus, state.extremum))
 
     def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
         """Fold in the picked token's column, in rows that pick one."""
         column = self.entry(state.table.column(index.clamp_min(0)))
+        picked = index.unsqueeze(-1) >= 0
+        if state.extremum is None:
+            return replace(state, extremum=column.where(picked, -math.inf if self.largest else math.inf))
         fold = torch.maximum if self.largest else torch.minimum
-        extremum = torch.where(index.unsqueeze(-1) >= 0, fold(state.extremum, column), state.extremum)
-        return replace(state, extremum=extremum)
+        return replace(state, extremum=torch.where(picked, fold(state.extremum, column), state.extremum))
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
         """Options of a program over columns, where the table has entries for one and dtypes agree."""
@@ -126,7 +129,7 @@ class MaximalMarginalRelevance(ExtremumObjective):
 
     def start(self, features: Features, scores: Tensor) -> ExtremumState:
         """Relevance alone; the table waits until it is read."""
-        return self.before(self.lam * scores, DeferredTable(self.pairs, features))
+        return ExtremumState(self.lam * scores, DeferredTable(self.pairs, features))
 
     def entry(self, column: Tensor) -> Tensor:
         """Redundancy as it stands."""
@@ -178,7 +181,7 @@ class MaxMin(ExtremumObjective):
             distance.diagonal(rows.start, dim1=1, dim2=2).fill_(math.inf)
             nearest.append(distance.amin(-1))
         isolation = torch.cat(nearest, dim=1)
-        return self.before(isolation.masked_fill(isolation.isinf(), 0), table)
+        return ExtremumState(isolation.masked_fill(isolation.isinf(), 0), table)
 
     def entry(self, column: Tensor) -> Tensor:
         """Cosine distance."""
