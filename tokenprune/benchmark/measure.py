@@ -90,6 +90,7 @@ class Bench:
         found: dict[str, Any] = {}
         if strategy is None:
             found["encode_ms"] = self._time(lambda: observed(self.adapter, frozenset({"visual"}), self.inputs)).row
+            found |= self._stock_attention()
             return found | self._prefill(self.inputs["input_ids"].shape[1]) | self._generation()
         request = self._request(strategy, keep)
         found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs)).row
@@ -101,6 +102,21 @@ class Bench:
         if not isinstance(strategy, LayerSchedule):
             found |= self._prefill(run.history[-1].sequence_after)
         return found
+
+    def _stock_attention(self) -> dict[str, Any]:
+        """The encoder as salience methods usually run it: eager attention that returns every layer's map."""
+        pixels = self.inputs.get("pixel_values")
+        if pixels is None or not hasattr(self.adapter, "tower"):
+            return {}
+        tower = self.adapter.tower("image")
+        before = tower.config._attn_implementation
+        tower.config._attn_implementation = "eager"
+        try:
+            maps = self._time(lambda: tower(pixels, output_attentions=True, output_hidden_states=True)).row
+        finally:
+            tower.config._attn_implementation = before
+        alone = self._time(lambda: tower(pixels, output_hidden_states=True)).row
+        return {"encode_maps_ms": maps, "tower_ms": alone}
 
     def _prefill(self, length: int) -> dict[str, Any]:
         """The language model alone, on as many tokens; what is in them does not change the time."""

@@ -32,6 +32,10 @@ class _FixedLayer(StaticLayer):  # type: ignore[misc]
         self.values.index_copy_(2, self.place, value_states)
         return self.keys, self.values
 
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a prompt or a new token attends to, and the first of them."""
+        return (query_length if query_length > 1 else self.max_cache_len), 0
+
     def get_seq_length(self) -> int:
         """Nobody counts tokens here: masks and positions are given."""
         return 0

@@ -15,7 +15,7 @@ from tokenprune.attention_tap import implementation
 from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.compiled.programs import Backend, Program
-from tokenprune.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight, visible
+from tokenprune.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight
 from tokenprune.encoded import observed, pixels_in
 from tokenprune.errors import ConfigError, NotCompiledWarning, OptionTypeError, UnsupportedError, closest
 from tokenprune.models.base import Observation
@@ -461,10 +461,8 @@ def _cut(tokens: Tensor, stop: Tensor) -> Tensor:
 def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
     """Let the cache take its room outside of anything compiled or captured: it is made when first written to."""
     embeds = prompt.embeds[:, :2]
-    mask = torch.ones(len(embeds), 1, 2, 2, dtype=torch.bool, device=embeds.device)
     model(
         inputs_embeds=embeds,
-        attention_mask=visible(model.config, mask, embeds.dtype),
         position_ids=prompt.positions[0, :, :2] if len(prompt.positions) == 1 else prompt.positions[:, :, :2],
         past_key_values=cache,
         use_cache=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from tokenprune.features import Grid
 from tokenprune.models.base import Observation
 from tokenprune.units import Member, Request, read_batch
 
-__all__ = ["Plan", "plan_prompts", "round_up", "sizes_only"]
+__all__ = ["NOWHERE", "Plan", "plan_prompts", "round_up", "sizes_only"]
+
+NOWHERE: Final = 2**31 - 1
+"""Place of what is padding: behind everything."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,10 @@ class Plan:
     ----------
     tensors : dict of str to Tensor
         ``stay_ids``, ``stay_visual``, ``stay_places`` int64 (B, F): id of a token that stays, its place among the
-        visual tokens (-1 where it is text), its place in the prompt (-1 as padding). ``stay_positions`` (R, B, F) and
-        ``unit_positions`` (R, U, N): position ids. ``unit_visual`` (U, N): places among the visual tokens.
-        ``unit_places`` (U, N): in the prompt. ``unit_mask`` bool (U, N), where units differ in size. ``rows``
-        (B, u): units of each prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
+        visual tokens (-1 where it is text), its place in the prompt (``NOWHERE`` as padding). ``unit_visual``,
+        ``unit_places`` (U, N): the same places of prunable tokens. ``stay_positions`` (R, B, F), ``unit_positions``
+        (R, U, N): position ids. ``unit_mask`` bool (U, N), where units differ in size. ``rows`` (B, u): units of each
+        prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
     members : tuple of tuple of Member
         What each unit consists of.
     grid : Grid or None
@@ -115,7 +118,7 @@ def plan_prompts(
     longest = int(stay.sum(1).max())
     width = round_up(longest + most * slots, bucket) - most * slots
     places = _aligned([row.nonzero().flatten() for row in stay], width)
-    here = places.clamp_min(0)
+    here = places.masked_fill(places == NOWHERE, 0)
     positions = inputs.get("position_ids")
     positions = adapter.position_ids(inputs, mask) if positions is None else positions
     positions = positions.view(-1, *positions.shape[-2:]).expand(-1, len(ids), -1)
@@ -156,10 +159,10 @@ def _visual_places(request: Request, ids: Tensor, sizes: Observation) -> Tensor:
 
 
 def _aligned(rows: list[Tensor], width: int) -> Tensor:
-    """Stack, with -1 in front of shorter rows."""
-    out = torch.full((len(rows), width), -1)
+    """Stack, shorter rows padded behind."""
+    out = torch.full((len(rows), width), NOWHERE)
     for target, row in zip(out, rows, strict=True):
-        target[width - len(row) :] = row
+        target[: len(row)] = row
     return out
 
 

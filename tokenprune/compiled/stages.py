@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.attention_tap import implementation
-from tokenprune.compiled.plan import Plan
+from tokenprune.compiled.plan import NOWHERE, Plan
 from tokenprune.encoded import Encoded, deepstack_of, tokens_of
 from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation
@@ -53,7 +53,7 @@ def _recalled(sizes: Observation, given: Mapping[str, Tensor]) -> Observation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Pruned prompts, left-padded to one length L.
+    """Pruned prompts, padded behind their ends to one length L: under a causal mask nobody looks there.
 
     Attributes
     ----------
@@ -118,15 +118,13 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
         sequence = selection.sequence
         chosen = gather_tokens(visual, sequence) if made is None else made.to(visual.dtype)
     # kept tokens stand where kept tokens of their unit stood, in the order of the sequence
-    seats = given["unit_places"].gather(1, sequence.clamp_min(0)).masked_fill(sequence < 0, -1).sort(1).values
-    # padding has gone to the front: so have the tokens that belong to it
-    sequence, chosen = _padding_first(sequence, chosen)
+    sequence, chosen = _padding_last(sequence, chosen)
+    seats = given["unit_places"].gather(1, sequence.clamp_min(0)).masked_fill(sequence < 0, NOWHERE).sort(1).values
     rows = given["rows"]
-    here = (rows >= 0).unsqueeze(-1)
-    seats = seats[rows.clamp_min(0)].where(here, -1).flatten(1)
+    seats = seats[rows.clamp_min(0)].where((rows >= 0).unsqueeze(-1), NOWHERE).flatten(1)
     places = torch.cat([given["stay_places"], seats], 1)
     order = places.argsort(dim=1, stable=True)
-    mask = places.gather(1, order) >= 0
+    mask = places.gather(1, order) < NOWHERE
 
     stays = embed(given["stay_ids"])
     fixed = given["stay_visual"]
@@ -153,8 +151,8 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
     return Prompt(embeds, mask, _positions(old, mask, request.positions), tuple(deepstack), selection)
 
 
-def _padding_first(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    order = (sequence >= 0).to(torch.int8).argsort(dim=1, stable=True)
+def _padding_last(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    order = (sequence < 0).to(torch.int8).argsort(dim=1, stable=True)
     return sequence.gather(1, order), tokens.gather(1, order.unsqueeze(-1).expand_as(tokens))
 
 
@@ -182,23 +180,19 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tenso
     head = adapter.model.get_output_embeddings()
 
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Tensor:
-        length = mask.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        own = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding looks at itself, not at nothing
-        seen = (causal & mask.unsqueeze(1) | own).unsqueeze(1)
         extra: dict[str, Any] = {}
         if deepstack:
             extra = {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
         with dense_deepstack(model):
             hidden = model(
                 inputs_embeds=embeds,
-                attention_mask=visible(model.config, seen, embeds.dtype),
                 position_ids=positions[0] if len(positions) == 1 else positions,
                 past_key_values=cache,
                 use_cache=True,
                 **extra,
             ).last_hidden_state
-        logits: Tensor = head(hidden[:, -1])
+        last = (mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        logits: Tensor = head(hidden.gather(1, last)[:, 0])
         return logits
 
     return prefill
