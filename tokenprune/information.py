@@ -41,6 +41,10 @@ def unit_norm(x: Tensor) -> Tensor:
     Tensor, (..., d), float32 or float64
     """
     x = working_precision(x)
+    if x.dtype == torch.float64 and usable(x):
+        from tokenprune.kernels.similarity import unit_rows  # needs Triton
+
+        return unit_rows(x)
     # dividing by the largest entry first keeps the squares of huge or tiny vectors inside the range
     scale = x.abs().amax(-1, keepdim=True)
     x = x / torch.where(scale > 0, scale, 1.0)

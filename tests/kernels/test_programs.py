@@ -23,9 +23,10 @@ from tokenprune.components.objectives import (
     MeanDispersion,
     PMICoverage,
 )
-from tokenprune.components.scorers import PMI
+from tokenprune.components.scorers import PMI, ConditionedRelevance
 from tokenprune.components.selectors import Greedy
 from tokenprune.errors import DegenerateRelevanceWarning
+from tokenprune.information import unit_norm
 from tokenprune.kernels import bipartite, columns, coverage, volume
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -149,7 +150,7 @@ def pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @given(case=problems())
-@examples(3)
+@examples(2)
 def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pick_the_same(name, case, device, monkeypatch)
 
@@ -171,7 +172,7 @@ def test_there_is_a_program(name: str, device: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_longer_rows(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 150 if device == "cuda" else 48
+    n = 150 if device == "cuda" else 32
     asked = made(3, 2, n, 24, torch.float32, device, (n // 4, n // 5), copies=n // 5)
     assert rows(ran(OBJECTIVES[name], asked)) == rows(plain(OBJECTIVES[name], asked, monkeypatch))
 
@@ -218,7 +219,7 @@ def rounds_leave_the_same(case: dict[str, Any], rate: int, device: str, monkeypa
 
 
 @given(case=problems(), rate=st.integers(1, 9))
-@examples(4)
+@examples(3)
 def test_rounds_leave_the_same(case: dict[str, Any], rate: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds_leave_the_same(case, rate, device, monkeypatch)
 
@@ -234,11 +235,11 @@ def test_rounds_leave_the_same_often(
 
 @pytest.mark.parametrize("programs", SHARED)
 def test_rounds_of_longer_lists(programs: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 400 if device == "cuda" else 30
+    n = 400 if device == "cuda" else 24
     asked = made(13, 3, n, 6, torch.float16, device, (7, 1, n // 2), copies=n // 4)
     part = dedup.BipartiteDedup()
     want = rows(rounds(part, asked, monkeypatch))
-    for tall, block in ((16, 16), (4, 64)):
+    for tall, block in ((4, 16), (16, 64)) if device == "cuda" else ((4, 16),):
         monkeypatch.setattr(bipartite, "_shape", lambda *_, shape=(programs, tall, block, 4): shape)
         assert rows(part.select(asked)) == want
 
@@ -246,20 +247,17 @@ def test_rounds_of_longer_lists(programs: int, device: str, monkeypatch: pytest.
 TEXTS = {"words": 5, "a long prompt": 140, "one word": 1, "the same word": 4, "nothing": 3}
 
 
-HALF = ("words", "the same word")
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("prompt", "dtype"),
-    [(name, torch.float32) for name in TEXTS] + [(name, t) for name in HALF for t in DTYPES[1:3]],
+    [(name, torch.float32) for name in TEXTS] + [("words", torch.float16), ("words", torch.bfloat16)],
 )
 def test_relevance_is_that_of_tensors(
     prompt: str, dtype: torch.dtype, masked: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = torch.Generator().manual_seed(len(prompt))
     # norms of half-precision tokens are a program a token
-    batch, n, m = 2, 600 if dtype == torch.float32 else 12, TEXTS[prompt]
+    batch, n, m = 2, 100 if dtype == torch.float32 else 8, TEXTS[prompt]
     visual, text = torch.randn(batch, n, 6, generator=draw), torch.randn(batch, m, 6, generator=draw)
     if prompt == "the same word":
         text[1] = text[1, :1]
@@ -273,10 +271,24 @@ def test_relevance_is_that_of_tensors(
     f = tp.Features(visual.to(device, dtype), text.to(device, dtype), check=False, **known)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateRelevanceWarning)
-        for tau in (0.1, 0.02):
-            score = PMI(normalizers.Softmax(tau)).score
-            got = score(f).masked_fill(~f.valid(), 0)
+        for scorer, rounding in (
+            (PMI(), 2e-5),
+            (PMI(normalizers.Softmax(0.02)), 1e-4),
+            (ConditionedRelevance(), 2e-5),
+            (ConditionedRelevance(-1), 2e-5),
+        ):
+            got = scorer.score(f).masked_fill(~f.valid(), 0)
             with monkeypatch.context() as patch:
                 patch.setenv("TOKENPRUNE_KERNELS", "0")
-                want = score(f).masked_fill(~f.valid(), 0)
-            torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6 / tau)
+                want = scorer.score(f).masked_fill(~f.valid(), 0)
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=rounding)
+
+
+def test_unit_rows_are_those_of_tensors(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 9, 37, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x *= torch.logspace(-200, 200, 9, dtype=torch.float64).unsqueeze(-1)
+    x[1, 3] = 0
+    got = unit_norm(x.to(device))
+    monkeypatch.setenv("TOKENPRUNE_KERNELS", "0")
+    torch.testing.assert_close(got, unit_norm(x.to(device)), rtol=1e-14, atol=0)
+    assert got[1, 3].tolist() == [0] * 37

@@ -102,17 +102,14 @@ class PMI(Scorer):
         return self._unless_degenerate(scores, similarity, features)
 
     def _by_program(self, features: Features) -> Tensor:
-        from tokenprune.kernels.similarity import half_products, pmi_relevance  # needs Triton
+        from tokenprune.kernels.similarity import pmi_relevance, products  # needs Triton
 
         assert isinstance(self.normalizer, Softmax)
         visual, text = features.visual, features.text
         if text.shape[1] == 1 < features.n_visual:
             _warn_degenerate(list(range(features.batch)))
-        known = (1 / self.normalizer.tau, features.visual_mask, features.text_mask)
-        if visual.dtype == text.dtype != torch.float32:
-            table, rows, columns = half_products(visual, text)
-            return pmi_relevance(table, *known, factors=(rows, columns))
-        return pmi_relevance(cosine_similarity(visual, text), *known)
+        known = products(visual, text)
+        return pmi_relevance(*known, 1 / self.normalizer.tau, features.visual_mask, features.text_mask)
 
     def _unless_degenerate(self, scores: Tensor, similarity: Tensor, features: Features) -> Tensor:
         valid = features.valid()
@@ -203,13 +200,15 @@ class ConditionedRelevance(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Relevance from 1e-6 to 1, over the range, (B, N); constant rows are 1e-6 throughout."""
-        if all(name in features for name in self.prefers):
-            sign = -1 if self.sign is None else self.sign
-            cosine = cosine_similarity(features["joint_visual"], features["joint_text"]).mean(-1)
-        else:
-            sign = 1 if self.sign is None else self.sign
-            cosine = Mean()(cosine_similarity(features.visual, features.text), mask=features.text_mask)
-        relevance = sign * cosine
+        joint = all(name in features for name in self.prefers)
+        sign = (-1 if joint else 1) if self.sign is None else self.sign
+        visual, text = (features["joint_visual"], features["joint_text"]) if joint else (features.visual, features.text)
+        mask = None if joint else features.text_mask
+        if self.over == "row" and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
+            from tokenprune.kernels.similarity import products, text_quality  # needs Triton
+
+            return text_quality(*products(visual, text), sign, features.visual_mask, mask)
+        relevance = sign * Mean()(cosine_similarity(visual, text), mask=mask)
         valid = features.valid()
         lowest = relevance.where(valid, torch.inf).amin(1, keepdim=True)
         highest = relevance.where(valid, -torch.inf).amax(1, keepdim=True)

@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenprune.information import cosine_similarity
 from tokenprune.kernels import power_of_two
 
-__all__ = ["half_cosine", "half_products", "pmi_relevance", "row_partition"]
+__all__ = ["half_cosine", "half_products", "pmi_relevance", "products", "row_partition", "text_quality", "unit_rows"]
 
 
 @triton.jit
@@ -183,6 +184,46 @@ def _real(mask, at, size, MASKED: tl.constexpr):
     return inside
 
 
+@triton.jit
+def _unit(x, out, width, BLOCK: tl.constexpr):
+    """A row over its largest entry, and that over its norm, in float64; zeros stay zeros."""
+    row = tl.program_id(0).to(tl.int64) * width
+    at = tl.arange(0, BLOCK)
+    most = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, width, BLOCK):
+        most = tl.maximum(most, tl.abs(tl.load(x + row + start + at, mask=start + at < width, other=0.0)))
+    top = tl.max(most, axis=0)
+    top = tl.where(top > 0, top, 1.0)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, width, BLOCK):
+        part = tl.load(x + row + start + at, mask=start + at < width, other=0.0) / top
+        total += part * part
+    norm = tl.sqrt(tl.sum(total, axis=0))
+    norm = tl.where(norm > 0, norm, 1.0)
+    for start in range(0, width, BLOCK):
+        inside = start + at < width
+        part = tl.load(x + row + start + at, mask=inside, other=0.0) / top
+        tl.store(out + row + start + at, part / norm, mask=inside)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of float64 tokens scaled to norm 1, zeros left alone: (..., d) -> (..., d)."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    block = min(1024, power_of_two(width, 16))
+    _unit[x.numel() // width,](x, out, width, BLOCK=block, num_warps=4)
+    return out
+
+
+def products(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Dot products and factors (see :func:`half_products`) of half-precision tokens; of others cosines and None."""
+    if x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16):
+        table, rows, columns = half_products(x, y)
+        return table, (rows, columns)
+    return cosine_similarity(x, y).contiguous(), None
+
+
 @triton.jit(do_not_specialize=["n", "m"])
 def _relevance(
     table,
@@ -295,10 +336,10 @@ def _relevance(
 
 def pmi_relevance(
     table: Tensor,
+    factors: tuple[Tensor, Tensor] | None,
     scale: float,
     visual_mask: Tensor | None,
     text_mask: Tensor | None,
-    factors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Largest PMI of each visual token under a softmax and a uniform prior, with the fallbacks of the scorer ``pmi``.
 
@@ -306,13 +347,11 @@ def pmi_relevance(
 
     Parameters
     ----------
-    table : float32 Tensor, (B, N, T)
-        Cosines, or dot products where there are ``factors``.
+    table, factors
+        As :func:`products` returns them, (B, N, T) and so on.
     scale : float
         1 / temperature.
     visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
-    factors : tuple of float32 Tensor, (B * N,) and (B * T,), optional
-        What rows and columns of dot products are multiplied by, see :func:`half_products`.
 
     Returns
     -------
@@ -320,7 +359,6 @@ def pmi_relevance(
         Equal to that of tensor operations up to the rounding of exponentials and logarithms (some 1e-6).
     """
     batch, n, m = table.shape
-    table = table.contiguous()
     left, right = (table, table) if factors is None else factors
     score = torch.empty(batch, n, dtype=torch.float32, device=table.device)
     scratch = torch.empty(3, batch, max(n, m), dtype=torch.float32, device=table.device)
@@ -345,3 +383,100 @@ def pmi_relevance(
         num_warps=16,
     )
     return score
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def _quality(
+    table,
+    left,
+    right,
+    visual,
+    text,
+    out,
+    n,
+    m,
+    sign,
+    SCALED: tl.constexpr,
+    VISUAL: tl.constexpr,
+    TEXT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0)
+    table += sample.to(tl.int64) * n * m
+    left += sample * n
+    right += sample * m
+    visual += sample * n
+    text += sample * m
+    out += sample * n
+    r = tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    lowest = float("inf")
+    highest = float("-inf")
+    for start in range(0, n, ROWS):
+        i = start + r
+        total = tl.zeros((ROWS,), tl.float32)
+        words = tl.zeros((), tl.int32)
+        for first in range(0, m, BLOCK):
+            real = _real(text, first + c, m, TEXT)
+            both = (i < n)[:, None] & real[None, :]
+            cosine = _cosines(table, left, right, i, first + c, n, m, both, SCALED)
+            total += tl.sum(tl.where(both, cosine, 0.0), axis=1)
+            words += tl.sum(real.to(tl.int32), axis=0)
+        mean = sign * tl.math.div_rn(total, words.to(tl.float32) + tl.zeros_like(total))
+        tl.store(out + i, mean, mask=i < n)
+        real = _real(visual, i, n, VISUAL)
+        highest = tl.maximum(highest, tl.max(tl.where(real, mean, float("-inf")), axis=0))
+        lowest = tl.minimum(lowest, tl.min(tl.where(real, mean, float("inf")), axis=0))
+    tl.debug_barrier()
+    span = highest - lowest
+    span = tl.where(span > 0, span, 1.0)
+    for start in range(0, n, ROWS):
+        i = start + r
+        rise = tl.load(out + i, mask=i < n, other=0.0, volatile=True) - lowest + 1e-6
+        tl.store(out + i, tl.math.div_rn(rise, span + tl.zeros_like(rise)), mask=i < n)
+
+
+def text_quality(
+    table: Tensor,
+    factors: tuple[Tensor, Tensor] | None,
+    sign: int,
+    visual_mask: Tensor | None,
+    text_mask: Tensor | None,
+) -> Tensor:
+    """Mean cosine of each visual token to the text times ``sign``, less the smallest, plus 1e-6, over the range.
+
+    Parameters
+    ----------
+    table, factors
+        As :func:`products` returns them, (B, N, T) and so on.
+    sign : int
+    visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
+
+    Returns
+    -------
+    float32 Tensor, (B, N)
+        Equal to that of tensor operations up to the order of addition.
+    """
+    batch, n, m = table.shape
+    left, right = (table, table) if factors is None else factors
+    out = torch.empty(batch, n, dtype=torch.float32, device=table.device)
+    block = min(128, power_of_two(m, 16))
+    _quality[batch,](
+        table,
+        left,
+        right,
+        table if visual_mask is None else visual_mask.contiguous().view(torch.uint8),
+        table if text_mask is None else text_mask.contiguous().view(torch.uint8),
+        out,
+        n,
+        m,
+        float(sign),
+        SCALED=factors is not None,
+        VISUAL=visual_mask is not None,
+        TEXT=text_mask is not None,
+        ROWS=min(8192 // block, power_of_two(n, 16)),
+        BLOCK=block,
+        num_warps=16,
+    )
+    return out

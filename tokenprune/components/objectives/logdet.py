@@ -20,12 +20,16 @@ LEAST_QUALITY = 1e-6
 
 @dataclass(frozen=True)
 class _VolumeState:
-    """Quality (B, N), cosine table, rows of the Cholesky factor so far (B, t, N), conditional variances (B, N)."""
+    """Quality (B, N), cosine table, rows of the Cholesky factor so far (B, t, N), conditional variances (B, N).
+
+    No variance lies below ``least`` (B, N), the ridge's share of it, whatever rounding says.
+    """
 
     quality: Tensor
     table: CosineTable
     rows: Tensor
     variance: Tensor
+    least: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ class LogDeterminant(Objective):
         """Variances with nothing picked: q_i^2 (s_ii + ridge)."""
         table = CosineTable(features[self.signal].double())
         quality = scores.double().clamp_min(LEAST_QUALITY)
-        variance = quality.square() * (table.unit.square().sum(-1) + self.ridge)
-        return _VolumeState(quality, table, variance.new_empty(len(variance), 0, variance.shape[1]), variance)
+        square = quality.square()
+        variance = square * (table.unit.square().sum(-1) + self.ridge)
+        none = variance.new_empty(len(variance), 0, variance.shape[1])
+        return _VolumeState(quality, table, none, variance, self.ridge * square)
 
     def gains(self, state: _VolumeState) -> Tensor:
         """Log of the conditional variances."""
@@ -80,8 +86,7 @@ class LogDeterminant(Objective):
         at_pick = state.rows.gather(2, pick.unsqueeze(1).expand(-1, state.rows.shape[1], 1))
         row = (kernel - (state.rows * at_pick).sum(1)) / state.variance.gather(1, pick).sqrt()
         row = torch.where((index >= 0).unsqueeze(-1), row, 0.0)
-        # no variance lies below the ridge's share of it, whatever rounding says
-        variance = (state.variance - row.square()).clamp_min(self.ridge * state.quality.square())
+        variance = torch.maximum(state.variance - row.square(), state.least)
         return replace(state, rows=torch.cat([state.rows, row.unsqueeze(1)], dim=1), variance=variance)
 
     def run(self, state: _VolumeState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
@@ -90,6 +95,5 @@ class LogDeterminant(Objective):
             return None
         from tokenprune.kernels.volume import greedy_volume  # needs Triton
 
-        ridge = self.ridge * state.quality.square()
-        known = (state.table.gram, state.quality, state.variance, ridge, state.rows)
+        known = (state.table.gram, state.quality, state.variance, state.least, state.rows)
         return greedy_volume(*known, available, counts, repeats=repeats)
