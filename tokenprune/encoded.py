@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import UnsupportedError
-from tokenprune.models.base import MODALITIES, ModelAdapter, Observation, adapter_for
+from tokenprune.models.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
 
 __all__ = ["Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
 
@@ -25,7 +25,8 @@ def tokens_of(output: Any) -> Tensor:
 
 def deepstack_of(output: Any) -> list[Tensor]:
     """What goes into later layers of the language model, one (M, d) for each of them; empty for most families."""
-    return [torch.cat(list(layer)) for layer in getattr(output, "deepstack_features", None) or ()]
+    layers = getattr(output, "deepstack_features", None) or ()
+    return [layer if isinstance(layer, Tensor) else torch.cat(list(layer)) for layer in layers]
 
 
 def packed(output: Any, sizes: Sequence[int], tokens: Tensor, deepstack: Sequence[Tensor] = ()) -> Any:
@@ -89,10 +90,6 @@ def takes_encoded(model: Any) -> bool:
 def pixels_in(inputs: Mapping[str, Any]) -> list[str]:
     """Modalities whose pixels are among a processor's outputs."""
     return [modality for modality in MODALITIES if any(inputs.get(name) is not None for name in PIXELS[modality])]
-
-
-PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
-"""Names under which processors return pixels."""
 
 
 def without_vision(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class Seen:
     sizes: Observation
     key: Key
 
+    @property
+    def whole(self) -> bool:
+        """Whether every placeholder has its token here; some models add tokens later, when they build the prompt."""
+        return len(self.given["tokens"]) == sum(b.size for blocks in self.sizes.blocks.values() for b in blocks)
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -193,7 +198,12 @@ class Compiled:
         new = _new_tokens(config, max_new_tokens)
         # to the host before the encoder starts: the copy would wait for it
         tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
-        prompt = self.select(self.encode(**tensors), **tensors)
+        seen = self.encode(**tensors)
+        if not seen.whole:
+            self.obstacle = "this model adds visual tokens after its encoder has run"
+            _warn(f"{self.obstacle}: generate attaches and runs the plain way")
+            return self._plainly(max_new_tokens, inputs)
+        prompt = self.select(seen, **tensors)
         if prompt is None:
             _warn("the prompts show nothing: this call runs the plain way")
             return self._plainly(max_new_tokens, inputs)

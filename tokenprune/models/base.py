@@ -19,10 +19,16 @@ from tokenprune.models.encoder_attention import Readings
 from tokenprune.registry import registry
 from tokenprune.splice import Splice
 
-__all__ = ["MODALITIES", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in"]
+__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in"]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
+
+PIXELS: Mapping[str, tuple[str, ...]] = {
+    "image": ("pixel_values", "pixel_values_images"),
+    "video": ("pixel_values_videos",),
+}
+"""Names under which processors return pixels."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +193,18 @@ class ModelAdapter(ABC):
 
     def encode(self, modality: str, **inputs: Any) -> Any:
         """Run the vision side alone and return what ``forward`` accepts as ``mm_encoder_outputs[modality]``."""
-        return getattr(self.core, f"get_{modality}_features")(**inputs, return_dict=True)
+        encoder = getattr(self.core, f"get_{modality}_features")
+        accepted = inspect.signature(encoder).parameters
+        # some functions for videos call their pixels pixel_values
+        named = ["pixel_values" if name in PIXELS[modality] and name not in accepted else name for name in inputs]
+        return encoder(**dict(zip(named, inputs.values(), strict=True)), return_dict=True)
 
     def vision_inputs(self, modality: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a processor's outputs that the vision side takes."""
         encoder = getattr(self.core, f"get_{modality}_features", None)
-        accepted = () if encoder is None else inspect.signature(encoder).parameters
-        return {name: value for name, value in inputs.items() if name in accepted and name != "kwargs"}
+        accepted = set() if encoder is None else set(inspect.signature(encoder).parameters) - {"kwargs"}
+        accepted = accepted.difference(*PIXELS.values()) | {name for name in PIXELS[modality] if encoder is not None}
+        return {name: value for name, value in inputs.items() if name in accepted}
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
