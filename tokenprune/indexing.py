@@ -29,7 +29,7 @@ def _copied(values: tuple[int, ...], device: torch.device) -> Tensor:
 def as_mask(indices: Tensor, n: int) -> Tensor:
     """Bool (B, n), True at the positions in ``indices`` (B, K); -1 is padding."""
     marked = torch.zeros(indices.shape[0], n + 1, dtype=torch.bool, device=indices.device)
-    marked.scatter_(1, indices.where(indices >= 0, n), True)
+    marked.scatter_(1, indices % (n + 1), True)  # -1 becomes n
     return marked[:, :n]
 
 

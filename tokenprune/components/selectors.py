@@ -256,6 +256,8 @@ class TwoStage(Selector):
             sizes=tuple(n - f for n, f in zip(problem.size(), first, strict=True)),
         )
         filled = self.fill.select(rest)
+        if not any(reserved) and len(set(first)) == 1:
+            return torch.cat([salient, filled], dim=1)  # no padding comes before a pick
         held = top_k(torch.zeros_like(scores), reserved, _without(rest.available, filled))
         return left_aligned(torch.cat([salient, filled, held], dim=1))[:, : max(problem.counts)]
 

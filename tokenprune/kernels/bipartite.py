@@ -43,14 +43,15 @@ def _rounds(
     width,
     most,
     rate,
+    EVEN: tl.constexpr,
     PROGRAMS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     row = tl.program_id(1)
-    left = tl.load(sizes + row).to(tl.int32)
-    count = tl.load(counts + row).to(tl.int32)
+    left = width if EVEN else tl.load(sizes + row).to(tl.int32)
+    count = most if EVEN else tl.load(counts + row).to(tl.int32)
     table = cosine + row.to(tl.int64) * n * n
     # two lists, written in turn
     here = lists + row.to(tl.int64) * 2 * width
@@ -151,20 +152,22 @@ def bipartite_rounds(
     if most == 0:
         return out
     programs, tall, block, warps = _shape(width, batch, device)
+    even = min(counts) == most and min(sizes) == width  # then no tensors of them are needed
     lists = places.unsqueeze(1).repeat(1, 2, 1)
     shared = programs > 1
     _rounds[programs, batch](
         cosine.contiguous(),
         lists,
         cosine.new_empty(batch, width),
-        constant(sizes, device),
-        constant(counts, device),
+        out if even else constant(sizes, device),
+        out if even else constant(counts, device),
         out,
         torch.zeros(batch, dtype=torch.int32, device=device) if shared else out,
         cosine.shape[1],
         width,
         most,
         rate,
+        EVEN=even,
         PROGRAMS=programs,
         ROWS=tall,
         BLOCK=block,
