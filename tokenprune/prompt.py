@@ -33,11 +33,14 @@ class Scaffold:
         Between the image and the question.
     tail : tuple of int
         After the question: the role word of the answer.
+    special : frozenset of int
+        Tokens that the tokenizer calls special: nobody's words, wherever they stand (around tiles, before rows).
     """
 
     head: tuple[int, ...] = ()
     joint: tuple[int, ...] = ()
     tail: tuple[int, ...] = ()
+    special: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, processor: Any, image_token_ids: Sequence[int]) -> Scaffold | None:
@@ -60,7 +63,10 @@ class Scaffold:
         suffix = _shared(a[prefix:][::-1], b[prefix:][::-1])
         images = [i for i, t in enumerate(a[:prefix]) if t in image_token_ids]
         first, last = (images[0], images[-1] + 1) if images else (prefix, prefix)
-        return cls(tuple(a[:first]), tuple(a[last:prefix]), tuple(a[len(a) - suffix :]))
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        special -= {tokenizer.unk_token_id}  # a word that the tokenizer does not know is the user's all the same
+        return cls(tuple(a[:first]), tuple(a[last:prefix]), tuple(a[len(a) - suffix :]), frozenset(special))
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
@@ -110,7 +116,8 @@ def prompt_text(
     plain = mask & ~images
     if text == "all":
         return plain
-    plain = plain & ~torch.isin(input_ids, torch.tensor(sorted(special_ids), device=input_ids.device))
+    nobodys = sorted(special_ids if scaffold is None else special_ids | scaffold.special)
+    plain = plain & ~torch.isin(input_ids, torch.tensor(nobodys, device=input_ids.device))
     if scaffold is not None:
         return torch.stack([_without(scaffold, *row) for row in zip(input_ids, mask, images, plain, strict=True)])
     after = plain & (images.cumsum(1) > 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,13 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    model: Annotated[str, typer.Option(help="'tiny', 'embedded', a folder or a hub id.")] = "tiny",
+    model: Annotated[str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', a folder or a hub id.")] = "tiny",
     strategy: Annotated[
         list[str] | None, typer.Option(help="Strategy to try; may be repeated. All by default.")
     ] = None,
-    keep: Annotated[int, typer.Option(help="Visual tokens kept of each image.")] = 64,
+    keep: Annotated[
+        int | None, typer.Option(help="Visual tokens kept of each image; 64, or a quarter if one has no more.")
+    ] = None,
     question: Annotated[str, typer.Option(help="What is asked about the picture.")] = "what color is the dog ?",
     image: Annotated[str | None, typer.Option(help="A picture; painted rectangles by default.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
@@ -40,12 +42,13 @@ def doctor(
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
     names = strategy or usable_strategies(adapter_for(loaded))
-    found = [examine(loaded, processor, name, keep, inputs) for name in names]
+    budget = _usual_budget(loaded, inputs) if keep is None else keep
+    found = [examine(loaded, processor, name, budget, inputs) for name in names]
     if as_json:
         typer.echo(json.dumps({"model": model, "examinations": [f.as_dict() for f in found]}, indent=1))
     else:
-        if model == "tiny":
-            typer.echo("model 'tiny' has random weights: it proves that pruning is wired up, not that it is any good")
+        if model.partition(":")[0] == "tiny":
+            typer.echo(f"model {model!r} has random weights: it proves that pruning is wired up, not that it is good")
         table = Table(
             "strategy", "visual tokens", "layers x tokens", "per layer", "sequence", "answer changes logits by", "laws"
         )
@@ -65,6 +68,17 @@ def doctor(
         Console(width=None if Console().is_terminal else 160).print(table)
     if not all(f.healthy for f in found):
         raise typer.Exit(1)
+
+
+def _usual_budget(model: Any, inputs: Any) -> int | float:
+    """64 tokens of each image, or a quarter where an image (or tile, where tiles stand apart) has no more."""
+    import torch
+
+    from tokenprune.session import attach
+
+    with torch.no_grad(), attach(model, "random", 1.0) as run:
+        model(**inputs)
+    return 64 if min(len(places) for places in run.history[-1].places) > 64 else 0.25
 
 
 def _runs(counts: Sequence[int]) -> str:

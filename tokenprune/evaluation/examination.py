@@ -84,7 +84,8 @@ def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequ
         message = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     processor.tokenizer.padding_side = "left"
-    return processor(images=list(images), text=texts, padding=len(texts) > 1, return_tensors="pt")
+    # one list a prompt: some processors take a flat list for the images of the first one
+    return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
 
 
 def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill, positions: Positions = "keep") -> Tensor:

@@ -22,10 +22,10 @@ def default_model() -> str:
 
 def notes_on(model: str) -> list[str]:
     """What a reader of results on this model must know first."""
-    if model == "tiny":
+    if model.partition(":")[0] == "tiny":
         return [
-            "Model 'tiny' has random weights: its answers are noise and accuracy says nothing. What the table shows "
-            "is that everything runs, what it costs, and how often pruning changes what the model says ('as full')."
+            f"Model {model!r} has random weights: its answers are noise and accuracy says nothing. The table "
+            "shows that everything runs, what it costs, and how often pruning changes what the model says ('as full')."
         ]
     return []
 

@@ -14,8 +14,12 @@ from tokenprune.models.base import adapter_for
 
 __all__ = ["BUILT_IN", "DTYPES", "load_model"]
 
-BUILT_IN = ("tiny", "embedded")
-"""``tiny``: random weights, built in code. ``embedded``: the small trained model among the package data."""
+BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
+"""``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
+model of any family (``tiny:qwen2_5_vl``). ``embedded``: the small trained model among the package data."""
+
+TINY = "tiny:"
+"""Before the model type of a tiny model."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,7 +32,7 @@ def load_model(
     Parameters
     ----------
     name : str
-        One of :data:`BUILT_IN`, a folder saved by ``save_pretrained``, or a hub id.
+        One of :data:`BUILT_IN`, as ``tiny`` or ``tiny:gemma3``; a folder saved by ``save_pretrained``, or a hub id.
     device : str, default "cpu"
     dtype : str, default "float32"
         One of :data:`DTYPES`.
@@ -44,6 +48,8 @@ def load_model(
     ------
     UnsupportedError
         Nothing by that name can be loaded, or its model type has no adapter.
+    UnknownNameError
+        No tiny model of that type; names those most like it.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
@@ -55,6 +61,11 @@ def load_model(
         from tokenprune.testing.tiny import tiny_llava, tiny_processor
 
         model, processor = tiny_llava(side=24), tiny_processor(side=24)
+    elif name.startswith(TINY):
+        from tokenprune.testing.tiny import tiny_model, tiny_processor
+
+        model_type = name.removeprefix(TINY)
+        model, processor = tiny_model(model_type), tiny_processor(model_type)
     elif name == "embedded" and importlib.util.find_spec("tokenprune.embedded") is not None:
         model, processor = importlib.import_module("tokenprune.embedded").load(device, DTYPES[dtype])
     else:

@@ -11,9 +11,16 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from tokenprune.errors import UnknownNameError, closest
-from tokenprune.testing.tiny.family import KINDS, Family, Kind, build_inputs, build_model
-from tokenprune.testing.tiny.llava import LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, VIDEO_LLAVA, tiny_llava, tiny_processor
+from tokenprune.errors import ConfigError, UnknownNameError, closest
+from tokenprune.testing.tiny.family import KINDS, Family, Kind, build_inputs, build_model, build_processor
+from tokenprune.testing.tiny.llava import (
+    LLAVA,
+    LLAVA_NEXT,
+    LLAVA_ONEVISION,
+    VIDEO_LLAVA,
+    tiny_llava,
+    tiny_llava_processor,
+)
 from tokenprune.testing.tiny.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from tokenprune.testing.tiny.tiles import GEMMA3, IDEFICS3, INTERNVL, SMOLVLM
 from tokenprune.testing.tiny.words import picture
@@ -98,3 +105,23 @@ def tiny_inputs(
     """
     kinds: Sequence[Kind] = [kind] * batch if isinstance(kind, str) else kind
     return build_inputs(family(model_type), kinds, seed=seed, only=only)
+
+
+def tiny_processor(model_type: str = "llava", *, side: int | None = None) -> Any:
+    """Build a family's processor: a word-level tokenizer with a chat template, and what cuts images up.
+
+    It is made of transformers' classes, and returns what :func:`tiny_inputs` does for images of those sizes. Videos
+    are refused: video processors need torchvision.
+
+    Parameters
+    ----------
+    model_type : str, default "llava"
+        One of :data:`FAMILIES`.
+    side : int, optional
+        For :func:`tiny_llava` of another size: patches along each side.
+    """
+    if side is None:
+        return build_processor(family(model_type))
+    if model_type != "llava":
+        raise ConfigError(f"side: {model_type} has one size; leave it out")
+    return tiny_llava_processor(side)

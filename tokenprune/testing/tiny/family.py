@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tokenprune.errors import ConfigError, closest
+from tokenprune.errors import ConfigError, UnsupportedError, closest
 from tokenprune.testing.tiny.words import vocabulary, word_tokenizer
 
 __all__ = [
     "CHAT",
     "KINDS",
+    "Chat",
     "Family",
     "Kind",
+    "NoVideos",
     "Tensors",
     "Visual",
     "build_inputs",
     "build_model",
+    "build_processor",
     "flat",
+    "images_only",
     "llama",
     "padded_tiles",
     "token_types",
@@ -41,8 +45,6 @@ MODALITIES: Final[dict[Kind, str]] = {
     "text": "",
 }
 
-CHAT: Final = "<|im_start|> user {} <|im_end|> <|im_start|> assistant"
-
 QUESTIONS: Final = (
     "what color is the dog ?",
     "how many",
@@ -50,6 +52,44 @@ QUESTIONS: Final = (
     "where is the red ball , left or right of the tree ?",
 )
 
+
+@dataclass(frozen=True)
+class Chat:
+    """How a family writes turns.
+
+    Attributes
+    ----------
+    user, assistant : str
+        What begins a turn.
+    end : str
+        What ends it.
+    begin : str
+        What begins a conversation.
+    """
+
+    user: str
+    assistant: str
+    end: str = ""
+    begin: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """A user's turn and the beginning of the answer, with ``{}`` where images and the question stand."""
+        return f"{self.begin} {self.user} {{}} {self.end} {self.assistant}"
+
+    def template(self, image: str, video: str) -> str:
+        """A processor's chat template, with what stands for an image and a video before they are encoded."""
+        return (
+            f"{self.begin} {{% for m in messages %}}"
+            f"{{% if m['role'] == 'assistant' %}}{self.assistant}{{% else %}}{self.user}{{% endif %}}"
+            "{% if m['content'] is string %} {{ m['content'] }}{% else %}{% for c in m['content'] %}"
+            f" {{% if c['type'] == 'image' %}}{image}{{% elif c['type'] == 'video' %}}{video}"
+            "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
+            f" {self.end} {{% endfor %}}{{% if add_generation_prompt %}}{self.assistant}{{% endif %}}"
+        )
+
+
+CHAT: Final = Chat("<|im_start|> user", "<|im_start|> assistant", "<|im_end|>")
 
 Tensors = Mapping[str, Tensor]
 """What a model gets of one image or video."""
@@ -115,8 +155,8 @@ class Family:
         Special tokens, placeholders first.
     config : callable
         Token -> id, to the keywords of the family's configuration.
-    prompt : str
-        A turn, with ``{}`` where images and the question stand.
+    chat : Chat
+        How it writes turns.
     image, video : callable
         Number of the image and random numbers -> the image; images of different numbers differ in size where the
         family knows several. ``video`` is None where the family knows none.
@@ -136,12 +176,16 @@ class Family:
         The same as ``image``, for one of several images of a prompt, where that differs.
     without : tuple of str
         Kinds of prompts that the family's processor does not take.
+    processor : callable
+        From a tokenizer with a chat template to the family's processor of images.
+    marks : tuple of str
+        What stands for an image and a video in a prompt before they are encoded; placeholders by default.
     """
 
     model_type: str
     special: tuple[str, ...]
     config: Callable[[Mapping[str, int]], dict[str, Any]]
-    prompt: str
+    chat: Chat
     image: Callable[[int, torch.Generator], Visual]
     video: Callable[[int, torch.Generator], Visual] | None = None
     words: tuple[str, ...] = ()
@@ -152,6 +196,8 @@ class Family:
     several_sizes: bool = True
     several: Callable[[int, torch.Generator], Visual] | None = None
     without: tuple[Kind, ...] = ()
+    processor: Callable[[Any, str], Any] | None = None
+    marks: tuple[str, str] = ("<image>", "<video>")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -179,7 +225,7 @@ class Family:
             texts.append(visual.text)
             tensors.append(visual.tensors)
         question = QUESTIONS[sample % len(QUESTIONS)]
-        return self.prompt.format(" ".join([*texts, question])), tensors
+        return self.chat.prompt.format(" ".join([*texts, question])), tensors
 
 
 def llama(tokens: Mapping[str, int], **changes: Any) -> dict[str, Any]:
@@ -197,6 +243,31 @@ def llama(tokens: Mapping[str, int], **changes: Any) -> dict[str, Any]:
         "eos_token_id": None,
         **changes,
     }
+
+
+class NoVideos:
+    """Takes the place of a video processor, which needs torchvision: images are all that is asked for."""
+
+    def __call__(self, *_videos: Any, **_options: Any) -> Any:
+        """Refuse."""
+        raise UnsupportedError("tiny processors read images only; tiny_inputs makes inputs that show a video")
+
+
+def images_only(kind: Any) -> Any:
+    """A processor class that takes :class:`NoVideos` for a video processor."""
+
+    def check(self: Any, name: str, argument: Any) -> Any:
+        return (
+            NoVideos if isinstance(argument, NoVideos) else kind.check_argument_for_proper_class(self, name, argument)
+        )
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+
+
+def build_processor(family: Family) -> Any:
+    """The family's processor for images, with its tokenizer."""
+    assert family.processor is not None
+    return family.processor(family.tokenizer(), family.chat.template(*family.marks))
 
 
 def build_model(family: Family, *, attention: str = "sdpa", seed: int = 0) -> Any:

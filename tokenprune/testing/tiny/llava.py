@@ -12,23 +12,35 @@ from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     LlavaForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
     LlavaProcessor,
     VideoLlavaForConditionalGeneration,
+    VideoLlavaImageProcessor,
+    VideoLlavaProcessor,
 )
 
-from tokenprune.testing.tiny.family import CHAT, Family, Tensors, Visual, build_model, llama, padded_tiles
-from tokenprune.testing.tiny.words import word_tokenizer
+from tokenprune.testing.tiny.family import (
+    CHAT,
+    Chat,
+    Family,
+    NoVideos,
+    Tensors,
+    Visual,
+    build_model,
+    build_processor,
+    images_only,
+    llama,
+    padded_tiles,
+)
 
-__all__ = ["LLAVA", "LLAVA_NEXT", "LLAVA_ONEVISION", "VIDEO_LLAVA", "tiny_llava", "tiny_processor"]
+__all__ = ["LLAVA", "LLAVA_NEXT", "LLAVA_ONEVISION", "VIDEO_LLAVA", "tiny_llava", "tiny_llava_processor"]
 
 SPECIAL = ("<image>",)
 PATCH = 8
-PROMPT = "USER: {} ASSISTANT:"
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
+USER = Chat("USER:", "ASSISTANT:")
 
 
 def _encoder(side: int, layers: int = 3) -> dict[str, Any]:
@@ -59,7 +71,23 @@ def _llava(side: int = 6, layers: int = 3, encoder_layers: int = 3) -> Family:
         pixels = torch.randn(1, 3, PATCH * side, PATCH * side, generator=generator)
         return Visual("<image>" * side**2, {"pixel_values": pixels})
 
-    return Family("llava", SPECIAL, config, PROMPT, image, several_sizes=False)
+    def processor(tokenizer: Any, template: str) -> Any:
+        return LlavaProcessor(
+            image_processor=_clip_images(PATCH * side),
+            tokenizer=tokenizer,
+            patch_size=PATCH,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template,
+        )
+
+    return Family("llava", SPECIAL, config, USER, image, several_sizes=False, processor=processor)
+
+
+def _clip_images(pixels: int, kind: Any = CLIPImageProcessorPil, **changes: Any) -> Any:
+    """A processor that scales images down to squares of so many pixels a side and crops them."""
+    square = {"height": pixels, "width": pixels}
+    return kind(size={"shortest_edge": pixels}, crop_size=square, **changes)
 
 
 LLAVA = _llava()
@@ -83,18 +111,9 @@ def tiny_llava(
     return build_model(_llava(side, layers, encoder_layers), attention=attention, seed=seed)
 
 
-def tiny_processor(*, side: int = 6) -> LlavaProcessor:
-    """Build a processor for :func:`tiny_llava`: a word-level tokenizer with a chat template, and an image processor."""
-    size = {"height": PATCH * side, "width": PATCH * side}
-    return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": PATCH * side}, crop_size=size),
-        tokenizer=word_tokenizer(SPECIAL),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=TEMPLATE,
-    )
+def tiny_llava_processor(side: int) -> Any:
+    """The processor of :func:`tiny_llava` with as many patches along each side."""
+    return build_processor(_llava(side))
 
 
 TILE = 4
@@ -135,6 +154,17 @@ def _tiled_image(number: int, generator: torch.Generator) -> Visual:
     return Visual("<image>" * n, {"pixel_values": pixels, "image_sizes": torch.tensor([SIZES[number % len(SIZES)]])})
 
 
+def _next_processor(tokenizer: Any, template: str) -> Any:
+    return LlavaNextProcessor(
+        image_processor=_clip_images(PATCH * TILE, LlavaNextImageProcessorPil, image_grid_pinpoints=PINPOINTS),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+
+
 LLAVA_NEXT = Family(
     "llava_next",
     SPECIAL,
@@ -146,9 +176,10 @@ LLAVA_NEXT = Family(
         "image_grid_pinpoints": PINPOINTS,
         "vision_feature_layer": -2,
     },
-    PROMPT,
+    USER,
     _tiled_image,
     collate=padded_tiles,
+    processor=_next_processor,
 )
 
 FRAMES = 4
@@ -189,6 +220,19 @@ def _counted(samples: Sequence[Sequence[Tensors]]) -> dict[str, Tensor]:
     return {**tensors, "batch_num_images": torch.tensor([n for n in counts if n])} if any(counts) else tensors
 
 
+def _onevision_processor(tokenizer: Any, template: str) -> Any:
+    square = {"height": PATCH * TILE, "width": PATCH * TILE}
+    return images_only(LlavaOnevisionProcessor)(
+        image_processor=LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=PINPOINTS),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        num_image_tokens=TILE**2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=f"anyres_max_{MOST}",
+        chat_template=template,
+    )
+
+
 LLAVA_ONEVISION = Family(
     "llava_onevision",
     ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
@@ -206,6 +250,7 @@ LLAVA_ONEVISION = Family(
     several=_one_of_several,
     words=("user", "assistant"),
     collate=_counted,
+    processor=_onevision_processor,
 )
 
 # older versions of transformers have a name of their own for the images of Video-LLaVA
@@ -227,6 +272,18 @@ def _clip(_number: int, generator: torch.Generator) -> Visual:
     return Visual("<video>" * (FRAMES * (TILE**2 + 1)), {"pixel_values_videos": pixels})
 
 
+def _video_processor(tokenizer: Any, template: str) -> Any:
+    return images_only(VideoLlavaProcessor)(
+        image_processor=_clip_images(PATCH * TILE, VideoLlavaImageProcessor),
+        video_processor=NoVideos(),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+
+
 VIDEO_LLAVA = Family(
     "video_llava",
     ("<image>", "<video>"),
@@ -239,8 +296,9 @@ VIDEO_LLAVA = Family(
         "video_seq_length": FRAMES * (TILE**2 + 1),
         "vision_feature_layer": -2,
     },
-    PROMPT,
+    USER,
     _square,
     _clip,
     several_sizes=False,
+    processor=_video_processor,
 )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil, Qwen2VLProcessor, Qwen3VLProcessor
 
-from tokenprune.testing.tiny.family import CHAT, Family, Visual, llama, token_types
+from tokenprune.testing.tiny.family import CHAT, Family, NoVideos, Visual, images_only, llama, token_types
 
 __all__ = ["QWEN2_5_VL", "QWEN2_VL", "QWEN3_VL", "QWEN3_VL_MOE"]
 
@@ -17,6 +18,9 @@ WORDS = ("user", "assistant", "<", ">", "seconds", "0", "1", "2", "3", "5")
 NAMED = {"image_token": IMAGE, "video_token": VIDEO, "vision_bos_token": START, "vision_eos_token": END}
 
 PATCH, MERGE, TEMPORAL = 4, 2, 2
+PIXELS = (PATCH * MERGE) ** 2
+"""Pixels of a token."""
+
 GRIDS = ((1, 8, 8), (1, 4, 10), (1, 6, 4))
 CLIPS = ((3, 6, 4), (2, 4, 8))
 
@@ -69,9 +73,22 @@ def _config(
     return config
 
 
+def _processor(kind: Any, **changes: Any) -> Callable[[Any, str], Any]:
+    def build(tokenizer: Any, template: str) -> Any:
+        # every pixel counts: images are scaled to multiples of a token, and down to at most 144 of them
+        size = {"shortest_edge": 4 * PIXELS, "longest_edge": 144 * PIXELS}
+        images = Qwen2VLImageProcessorPil(
+            size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=TEMPORAL, **changes
+        )
+        return images_only(kind)(images, tokenizer, NoVideos(), chat_template=template)
+
+    return build
+
+
 def _family(
     model_type: str,
     vision: Mapping[str, Any],
+    processor: Callable[[Any, str], Any],
     *,
     timed: bool = False,
     stamped: bool = False,
@@ -87,10 +104,14 @@ def _family(
         words=WORDS,
         named=NAMED,
         types=token_types("mm_token_type_ids", [IMAGE], [VIDEO]),
+        processor=processor,
+        marks=(START + IMAGE + END, START + VIDEO + END),
     )
 
 
-QWEN2_VL = _family("qwen2_vl", {"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2})
+QWEN2_VL = _family(
+    "qwen2_vl", {"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}, _processor(Qwen2VLProcessor)
+)
 
 QWEN2_5_VL = _family(
     "qwen2_5_vl",
@@ -103,6 +124,7 @@ QWEN2_5_VL = _family(
         "fullatt_block_indexes": [1],
         "tokens_per_second": 4,
     },
+    _processor(Qwen2_5_VLProcessor),
     timed=True,
 )
 
@@ -115,11 +137,14 @@ _QWEN3_VISION = {
     "deepstack_visual_indexes": [0, 1],
 }
 
-QWEN3_VL = _family("qwen3_vl", _QWEN3_VISION, stamped=True, head_dim=16)
+_QWEN3_PROCESSOR = _processor(Qwen3VLProcessor, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+QWEN3_VL = _family("qwen3_vl", _QWEN3_VISION, _QWEN3_PROCESSOR, stamped=True, head_dim=16)
 
 QWEN3_VL_MOE = _family(
     "qwen3_vl_moe",
     _QWEN3_VISION,
+    _QWEN3_PROCESSOR,
     stamped=True,
     head_dim=16,
     num_experts=4,

@@ -7,8 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import (
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    GotOcr2ImageProcessorPil,
+    Idefics3Processor,
+    InternVLProcessor,
+)
 
-from tokenprune.testing.tiny.family import CHAT, Family, Tensors, Visual, llama, token_types
+# older versions of transformers export it with torchvision only
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+from tokenprune.testing.tiny.family import (
+    CHAT,
+    Chat,
+    Family,
+    NoVideos,
+    Tensors,
+    Visual,
+    images_only,
+    llama,
+    token_types,
+)
 
 __all__ = ["GEMMA3", "IDEFICS3", "INTERNVL", "SMOLVLM"]
 
@@ -52,9 +72,18 @@ def _internvl_clip(_number: int, generator: torch.Generator) -> Visual:
     return Visual(" ".join(frames), {"pixel_values": _tiles(FRAMES, generator)})
 
 
+def _internvl_processor(tokenizer: Any, template: str) -> Any:
+    images = GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    return images_only(InternVLProcessor)(
+        images, tokenizer, NoVideos(), image_seq_length=TOKENS, chat_template=template
+    )
+
+
 INTERNVL = Family(
     "internvl",
-    (CONTEXT, "<img>", "</img>", "<|im_start|>", "<|im_end|>"),
+    (CONTEXT, "<img>", "</img>", "<|im_start|>", "<|im_end|>", "<video>"),
     lambda tokens: {
         "vision_config": _encoder(),
         "text_config": {"model_type": "qwen2", **llama(tokens)},
@@ -67,6 +96,14 @@ INTERNVL = Family(
     _internvl_image,
     _internvl_clip,
     words=("user", "assistant", *(f"Frame{i + 1}" for i in range(FRAMES))),
+    named={
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": CONTEXT,
+        "video_token": "<video>",
+    },
+    processor=_internvl_processor,
+    marks=(CONTEXT, "<video>"),
 )
 
 AROUND, WHOLE, END = "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"
@@ -107,6 +144,12 @@ def _black(tiles: Tensor, most: int) -> Tensor:
     return tiles.new_zeros(most - len(tiles), *tiles.shape[1:])
 
 
+def _idefics_processor(tokenizer: Any, template: str) -> Any:
+    # SmolVLM's own processor reads images alike, but needs a package for the numbers in what it says of videos
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    return Idefics3Processor(images, tokenizer, image_seq_len=TOKENS, chat_template=template)
+
+
 def _idefics(model_type: str, **changes: Any) -> Family:
     def config(tokens: Mapping[str, int]) -> dict[str, Any]:
         return {
@@ -121,9 +164,10 @@ def _idefics(model_type: str, **changes: Any) -> Family:
         model_type,
         ("<image>", AROUND, WHOLE, END, *PLACES),
         config,
-        f"<s> User : {{}} {END} Assistant :",
+        Chat("User :", "Assistant :", END, "<s>"),
         _idefics_image,
         collate=_rows_of_tiles,
+        processor=_idefics_processor,
         **changes,
     )
 
@@ -144,6 +188,11 @@ SMOLVLM = _idefics(
 def _gemma_image(_number: int, generator: torch.Generator) -> Visual:
     block = "<image_soft_token>" * TOKENS
     return Visual(f"<start_of_image>{block}<end_of_image>", {"pixel_values": _tiles(1, generator)})
+
+
+def _gemma_processor(tokenizer: Any, template: str) -> Any:
+    images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    return Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=TOKENS)
 
 
 GEMMA3 = Family(
@@ -168,9 +217,16 @@ GEMMA3 = Family(
         "pad_token_id": tokens["<pad>"],
         "eos_token_id": None,
     },
-    "<s> <start_of_turn> user {} <end_of_turn> <start_of_turn> model",
+    Chat("<start_of_turn> user", "<start_of_turn> model", "<end_of_turn>", "<s>"),
     _gemma_image,
     words=("user", "model"),
+    named={
+        "image_token": "<image_soft_token>",
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+    },
+    processor=_gemma_processor,
+    marks=("<start_of_image>", ""),
     types=token_types("token_type_ids", ["<image_soft_token>"]),
     sliding=True,
     several_sizes=False,

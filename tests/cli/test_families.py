@@ -1,0 +1,68 @@
+"""Every family from the command line: ``--model tiny:MODEL_TYPE``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tokenprune.cli import main
+from tokenprune.errors import UnknownNameError
+from tokenprune.models import adapter_for
+from tokenprune.models.loading import load_model
+from tokenprune.support import usable_strategies
+from tokenprune.testing.tiny import FAMILIES
+
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+STRATEGIES = ("mi-pruner", "attention", "sparsevlm", "mi-attention")
+"""Before the language model, from the encoder's attention, between layers, and merging."""
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["tokenprune", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_doctor_and_list(family: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"tiny:{family}"
+    code, out, err = run(capsys, monkeypatch, "list", "strategies", "--model", name, "--json")
+    assert code == 0, err
+    listed = [row["name"] for row in json.loads(out)]
+    assert listed == usable_strategies(adapter_for(load_model(name)[0]))
+    asked = [strategy for strategy in STRATEGIES if strategy in listed]
+    assert asked == list(STRATEGIES) or family == "gemma3"
+    options = [word for strategy in asked for word in ("--strategy", strategy)]
+    code, out, err = run(capsys, monkeypatch, "doctor", "--model", name, *options, "--json")
+    assert code == 0, out + err
+    found = json.loads(out)["examinations"]
+    assert [f["strategy"] for f in found] == asked
+    assert all(f["healthy"] and 0 < f["tokens_after"] < f["tokens_before"] for f in found)
+    # Gemma's windows are narrower than the prompt, and then the law is about something else
+    assert ("drop = mask out" in found[0]["laws"]) == (family != "gemma3")
+
+
+def test_the_usual_budget_is_a_quarter_of_small_images(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {}
+    for name in ("tiny:video_llava", "tiny:qwen2_vl"):
+        code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "random", "--json")
+        assert code == 0
+        (found,) = json.loads(out)["examinations"]
+        kept[name] = (found["tokens_before"], found["tokens_after"])
+    assert kept == {"tiny:video_llava": (16, 4), "tiny:qwen2_vl": (144, 64)}
+
+
+def test_an_unknown_family_names_its_neighbours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnknownNameError, match="qwen2_5_vl"):
+        load_model("tiny:qwen2.5_vl")
+    code, _, err = run(capsys, monkeypatch, "doctor", "--model", "tiny:intern_vl")
+    assert code == 2
+    assert "internvl" in err
