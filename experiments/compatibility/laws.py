@@ -39,6 +39,11 @@ MODES: dict[str, dict[str, Any]] = {
     "beams": {"do_sample": False, "num_beams": 3},
     "no cache": {"do_sample": False, "use_cache": False},
     "static cache": {"do_sample": False, "cache_implementation": "static"},
+    "quantised cache": {
+        "do_sample": False,
+        "cache_implementation": "quantized",
+        "cache_config": {"backend": "quanto", "nbits": 4, "q_group_size": 16},
+    },
     "prompt lookup": {"do_sample": False, "prompt_lookup_num_tokens": 2},
     "assisted": {"do_sample": False, "assistant_model": True},
 }
@@ -96,7 +101,7 @@ def outcome(run: Callable[[], Tensor]) -> Tensor | str:
     torch.manual_seed(0)
     try:
         return run()
-    except (tp.TokenPruneError, ValueError, TypeError, RuntimeError, IndexError) as error:
+    except (tp.TokenPruneError, ValueError, TypeError, RuntimeError, IndexError, ImportError) as error:
         return type(error).__name__
 
 

@@ -147,6 +147,10 @@ class PairTable(ABC):
     def column(self, index: Tensor) -> Tensor:
         """Entries of all candidates with one token a row: index (B,) -> (B, N)."""
 
+    def columns(self, indices: Tensor) -> Tensor:
+        """Entries of all candidates with several tokens a row, the numbers of :meth:`column`: (B, C) -> (B, C, N)."""
+        return torch.stack([self.column(index) for index in indices.unbind(1)], dim=1)
+
     @abstractmethod
     def dense(self) -> Tensor:
         """The whole table, (B, N, N)."""
@@ -207,6 +211,12 @@ class Objective(Component):
     @abstractmethod
     def take(self, state: State, index: Tensor) -> State:
         """Return the state after picking one token a row: index (B,), -1 where a row picks nothing."""
+
+    def resume(self, state: State, picks: Tensor) -> State:
+        """Return the state after picking the tokens of an earlier round: (B, K0), -1 as padding."""
+        for index in picks.unbind(1):
+            state = self.take(state, index)
+        return state
 
     def run(self, state: State, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """All picks from a state by one program of :mod:`tokenprune.kernels`, or None where there is none for it.

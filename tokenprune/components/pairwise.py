@@ -61,6 +61,10 @@ class CosineTable(PairTable):
             return self.gram[row, index]
         return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
 
+    def columns(self, indices: Tensor) -> Tensor:
+        """Cosine of all tokens to some: (B, C) -> (B, C, N)."""
+        return super().columns(indices) if self.gram is None else gather_tokens(self.gram, indices)
+
     def between(self, some: Tensor, others: Tensor) -> Tensor:
         """Cosines of some tokens with others of the same unit: (B, R) and (B, C) positions -> (B, R, C)."""
         if self.gram is not None:
@@ -109,6 +113,10 @@ class DeferredTable(PairTable):
         """(B,) -> (B, N)."""
         return self._table.column(index)
 
+    def columns(self, indices: Tensor) -> Tensor:
+        """(B, C) -> (B, C, N)."""
+        return self._table.columns(indices)
+
     def dense(self) -> Tensor:
         """(B, N, N)."""
         return self._table.dense()
@@ -155,9 +163,13 @@ class SelfPMITable(PairTable):
 
     def column(self, index: Tensor) -> Tensor:
         """D_{.,j} for one token a row: (B,) -> (B, N)."""
-        row = torch.arange(index.shape[0], device=index.device)
-        log_prob = self.normalizer.log_prob(self.cosine.column(index).unsqueeze(-1), self.statistics).squeeze(-1)
-        return _finite(log_prob - self.log_marginal[row, index].unsqueeze(-1))
+        return self.columns(index.unsqueeze(1)).squeeze(1)
+
+    def columns(self, indices: Tensor) -> Tensor:
+        """D_{.,j} for some tokens a row: (B, C) -> (B, C, N)."""
+        cosine = self.cosine.columns(indices).unsqueeze(-1)
+        log_prob = self.normalizer.log_prob(cosine, self.statistics.unsqueeze(1)).squeeze(-1)
+        return _finite(log_prob - self.log_marginal.gather(1, indices).unsqueeze(-1))
 
     def dense(self) -> Tensor:
         """(B, N, N)."""

@@ -142,8 +142,7 @@ class Greedy(Selector):
     def _vectorized(self, problem: Problem) -> Tensor:
         state = self.objective.start(problem.features, problem.scores)
         if problem.context is not None:
-            for pick in problem.context.unbind(1):
-                state = self.objective.take(state, pick)
+            state = self.objective.resume(state, problem.context)
         picks = self.objective.run(state, problem.available, problem.counts, self.repeats)
         return self._steps(problem, state) if picks is None else picks
 

@@ -67,6 +67,17 @@ class ExtremumObjective(Objective):
         fold = torch.maximum if self.largest else torch.minimum
         return replace(state, extremum=torch.where(picked, fold(state.extremum, column), state.extremum))
 
+    def resume(self, state: ExtremumState, picks: Tensor) -> ExtremumState:
+        """Fold all columns at once: an extremum does not depend on the order."""
+        if not picks.shape[1]:
+            return state
+        columns = self.entry(state.table.columns(picks.clamp_min(0)))
+        columns = columns.masked_fill((picks < 0).unsqueeze(-1), -math.inf if self.largest else math.inf)
+        folded = columns.amax(1) if self.largest else columns.amin(1)
+        if state.extremum is not None:
+            folded = (torch.maximum if self.largest else torch.minimum)(state.extremum, folded)
+        return replace(state, extremum=folded)
+
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
         """Options of a program over columns, where the table has entries for one and dtypes agree."""
         entries = state.table.entries() if usable(state.bonus) else None
@@ -142,6 +153,10 @@ class MaximalMarginalRelevance(ExtremumObjective):
     def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
         """Fold the pick's column in, unless redundancy counts for nothing."""
         return state if self.lam == 1 else super().take(state, index)
+
+    def resume(self, state: ExtremumState, picks: Tensor) -> ExtremumState:
+        """As ``take``."""
+        return state if self.lam == 1 else super().resume(state, picks)
 
     def oracle(self, state: ExtremumState, row: int) -> Oracle:
         """Read single entries of the picks' columns, or none at all where redundancy counts for nothing."""
