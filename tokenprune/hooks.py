@@ -16,6 +16,7 @@ from tokenprune.features import Features
 from tokenprune.indexing import to_batch
 from tokenprune.inside import Entered, Inside
 from tokenprune.models.base import MODALITIES, Observation
+from tokenprune.models.caches import cache_in
 from tokenprune.run import Prefill, Run
 from tokenprune.schedule import LayerSchedule
 from tokenprune.splice import Layout, Splice, next_position, splice
@@ -120,7 +121,7 @@ class Hooks:
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         n_past = int(cache.get_seq_length()) if cache is not None else 0
         if n_past == 0:
             self.pruned = None
@@ -255,7 +256,7 @@ def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | Non
 
     Without a cache there always is one: gaps in position ids would be taken for packed sequences.
     """
-    unmasked = kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is not None
+    unmasked = kwargs.get("attention_mask") is None and cache_in(kwargs) is not None
     return None if unmasked and plan.full else real.to(torch.long)
 
 

@@ -26,6 +26,7 @@ from tokenprune.errors import FeatureError, UnsupportedError
 from tokenprune.features import SIGNALS, Features, working_precision
 from tokenprune.indexing import gather_tokens, to_batch
 from tokenprune.models.base import ModelAdapter
+from tokenprune.models.caches import cache_in
 from tokenprune.run import Prefill, Stage
 from tokenprune.schedule import INSIDE_SIGNALS, LayerEvent, LayerSchedule
 from tokenprune.selection import Selection
@@ -256,7 +257,7 @@ class Inside:
             segment = [s for s in forward.segments if s.first <= number][-1]
             return None if segment.first == 0 else (args, self._continued(segment, hidden, kwargs, forward.done))
         if number == 0:
-            _check_cache(kwargs.get("past_key_values"), self.schedule.name)
+            _check_cache(cache_in(kwargs), self.schedule.name)
         if number - 1 in self.events:
             hidden = self._act(number - 1, hidden, forward)
         segment = forward.segments[-1]

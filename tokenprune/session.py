@@ -28,6 +28,7 @@ from tokenprune.encoded import (
 )
 from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.hooks import Hooks
+from tokenprune.models.caches import cache_in
 from tokenprune.prompt import Text
 from tokenprune.run import Run
 from tokenprune.schedule import LayerSchedule
@@ -102,7 +103,7 @@ def attach(
     @functools.wraps(generate)
     def pruned_generate(*args: Any, **kwargs: Any) -> Any:
         _refuse_speculation(inner, kwargs)
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise SecondTurnError(
                 f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
@@ -196,7 +197,7 @@ def prepare(
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or (not pixels_in(inputs) and encoded is None):
         raise UnsupportedError("prepare needs input_ids and pixel_values (or pixel_values_videos) from the processor")
-    if (cache := inputs.get("past_key_values")) is not None and int(cache.get_seq_length()) > 0:
+    if (cache := cache_in(inputs)) is not None and int(cache.get_seq_length()) > 0:
         raise UnsupportedError(
             "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
         )

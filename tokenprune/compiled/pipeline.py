@@ -19,6 +19,7 @@ from tokenprune.compiled.stages import Prompt, Step, assemble, decode_step, read
 from tokenprune.encoded import observed, pixels_in
 from tokenprune.errors import ConfigError, NotCompiledWarning, OptionTypeError, UnsupportedError, closest
 from tokenprune.models.base import Observation
+from tokenprune.models.caches import cache_argument
 from tokenprune.prompt import Text
 from tokenprune.schedule import LayerSchedule
 from tokenprune.session import attach
@@ -474,8 +475,8 @@ def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
     model(
         inputs_embeds=embeds,
         position_ids=prompt.positions[0, :, :2] if len(prompt.positions) == 1 else prompt.positions[:, :, :2],
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(model): cache},
     )
 
 

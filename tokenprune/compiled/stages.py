@@ -15,6 +15,7 @@ from tokenprune.compiled.plan import NOWHERE, Plan
 from tokenprune.encoded import Encoded, deepstack_of, tokens_of
 from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation
+from tokenprune.models.caches import cache_argument
 from tokenprune.selection import Selection
 from tokenprune.splice import next_position
 from tokenprune.units import Request, choose, gathered
@@ -178,16 +179,16 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tenso
     """The prefill: a function of :attr:`Prompt.tensors` that fills the cache and returns logits (B, V)."""
     model: Any = adapter.language_model
     head = adapter.model.get_output_embeddings()
+    name = cache_argument(model)
 
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Tensor:
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {name: cache}
         if deepstack:
-            extra = {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
+            extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
         with dense_deepstack(model):
             hidden = model(
                 inputs_embeds=embeds,
                 position_ids=positions[0] if len(positions) == 1 else positions,
-                past_key_values=cache,
                 use_cache=True,
                 **extra,
             ).last_hidden_state
@@ -258,6 +259,7 @@ def decode_step(adapter: ModelAdapter, cache: FixedCache, step: Step, ends: Tens
     """One greedy step: feeds the last token, moves on, and returns the next one, (B, 1)."""
     model: Any = adapter.language_model
     embed, head = adapter.model.get_input_embeddings(), adapter.model.get_output_embeddings()
+    name = cache_argument(model)
 
     def advance() -> Tensor:
         step.seen.index_fill_(3, cache.place, True)
@@ -266,8 +268,8 @@ def decode_step(adapter: ModelAdapter, cache: FixedCache, step: Step, ends: Tens
             inputs_embeds=embed(step.token),
             attention_mask=visible(model.config, step.seen, embed.weight.dtype),
             position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
-            past_key_values=cache,
             use_cache=True,
+            **{name: cache},
         ).last_hidden_state
         token = step.take(head(hidden[:, -1]), ends, pad)
         step.position.add_(1)

@@ -23,6 +23,8 @@ from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.features import Features
 from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import ModelAdapter
+from tokenprune.models.caches import NAMES as CACHE_NAMES
+from tokenprune.models.caches import cache_in
 from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
 from tokenprune.strategy import AnyStrategy, Strategy
@@ -271,7 +273,7 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given: dict[str, Any] = {n: kwargs.get(n) for n in ("inputs_embeds", "position_ids", "attention_mask")}
-        cache: Any = kwargs.get("past_key_values")
+        cache: Any = cache_in(kwargs)
         if args or not _plain_prefill(given, cache):
             return original(*args, **kwargs)
         embeds, positions, mask = given.values()
@@ -292,7 +294,7 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
                 "inputs_embeds": gather_tokens(embeds[leaders], first),
                 "position_ids": positions[leaders].gather(1, first),
                 "attention_mask": mask.new_ones(first.shape),
-                "past_key_values": grown,
+                **{name: grown for name in CACHE_NAMES if name in kwargs},
             }
         )
         grown.batch_select_indices(found.group)
@@ -304,7 +306,7 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
                 "inputs_embeds": embeds[:, -rest:],
                 "position_ids": positions[:, -rest:],
                 "attention_mask": torch.cat([mask.new_ones(batch, n), mine], dim=1),
-                "past_key_values": grown,
+                **{name: grown for name in CACHE_NAMES if name in kwargs},
             }
         )
         # where each place of the padded prompt is found in beginning + rest; what stands at padding is masked
