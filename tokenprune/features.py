@@ -7,7 +7,7 @@ Everything downstream (scores, selections) has one row per unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -119,7 +119,9 @@ class Features:
     check : bool, default True
         False leaves out the checks that read numbers (finite signals, a real token in every row), each of which makes
         the host wait for an accelerator. For tensors known to be sound; inside a captured graph it is the only way.
-        Shapes are checked and padding is zeroed all the same. ``counts`` then reads a ``visual_mask`` when asked.
+        Shapes are checked and padding is zeroed all the same.
+    sizes : sequence of int, optional
+        Real visual tokens of each row. Without them ``counts`` reads a ``visual_mask``.
 
     Raises
     ------
@@ -145,6 +147,7 @@ class Features:
         grid: Grid | None = None,
         extra: Mapping[str, Tensor] | None = None,
         check: bool = True,
+        sizes: Sequence[int] | None = None,
         **signals: Tensor | None,
     ) -> None:
         self.checked = check
@@ -162,7 +165,7 @@ class Features:
         _check_shapes(given)
         batch, n = visual.shape[:2]
         self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token", check)
-        self._counts = [n] * batch if self.visual_mask is None else self._read_counts() if check else None
+        self._counts = self._known_counts(batch, n, sizes)
         everything = torch.ones(batch, n, dtype=torch.bool, device=visual.device)
         self._valid = everything if self.visual_mask is None else self.visual_mask
         if text is None and text_mask is not None:
@@ -228,6 +231,18 @@ class Features:
         """Real visual tokens of each unit."""
         return list(self._read_counts() if self._counts is None else self._counts)
 
+    def _known_counts(self, batch: int, n: int, sizes: Sequence[int] | None) -> list[int] | None:
+        """Counts that need no reading, or that are read because numbers are checked."""
+        if sizes is not None and (len(sizes) != batch or not all(0 < size <= n for size in sizes)):
+            raise FeatureError(f"sizes must be {batch} counts from 1 to {n}, got {list(sizes)}")
+        if self.visual_mask is None:
+            known: list[int] | None = [n] * batch
+        else:
+            known = self._read_counts() if self.checked else None if sizes is None else list(sizes)
+        if sizes is not None and known != list(sizes):
+            raise FeatureError(f"sizes {list(sizes)} are not the real visual tokens of each row, {known}")
+        return known
+
     def _read_counts(self) -> list[int]:
         assert self.visual_mask is not None
         return [int(c) for c in self.visual_mask.sum(1).tolist()]
@@ -260,7 +275,14 @@ class Features:
         """Return a copy with some signals, masks or the grid exchanged, checked (``check``) as this one was."""
         known = {k: v for k, v in self._signals.items() if k in SIGNALS}
         extra = {k: v for k, v in self._signals.items() if k not in SIGNALS}
-        own = {"visual_mask": self.visual_mask, "text_mask": self.text_mask, "grid": self.grid, "extra": extra}
+        own: dict[str, object] = {
+            "visual_mask": self.visual_mask,
+            "text_mask": self.text_mask,
+            "grid": self.grid,
+            "extra": extra,
+        }
+        if not {"visual", "visual_mask"} & changes.keys():
+            own["sizes"] = self._counts
         return Features(**{**known, **own, "check": self.checked, **changes})  # type: ignore[arg-type]
 
     def frames(self) -> Features:

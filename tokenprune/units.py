@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenprune.budget import Budget, Keep, Unit
 from tokenprune.errors import FeatureError, SubstituteWarning, UnsupportedError
 from tokenprune.features import SIGNALS, Features, Grid
-from tokenprune.indexing import gather_tokens
+from tokenprune.indexing import constant, gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation, adapter_for
 from tokenprune.prompt import Scaffold, Text, prompt_text
 from tokenprune.registry import build
@@ -358,6 +358,7 @@ def gathered(
     seen: Observation,
     *,
     check: bool = True,
+    sizes: Sequence[int] | None = None,
 ) -> Features:
     """Features of some units, given what is taken from their embeddings; other signals come from what was observed.
 
@@ -370,7 +371,7 @@ def gathered(
         What each unit consists of.
     grid : Grid or None
     seen : Observation
-    check : bool, default True
+    check, sizes
         As in :class:`~tokenprune.features.Features`.
     """
     signals: dict[str, Any] = {}
@@ -380,7 +381,15 @@ def gathered(
         received = signals[other]
         signals[lacking] = (received / received.sum(1, keepdim=True)).unsqueeze(1)
     return Features(
-        visual, text, visual_mask=visual_mask, text_mask=text_mask, grid=grid, check=check, extra=None, **signals
+        visual,
+        text,
+        visual_mask=visual_mask,
+        text_mask=text_mask,
+        grid=grid,
+        check=check,
+        sizes=sizes,
+        extra=None,
+        **signals,
     )
 
 
@@ -415,7 +424,7 @@ def _padded(rows: Sequence[Tensor], axis: int) -> tuple[Tensor, Tensor | None]:
     out = rows[0].new_zeros(len(rows), *rows[0].shape[:axis], longest, *rows[0].shape[axis + 1 :])
     for target, row in zip(out, rows, strict=True):
         target.narrow(axis, 0, row.shape[axis]).copy_(row)
-    limit = torch.tensor(sizes, device=out.device).unsqueeze(-1)
+    limit = constant(tuple(sizes), out.device).unsqueeze(-1)
     return out, torch.arange(longest, device=out.device) < limit
 
 

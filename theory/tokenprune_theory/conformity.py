@@ -221,4 +221,4 @@ def random_features(rng: np.random.Generator, signals: Iterable[str] = (), batch
     if n > 4 and rng.random() < 0.5:
         mask[0, int(rng.integers(1, n - 1))] = False
     visual, text = given.pop("visual"), given.pop("text")
-    return Features(visual, text, visual_mask=mask, grid=None, extra=None, check=True, **given)
+    return Features(visual, text, visual_mask=mask, grid=None, extra=None, check=True, sizes=None, **given)

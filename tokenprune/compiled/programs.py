@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar
@@ -89,7 +90,7 @@ class Program(Generic[Output]):
             except RuntimeError as error:
                 if "synchroniz" not in str(error):
                     raise
-                self.why = f"it waits for the device: {str(error).splitlines()[0]}"
+                self.why = f"it waits for the device in {_place(error)}"
         torch.cuda.current_stream().wait_stream(side)
         if self.why is not None:
             return
@@ -109,6 +110,12 @@ class Program(Generic[Output]):
         else:
             self.graph.replay()
         return self.output
+
+
+def _place(error: BaseException) -> str:
+    """Where an error was raised: file and line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{'/'.join(frame.filename.rsplit('/', 2)[-2:])}:{frame.lineno}"
 
 
 @contextmanager

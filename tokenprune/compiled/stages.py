@@ -114,6 +114,7 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
             plan.grid,
             _recalled(sizes, given),
             check=False,
+            sizes=plan.sizes,
         )
         selection, made = choose(request, features)
         sequence = selection.sequence
@@ -183,6 +184,10 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tenso
 
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Tensor:
         extra: dict[str, Any] = {name: cache}
+        if implementation(model.config) == "eager":  # transformers makes its mask of numbers that the host sends
+            length = mask.shape[1]
+            causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+            extra["attention_mask"] = visible(model.config, causal.expand(len(mask), 1, -1, -1), embeds.dtype)
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
         with dense_deepstack(model):

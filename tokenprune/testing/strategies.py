@@ -198,6 +198,7 @@ def features(
         grid=draw(_grids(size)) if grid else None,
         extra=None,
         check=True,
+        sizes=None,
         **given,
     )
 

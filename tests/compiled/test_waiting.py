@@ -1,0 +1,72 @@
+"""Between the encoder and the first token the host waits for nothing: what a captured graph needs, found on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.waiting import watched
+from tokenprune.compiled import pipeline
+from tokenprune.compiled.stages import assemble
+from tokenprune.models import adapter_for
+from tokenprune.support import usable_strategies
+from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+
+CASES = [
+    pytest.param(name, kind, marks=() if kind in ("image", "image-and-video") else pytest.mark.slow)
+    for name, family in FAMILIES.items()
+    for kind in family.kinds
+    if kind != "text" and not family.sliding
+]
+ALLOWED = "base.py"
+"""A block's fixed tokens lie on the host."""
+
+
+def assembled(model: Any, strategy: str, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the stage that selects was called with; nothing where the strategy cannot be compiled."""
+    calls: list[Any] = []
+
+    def noted(*args: Any) -> Any:
+        calls.append(args)
+        return assemble(*args)
+
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(pipeline, "assemble", noted)
+        tp.compile(model, strategy, 0.4, bucket=8).generate(**inputs, max_new_tokens=1)
+    return calls[-1:]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_selecting_waits_for_nothing(name: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of different sizes, every strategy that chooses before the language model."""
+    model, inputs, seen = tiny_model(name), tiny_inputs(name, kind, 3), 0
+    for strategy in usable_strategies(adapter_for(model)):
+        for call in assembled(model, strategy, inputs, monkeypatch):
+            with watched() as found, torch.no_grad():
+                assemble(*call)
+            assert [place for place in found if ALLOWED not in place] == [], strategy
+            seen += 1
+    # llava_onevision adds a newline to videos after its encoder has run
+    assert seen >= 9 or (name, "video" in kind) == ("llava_onevision", True)
+
+
+def test_what_waits_is_found() -> None:
+    x = torch.tensor([1.0, 0.0])
+
+    def reads(f: tp.Features) -> Any:
+        return bool((f.visual > 0).any()), x[x > 0], x.nonzero(), x.tolist(), torch.tensor([3])
+
+    with watched() as found:
+        reads(tp.Features(torch.ones(1, 2, 3), check=False))
+    assert [place.split()[0] for place in found] == [
+        "aten::_local_scalar_dense",
+        "aten::index",
+        "aten::nonzero",
+        "tolist",
+        "aten::lift_fresh",
+    ]
