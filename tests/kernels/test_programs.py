@@ -28,6 +28,7 @@ from tokenprune.components.selectors import Greedy
 from tokenprune.errors import DegenerateRelevanceWarning
 from tokenprune.information import unit_norm
 from tokenprune.kernels import bipartite, columns, coverage, volume
+from tokenprune.models.encoder_attention import attention_rows
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -292,3 +293,25 @@ def test_unit_rows_are_those_of_tensors(device: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TOKENPRUNE_KERNELS", "0")
     torch.testing.assert_close(got, unit_norm(x.to(device)), rtol=1e-14, atol=0)
     assert got[1, 3].tolist() == [0] * 37
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [1, 40, 300])
+def test_attention_of_one_query_is_that_of_tensors(
+    length: int, masked: bool, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(length)
+    # as attention modules have them: a token's heads next to each other
+    queries, keys = (torch.randn(2, length, 3, 20, generator=draw).to(device, dtype).transpose(1, 2) for _ in range(2))
+    visible = None
+    if masked:
+        visible = torch.rand(2, length, generator=draw) < 0.6
+        visible[:, -1] = True
+        visible = visible.to(device)
+    row = queries[:, :, :1]
+    got = attention_rows(row, keys, 0.3, visible)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.sum(-1), torch.ones_like(got.sum(-1)))
+    monkeypatch.setenv("TOKENPRUNE_KERNELS", "0")
+    torch.testing.assert_close(got, attention_rows(row, keys, 0.3, visible), rtol=1e-4, atol=1e-6)

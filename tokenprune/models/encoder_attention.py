@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tokenprune.attention_tap import tapped
 from tokenprune.features import working_precision
+from tokenprune.kernels import usable
 
 __all__ = ["ENCODER_SIGNALS", "Readings", "attention_received", "attention_rows", "read_layer"]
 
@@ -42,6 +43,11 @@ def attention_rows(queries: Tensor, keys: Tensor, scale: float, visible: Tensor 
     -------
     Tensor, (B, H, r, L)
     """
+    alike = queries.shape[:2] == keys.shape[:2] and queries.shape[2] == 1 and keys.dtype != torch.float64
+    if alike and queries.stride(3) == keys.stride(3) == 1 and usable(queries, keys):
+        from tokenprune.kernels.attention import query_row  # needs Triton
+
+        return query_row(queries, keys, scale, visible)
     logits = working_precision(queries) @ working_precision(keys).mT * scale
     if visible is not None:
         logits = logits.masked_fill(~visible[:, None, None], -torch.inf)
