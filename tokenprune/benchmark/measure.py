@@ -149,7 +149,9 @@ class Bench:
         more = timed(lambda: answer(1 + DECODED), self.device, max(2, self.repeats // 10), 1)
         found: dict[str, Any] = {"first_token_ms": first.row, "token_ms": round((more.mean - first.mean) / DECODED, 4)}
         if peak:
-            found["memory_gib"] = round(peak / 2**30, 3)
+            # what else lies on the device (programs of other rows) is not this row's
+            weights = sum(_bytes(x) for x in (*self.model.parameters(), *self.model.buffers()))
+            found["memory_gib"] = round((weights + peak - before) / 2**30, 3)
             found["memory_above_weights_gib"] = round((peak - before) / 2**30, 3)
         return found
 
