@@ -28,7 +28,7 @@ from tokenprune.components.selectors import Greedy
 from tokenprune.errors import DegenerateRelevanceWarning
 from tokenprune.information import unit_norm
 from tokenprune.kernels import bipartite, columns, coverage, volume
-from tokenprune.models.encoder_attention import attention_rows
+from tokenprune.models.encoder_attention import attention_received, attention_rows
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -297,8 +297,8 @@ def test_unit_rows_are_those_of_tensors(device: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("length", [1, 40, 300])
-def test_attention_of_one_query_is_that_of_tensors(
+@pytest.mark.parametrize("length", [1, 40, 100])
+def test_attention_is_that_of_tensors(
     length: int, masked: bool, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = torch.Generator().manual_seed(length)
@@ -310,8 +310,10 @@ def test_attention_of_one_query_is_that_of_tensors(
         visible[:, -1] = True
         visible = visible.to(device)
     row = queries[:, :, :1]
-    got = attention_rows(row, keys, 0.3, visible)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got.sum(-1), torch.ones_like(got.sum(-1)))
+    got = attention_rows(row, keys, 0.3, visible), attention_received(queries, keys, 0.3, 1, visible=visible)
+    assert [x.dtype for x in got] == [torch.float32] * 2
+    torch.testing.assert_close(got[0].sum(-1), torch.ones_like(got[0].sum(-1)))
     monkeypatch.setenv("TOKENPRUNE_KERNELS", "0")
-    torch.testing.assert_close(got, attention_rows(row, keys, 0.3, visible), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got[0], attention_rows(row, keys, 0.3, visible), rtol=1e-4, atol=1e-6)
+    want = attention_received(queries, keys, 0.3, 1, visible=visible)
+    torch.testing.assert_close(got[1], want, rtol=1e-4, atol=1e-5)

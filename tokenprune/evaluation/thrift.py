@@ -318,7 +318,8 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
             )
             cache.update(keys, values, number)
         hidden = torch.cat([before.last_hidden_state[found.group], after.last_hidden_state], dim=1)
-        after.last_hidden_state, after.past_key_values = gather_tokens(hidden, source), cache
+        after.last_hidden_state = gather_tokens(hidden, source)
+        setattr(after, next(name for name in CACHE_NAMES if hasattr(after, name)), cache)
         return after
 
     return forward

@@ -43,8 +43,7 @@ def attention_rows(queries: Tensor, keys: Tensor, scale: float, visible: Tensor 
     -------
     Tensor, (B, H, r, L)
     """
-    alike = queries.shape[:2] == keys.shape[:2] and queries.shape[2] == 1 and keys.dtype != torch.float64
-    if alike and queries.stride(3) == keys.stride(3) == 1 and usable(queries, keys):
+    if queries.shape[2] == 1 and _by_program(queries, keys):
         from tokenprune.kernels.attention import query_row  # needs Triton
 
         return query_row(queries, keys, scale, visible)
@@ -52,6 +51,12 @@ def attention_rows(queries: Tensor, keys: Tensor, scale: float, visible: Tensor 
     if visible is not None:
         logits = logits.masked_fill(~visible[:, None, None], -torch.inf)
     return logits.softmax(-1)
+
+
+def _by_program(queries: Tensor, keys: Tensor) -> bool:
+    """Whether the programs of :mod:`tokenprune.kernels.attention` take these."""
+    alike = queries.shape[:2] == keys.shape[:2] and queries.dtype == keys.dtype != torch.float64
+    return alike and queries.stride(3) == keys.stride(3) == 1 and usable(queries, keys)
 
 
 def attention_received(
@@ -75,6 +80,10 @@ def attention_received(
     -------
     Tensor, (B, L - skip)
     """
+    if _by_program(queries, keys):
+        from tokenprune.kernels import attention  # needs Triton
+
+        return attention.received(queries, keys, scale, skip, visible)
     length = queries.shape[2]
     received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
     for start in range(skip, length, chunk):
