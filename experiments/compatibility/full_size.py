@@ -2,9 +2,10 @@
 
     python experiments/compatibility/full_size.py --device cuda --out experiments/compatibility/results/full-size.json
 
-For each model: the laws (everything kept gives the plain model's tokens; logits of the last token with most dropped,
-against the whole prompt with those masked out), tokens that enter the language model, peak memory above the weights,
-and seconds to generate, with and without pruning. ``--small`` shrinks the layers for a try on a CPU.
+For each model: the laws on logits of the prompts' last tokens (everything kept, against the plain model; most dropped,
+against the whole prompt with those masked out), beside what the plain model's own logits differ by from run to run and
+between a prompt alone and in a batch; tokens that enter the language model, peak memory above the weights, and seconds
+to generate, with and without pruning. ``--small`` shrinks the layers for a try on a CPU.
 """
 
 from __future__ import annotations
@@ -46,27 +47,40 @@ def timed(model: Any, inputs: Inputs, new: int) -> dict[str, Any]:
         synchronise(model.device)
         seconds = time.perf_counter() - start
     peak = (torch.cuda.max_memory_allocated() - weights) / 2**30 if cuda else None
-    return {"seconds": seconds, "peak_gib_above_weights": peak, "tokens": out[:, inputs["input_ids"].shape[1] :]}
+    return {"seconds": seconds, "peak_gib_above_weights": peak, "tokens": out.shape[1] - inputs["input_ids"].shape[1]}
+
+
+def last_logits(model: Any, inputs: Inputs) -> Tensor:
+    """Logits behind each prompt, (B, V)."""
+    return forward(model, inputs)[:, -1].float()
+
+
+def first_of(inputs: Inputs) -> Inputs:
+    """The first prompt of a batch of prompts that show as much."""
+    batch = len(inputs["input_ids"])
+    return {name: value[: len(value) // batch] for name, value in inputs.items()}
 
 
 def measure(model: Any, inputs: Inputs, strategy: str, keep: float, new: int) -> dict[str, Any]:
     """Laws and costs of one kind of prompt."""
-    full = timed(model, inputs, new)
+    full, plain = timed(model, inputs, new), last_logits(model, inputs)
     with tp.attach(model, strategy, 1.0):
-        everything = timed(model, inputs, new)
+        everything = last_logits(model, inputs)
     with tp.attach(model, strategy, keep) as run:
         pruned = timed(model, inputs, new)
         run.history.clear()
-        last = forward(model, inputs)[:, -1]
+        last = last_logits(model, inputs)
     prefill = run.history[-1]
     return {
         "batch": len(inputs["input_ids"]),
-        "keep all gives the plain tokens": bool(torch.equal(full["tokens"], everything["tokens"])),
-        "drop = mask out": difference(last, mask_out(model, inputs, prefill)),
+        "again": difference(last_logits(model, inputs), plain),
+        "alone": difference(last_logits(model, first_of(inputs)), plain[:1]),
+        "keep all": difference(everything, plain),
+        "drop": difference(last, mask_out(model, inputs, prefill)),
         "visual tokens": [run.tokens_before, run.tokens_after],
         "sequence": [prefill.sequence_before, prefill.sequence_after],
-        "full": {k: v for k, v in full.items() if k != "tokens"},
-        "pruned": {k: v for k, v in pruned.items() if k != "tokens"},
+        "full": full,
+        "pruned": pruned,
     }
 
 

@@ -33,10 +33,11 @@ left-padded batch of three with another budget for each unit.
 FULL_SIZE = """
 ## Models of full size
 
-Sizes of published models, random weights, {new_tokens} tokens for four prompts at once. *keep all*: whether the
-tokens are the plain model's with everything kept; *drop*: logits of the prompt's last token with `{strategy}` at
-`keep={keep:.3g}`, against masking out. Memory is the peak above the weights; pairs are without and with
-pruning.
+Sizes of published models, random weights; {new_tokens} tokens are generated for several prompts at once. Differences
+are of logits behind the prompts, as above: of the plain model from run to run (*again*) and between a prompt alone and
+in the batch (*alone*: what other kernels' rounding comes to in so many layers), with everything kept against the plain
+model (*keep all*), and with `{strategy}` at `keep={keep:.3g}` against masking out (*drop*, where a mask brings another
+attention kernel). Memory is the peak above the weights; pairs are without and with pruning.
 """
 
 MODES = """
@@ -109,21 +110,21 @@ def modes_table(report: Mapping[str, Any]) -> str:
 def full_size_table(report: Mapping[str, Any]) -> str:
     """One row a model and kind of prompt."""
     lines = [
-        "| model | prompt | keep all | drop | visual tokens | sequence | GiB above weights | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | prompts | again | alone | keep all | drop | visual tokens | sequence | GiB more | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, found in report["full size"].items():
         for kind, row in found.items():
             if kind == "parameters":
                 continue
-            same = "same" if row["keep all gives the plain tokens"] else "**differs**"
+            laws = [f"{row[law]:.0e}" if row[law] else "0" for law in ("again", "alone", "keep all", "drop")]
             pair = [" -> ".join(map(str, row[name])) for name in ("visual tokens", "sequence")]
             sides = [row["full"], row["pruned"]]
             memory = " -> ".join(
                 "-" if s["peak_gib_above_weights"] is None else f"{s['peak_gib_above_weights']:.2f}" for s in sides
             )
             seconds = " -> ".join(f"{s['seconds']:.2f}" for s in sides)
-            cells = [model, kind, same, f"{row['drop = mask out']:.0e}", *pair, memory, seconds]
+            cells = [model, f"{row['batch']} x {kind}", *laws, *pair, memory, seconds]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
