@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -149,11 +150,22 @@ class Bench:
         more = timed(lambda: answer(1 + DECODED), self.device, max(2, self.repeats // 10), 1)
         found: dict[str, Any] = {"first_token_ms": first.row, "token_ms": round((more.mean - first.mean) / DECODED, 4)}
         if peak:
-            # what else lies on the device (programs of other rows) is not this row's
-            weights = sum(_bytes(x) for x in (*self.model.parameters(), *self.model.buffers()))
-            found["memory_gib"] = round((weights + peak - before) / 2**30, 3)
-            found["memory_above_weights_gib"] = round((peak - before) / 2**30, 3)
+            found |= self._memory(peak - before)
         return found
+
+    def _memory(self, more: int) -> dict[str, float]:
+        """Bytes above the weights; what else lies on the device (programs of other rows) is not this row's."""
+        weights = sum(_bytes(x) for x in (*self.model.parameters(), *self.model.buffers()))
+        return {
+            "memory_gib": round((weights + more) / 2**30, 3),
+            "memory_above_weights_gib": round(more / 2**30, 3),
+        }
+
+    def _reserved(self) -> int:
+        """Bytes that are taken on the device: tensors, and what graphs hold on to."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
 
     def _features(self, request: Request) -> Features:
         """What the strategy is given for these prompts."""
@@ -178,11 +190,14 @@ class Bench:
 
         # everything kept: no selection runs, whatever the strategy
         request = self._request(build("similarity") if strategy is None else strategy, keep)
+        cuda = self.device.type == "cuda"
+        before = self._reserved() if cuda else 0
         start = time.perf_counter()
         compiled = Compiled(request, self.backend, self.bucket)
         inputs = {k: v if v.is_floating_point() else v.cpu() for k, v in self.inputs.items()}
         compiled.generate(**inputs, max_new_tokens=1 + DECODED)
         built = time.perf_counter() - start
+        memory = self._memory(self._reserved() - before) if cuda else {}
         seen = compiled.encode(**inputs)
         prompt = compiled.select(seen, **inputs)
         assert prompt is not None
@@ -205,6 +220,7 @@ class Bench:
             "prefill_ms": prefill.row,
             "first_token_ms": token.row,
             "token_ms": round((answer.mean - prefill.mean) / DECODED, 4),
+            **memory,
             "build_s": round(built, 2),
             "captured": {b.stage: b.captured for b in compiled.built},
             "sequence": prompt.embeds.shape[1],
