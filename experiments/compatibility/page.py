@@ -27,13 +27,14 @@ left-padded batch of three with another budget for each unit.
 * **prepare**: shorter inputs, against `attach`.
 * **plain again**: the plain model against itself. Where that is not 0 neither can the others be.
 * **same calls**: with everything kept, before and between layers, torch's attention function got the same shapes,
-  strides, masks and flags as from the plain model, call by call, so that an accelerator runs the same kernels.
+  strides, masks and flags as from the plain model, call by call, so that an accelerator runs the same kernels. (Gemma
+  3 in a padded batch: the masks differ in rows of padding, and nowhere else.)
 """
 
 FULL_SIZE = """
 ## Models of full size
 
-Sizes of published models, random weights; {new_tokens} tokens are generated for several prompts at once. Differences
+Sizes of published models, random weights; several prompts at once. Differences
 are of logits behind the prompts, as above: of the plain model from run to run (*again*) and between a prompt alone and
 in the batch (*alone*: what other kernels' rounding comes to in so many layers), with everything kept against the plain
 model (*keep all*), and with `{strategy}` at `keep={keep:.3g}` against masking out (*drop*, where a mask brings another
@@ -45,8 +46,13 @@ MODES = """
 
 *same*: with everything kept, the tokens are those of the plain model, and with 40 % kept, `attach` and `prepare` give
 the same tokens. Three left-padded prompts; one for prompt lookup and assisted decoding, which take no more. Where a
-mode cannot work it raises, and the message names what does.
+mode cannot work it raises, and the message names what does. `prepare` needs transformers 5.18.
 """
+
+
+def number(value: float | None) -> str:
+    """A difference, or that it was not measured."""
+    return "-" if value is None else f"{value:.0e}" if value else "0"
 
 
 def worst(rows: list[Mapping[str, Any]], stage: str, law: str) -> str:
@@ -117,7 +123,7 @@ def full_size_table(report: Mapping[str, Any]) -> str:
         for kind, row in found.items():
             if kind == "parameters":
                 continue
-            laws = [f"{row[law]:.0e}" if row[law] else "0" for law in ("again", "alone", "keep all", "drop")]
+            laws = [number(row.get(law)) for law in ("again", "alone", "keep all", "drop")]
             pair = [" -> ".join(map(str, row[name])) for name in ("visual tokens", "sequence")]
             sides = [row["full"], row["pruned"]]
             memory = " -> ".join(
@@ -145,10 +151,11 @@ def main(paths: list[str]) -> None:
     print(HEAD)
     for report in reports:
         print(f"## Laws: {place(report)}\n\n{laws_table(report)}\n")
-    for report in every:
-        if "full size" in report:
-            print(FULL_SIZE.format(**report))
-            print(f"### {place(report)}\n\n{full_size_table(report)}\n")
+    large = [report for report in every if "full size" in report]
+    if large:
+        print(FULL_SIZE.format(**large[0]))
+    for report in large:
+        print(f"### {report['new_tokens']} tokens each: {place(report)}\n\n{full_size_table(report)}\n")
     print(MODES)
     for report in reports:
         print(f"### {place(report)}\n\n{modes_table(report)}\n")
