@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Final, TypeVar
 
@@ -170,6 +170,11 @@ class Registry:
             if "strategy" in parts:
                 return self.build(parts.pop("strategy"), **parts)
             return self._checked(self._call("a strategy from parts", Strategy, parts), "parts")
+        if isinstance(strategy, str) and ":" in strategy:
+            name, given = _options_in(strategy)
+            if twice := given.keys() & options.keys():
+                raise UnknownOptionError(f"strategy {strategy!r}: {sorted(twice)[0]!r} was given twice")
+            return replace(self.build(name, **given, **options), name=strategy)  # type: ignore[type-var]
         made = self._call(f"strategy {strategy!r}", self.load("strategies", strategy), options)
         return self._checked(made, strategy)
 
@@ -199,6 +204,20 @@ class Registry:
             if isinstance(error, TokenPruneError):
                 raise
             raise OptionTypeError(f"{what}: {error}") from error
+
+
+def _options_in(spec: str) -> tuple[str, dict[str, Any]]:
+    """Take ``name:option=value:option=value`` apart; values as in YAML."""
+    import yaml
+
+    name, *options = spec.split(":")
+    given: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"strategy {spec!r}: options are written name:option=value, got {option!r}")
+        given[key] = yaml.safe_load(value)
+    return name, given
 
 
 @functools.lru_cache(maxsize=2 * len(KINDS))
@@ -278,9 +297,10 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
     Parameters
     ----------
     strategy : AnyStrategy, str or mapping
-        A strategy, which is returned; a registered name; or the parts: ``{"scorer": ..., "selector": ...,
-        "merger": ...}``, each a name, a mapping with "name" and options, or an object. A mapping with "strategy" is a
-        name with options, as read from YAML.
+        A strategy, which is returned; a registered name, with options where one line has to do
+        (``"mi-pruner:lam=0.7:tau=0.02"``); or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a
+        name, a mapping with "name" and options, or an object. A mapping with "strategy" is a name with options, as
+        read from YAML.
     **options
         Options of the strategy; parts among them (``normalizer=``, ``aggregator=`` ...) by name or mapping too.
 
@@ -288,6 +308,8 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
     ------
     UnknownNameError, UnknownOptionError
         With the closest matches.
+    ConfigError
+        An option that is not written ``name:option=value``.
     PluginError
         The plugin that provides the name is broken.
     """

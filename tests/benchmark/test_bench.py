@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import tokenprune as tp
 from tokenprune.benchmark import loops
-from tokenprune.benchmark.bench import Setup, bench, cases, named
+from tokenprune.benchmark.bench import Setup, bench, cases
 from tokenprune.benchmark.clock import Peaks, peaks, timed
 from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
 from tokenprune.benchmark.table import HEADER, cells, markdown
 from tokenprune.cli import app
-from tokenprune.errors import ConfigError, UnknownNameError, UnknownOptionError
+from tokenprune.errors import ConfigError, UnknownNameError
 
 SMALL = Setup(small=True, device="cpu", dtype="float32", repeats=2, warm=0, words=12)
 
@@ -128,9 +128,7 @@ def test_clock() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: named("mi-pruner:lam"), ConfigError, "name:option=value"),
-        (lambda: named("mi-pruner:lambda=1"), UnknownOptionError, "lam"),
-        (lambda: named("mi-prunner"), UnknownNameError, "mi-pruner"),
+        (lambda: list(cases(["mi-prunner"], [64], [1], ["plain"])), UnknownNameError, "mi-pruner"),
         (lambda: list(cases(["random"], [64], [1], ["compild"])), ConfigError, "compiled"),
         (lambda: geometry("llava-7b"), UnknownNameError, "llava-1.5-7b"),
         (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,38 @@ def test_ways_to_say_the_same() -> None:
         }
     )
     assert nested.requires == {"visual", "text", "received_attention"}
+
+
+def test_options_behind_a_name() -> None:
+    made = tp.build("mi-pruner:lam=0.7:tau=0.02")
+    assert made == replace(tp.build("mi-pruner", lam=0.7, tau=0.02), name="mi-pruner:lam=0.7:tau=0.02")
+    assert tp.build({"strategy": "mi-pruner:lam=1", "tau": 0.5}).name == "mi-pruner:lam=1"
+    for name in tp.list_strategies():
+        # values are read as YAML; schedules are strategies like any
+        options = inspect.signature(shared.load("strategies", name)).parameters
+        numbers = {n: p.default for n, p in options.items() if isinstance(p.default, int | float)}
+        spec = ":".join([name, *(f"{n}={str(v).lower()}" for n, v in numbers.items())])
+        assert tp.build(spec) == replace(tp.build(name), name=spec if numbers else name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("mi-pruner:lam", errors.ConfigError, "name:option=value"),
+        ("mi-pruner:=1", errors.ConfigError, "name:option=value"),
+        ("mi-pruner:lambda=1", errors.UnknownOptionError, "lam"),
+        ("mi-prunner:lam=1", errors.UnknownNameError, "mi-pruner"),
+        ("mi-pruner:lam=high", errors.TokenPruneError, "lam"),
+    ],
+)
+def test_mistakes_behind_a_name(spec: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        tp.build(spec)
+
+
+def test_an_option_given_twice() -> None:
+    with pytest.raises(errors.UnknownOptionError, match="twice"):
+        tp.build("mi-pruner:lam=1", lam=0.5)
 
 
 def test_specifications_are_not_changed() -> None:

@@ -22,10 +22,9 @@ from tokenprune.evaluation.results import ResultFolder, write_atomically
 from tokenprune.models import adapter_for
 from tokenprune.registry import build
 from tokenprune.schedule import LayerSchedule
-from tokenprune.strategy import AnyStrategy
 from tokenprune.support import refusal
 
-__all__ = ["Case", "Setup", "bench", "cases", "named"]
+__all__ = ["Case", "Setup", "bench", "cases"]
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,6 @@ class Case:
     way: Way
 
 
-def named(spec: str) -> AnyStrategy:
-    """Make a strategy from ``name`` or ``name:option=value:option=value``."""
-    import yaml
-
-    name, *options = spec.split(":")
-    given: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ConfigError(f"strategy {spec!r}: options are written name:option=value, got {option!r}")
-        given[key] = yaml.safe_load(value)
-    return build(name, **given)
-
-
 def cases(
     strategies: Sequence[str], keeps: Sequence[int], batches: Sequence[int], ways: Sequence[str]
 ) -> Iterator[Case]:
@@ -98,7 +83,7 @@ def cases(
     for way in ways:
         if way not in get_args(Way):
             raise ConfigError(f"--ways: no {way!r}; {closest(way, get_args(Way))}")
-    made = {spec: named(spec) for spec in strategies}
+    made = {spec: build(spec) for spec in strategies}
     for batch in batches:
         for way in ways:
             if way != "loop":
@@ -167,7 +152,7 @@ def bench(
 
 def _measured(one: Bench, case: Case) -> dict[str, Any]:
     """A row's numbers, or why there are none."""
-    strategy = None if case.strategy is None else named(case.strategy)
+    strategy = None if case.strategy is None else build(case.strategy)
     if strategy is not None and (why := refusal(adapter_for(one.model), strategy)) is not None:
         return {"refused": why}
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from tokenprune.cli.options import numbers, words
+from tokenprune.cli.options import numbers, words, words_or_all
 
 __all__ = ["bench"]
 
@@ -69,8 +69,7 @@ def bench(
         repeats,
         warm,
     )
-    asked = [None] if strategies.strip() == "all" else words(strategies)
-    specs = [n for spec in asked for n in ([spec] if spec and ":" in spec else strategy_names(spec and [spec]))]
+    specs = strategy_names(words_or_all(strategies))
     wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
     console = Console(width=None if Console().is_terminal else 200)
     columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

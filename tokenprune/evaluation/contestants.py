@@ -138,7 +138,7 @@ def strategy_names(patterns: Sequence[str] | None) -> list[str]:
         raise ConfigError(f"--strategies names none; known: {', '.join(list_strategies())}")
     chosen: list[str] = []
     for pattern in patterns or ["*"]:
-        found = list_strategies(pattern) if any(c in pattern for c in "*?[") else [pattern]
+        found = list_strategies(pattern) if ":" not in pattern and any(c in pattern for c in "*?[") else [pattern]
         if not found:
             raise ConfigError(f"--strategies {pattern!r} matches no strategy; known: {', '.join(list_strategies())}")
         chosen += [name for name in found if name not in chosen]
