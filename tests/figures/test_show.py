@@ -60,6 +60,7 @@ def test_a_scene_knows_what_can_be_asked_about_it(model: str, tmp_path: Path) ->
         (["photo.png", " "], "QUESTION"),
         (["scene:seven"], "scene:0/3"),
         (["scene:1/-2"], "scene:0/3"),
+        (["scene:0/1", "textvqa/word"], "pope/random"),
         (["photo.png", QUESTION, "--strategies", "mi-prunner"], "mi-pruner"),
         (["photo.png", QUESTION, "--strategies", ","], "--strategies"),
         (["photo.png", QUESTION, "--budgets", "0"], "--budgets"),

@@ -17,7 +17,7 @@ def compare(
     strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated; 'all' for every one.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 68,
+    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 238,
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",

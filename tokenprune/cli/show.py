@@ -80,7 +80,7 @@ def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Quest
         if not (question or "").strip():
             raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
         return open_image(image), str(question), ()
-    from tokenprune.evaluation.scenes import scene
+    from tokenprune.evaluation.scenes import FAMILIES, scene
 
     seed, _, index = image.removeprefix("scene:").partition("/")
     if not (seed.isdecimal() and index.isdecimal()):
@@ -89,7 +89,13 @@ def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Quest
     if question is None:
         asked: str | Question = found.questions[0]
     else:
-        known = {q.text: q for q in found.questions} | {f"{q.family}/{q.subfamily}": q for q in found.questions}
+        known: dict[str, Question] = {}
+        for one in found.questions:
+            for name in (one.family, f"{one.family}/{one.subfamily}", one.text):
+                known.setdefault(name, one)
+        if question not in known and question.partition("/")[0] in FAMILIES:
+            types = ", ".join(f"{q.family}/{q.subfamily}" for q in found.questions)
+            raise ConfigError(f"QUESTION {question!r}: this scene knows none of that type; it knows {types}")
         asked = known.get(question, question)
     return found.image, asked, [q for q in found.questions if q != asked]
 
