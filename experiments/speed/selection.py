@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import pstats
-import statistics
 import time
 import traceback
 import warnings
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 
 import tokenprune as tp
+from tokenprune.benchmark.clock import synchronise, timed
 from tokenprune.benchmark.loops import LOOPS
 from tokenprune.components.scorers import relevance
 
@@ -70,24 +70,9 @@ def made(
     return {name: value.to(dtype) for name, value in signals.items()}
 
 
-def synchronise(device: str) -> None:
-    """Wait for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def median_ms(call: Callable[[], object], device: str, repeats: int = 50, warm: int = 30) -> float:
     """Median of synchronised calls on the host's clock, in milliseconds."""
-    for _ in range(warm):
-        call()
-    times = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return round(statistics.median(times), 4)
+    return round(timed(call, torch.device(device), repeats, warm).median, 4)
 
 
 def captured(signals: dict[str, torch.Tensor], strategy: tp.Strategy, keep: int) -> tuple[Any, Any]:
@@ -321,14 +306,14 @@ def host(n: int, keep: int, device: str, dtype: torch.dtype, repeats: int) -> di
         start = time.perf_counter()
         for _ in range(repeats):
             strategy.select(features, keep)
-        synchronise(device)
+        synchronise(torch.device(device))
         row: dict[str, Any] = {"us": round(1e6 * (time.perf_counter() - start) / repeats, 1)}
         profiler = cProfile.Profile()
         profiler.enable()
         for _ in range(repeats):
             strategy.select(features, keep)
         profiler.disable()
-        synchronise(device)
+        synchronise(torch.device(device))
         calls = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
         costs = sorted(calls.items(), key=lambda item: -item[1][2])[:40]
         for (path, line, function), (_, count, own, total, _) in costs:

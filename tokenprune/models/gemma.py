@@ -6,35 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenprune.errors import UnsupportedError
 from tokenprune.features import SIGNALS, Grid
 from tokenprune.models.base import Block
 from tokenprune.models.encoder_attention import Readings
-from tokenprune.models.llava import LlavaAdapter
+from tokenprune.models.llava import PatchesAlone
 from tokenprune.splice import Splice
 
 __all__ = ["Gemma3Adapter"]
 
 
-class Gemma3Adapter(LlavaAdapter):
+class Gemma3Adapter(PatchesAlone):
     """``Gemma3ForConditionalGeneration``.
 
     Signals are means over the patches pooled into a token. Windows of the sliding layers count the tokens that are
     there, during the prompt as while decoding: what is dropped makes room in the window.
     """
-
-    @property
-    def has_cls(self) -> bool:
-        """There is no [CLS]."""
-        return False
-
-    def encoder_layer(self, modality: str) -> nn.Module | None:
-        """The last one."""
-        layers: Any = self.tower(modality).get_submodule("encoder.layers")
-        last: nn.Module = layers[-1]
-        return last
 
     @property
     def _tokens_per_side(self) -> int:

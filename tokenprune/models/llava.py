@@ -12,7 +12,7 @@ from tokenprune.features import Grid
 from tokenprune.models.base import Block, ModelAdapter
 from tokenprune.models.encoder_attention import ENCODER_SIGNALS, Readings, read_layer
 
-__all__ = ["LlavaAdapter"]
+__all__ = ["LlavaAdapter", "PatchesAlone"]
 
 
 class LlavaAdapter(ModelAdapter):
@@ -101,6 +101,21 @@ class LlavaAdapter(ModelAdapter):
     def grid(self, n_tokens: int) -> Grid | None:
         """Square grid of patches."""
         return Grid(self.side, self.side) if self.side**2 == n_tokens else None
+
+
+class PatchesAlone(LlavaAdapter):
+    """An encoder without [CLS] whose last layer is projected (SigLIP as Gemma 3, Idefics3 and SmolVLM use it)."""
+
+    @property
+    def has_cls(self) -> bool:
+        """There is no [CLS]."""
+        return False
+
+    def encoder_layer(self, modality: str) -> nn.Module | None:
+        """The last one."""
+        layers: Any = self.tower(modality).get_submodule("encoder.layers")
+        last: nn.Module = layers[-1]
+        return last
 
 
 def attention_of(layer: nn.Module) -> Any:

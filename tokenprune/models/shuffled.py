@@ -12,7 +12,7 @@ from tokenprune.encoded import tokens_of
 from tokenprune.features import SIGNALS, Grid
 from tokenprune.models.base import Block
 from tokenprune.models.encoder_attention import Readings
-from tokenprune.models.llava import LlavaAdapter
+from tokenprune.models.llava import LlavaAdapter, PatchesAlone
 
 __all__ = ["Idefics3Adapter", "InternVLAdapter"]
 
@@ -66,7 +66,7 @@ class InternVLAdapter(LlavaAdapter):
         return Grid(side, side) if side**2 == n_tokens else None
 
 
-class Idefics3Adapter(InternVLAdapter):
+class Idefics3Adapter(PatchesAlone, InternVLAdapter):
     """``Idefics3ForConditionalGeneration`` and ``SmolVLMForConditionalGeneration``.
 
     Tiles stand apart in the prompt, with their row and column before them, so each is a unit of its own.
@@ -83,17 +83,6 @@ class Idefics3Adapter(InternVLAdapter):
     def tower(self, modality: str) -> nn.Module:
         """The encoder."""
         return self.core.get_submodule("vision_model")
-
-    @property
-    def has_cls(self) -> bool:
-        """There is no [CLS]."""
-        return False
-
-    def encoder_layer(self, modality: str) -> nn.Module | None:
-        """The last one."""
-        layers: Any = self.tower(modality).get_submodule("encoder.layers")
-        last: nn.Module = layers[-1]
-        return last
 
     @property
     def joined(self) -> int:
