@@ -23,9 +23,9 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
-from tokenprune.evaluation.contestants import box_overlap
 from tokenprune.evaluation.examination import prompt_inputs
 from tokenprune.evaluation.items import scene_items
+from tokenprune.evaluation.pictures import box_overlap
 from tokenprune.evaluation.runner import Item, batches
 from tokenprune.evaluation.scenes import scene
 from tokenprune.features import Grid

@@ -13,8 +13,9 @@ import tokenprune as tp
 from tokenprune.cli import main
 from tokenprune.errors import ConfigError
 from tokenprune.evaluation.comparison import compare
-from tokenprune.evaluation.contestants import Contestant, box_overlap, contestants
+from tokenprune.evaluation.contestants import Contestant, contestants
 from tokenprune.evaluation.items import scene_items
+from tokenprune.evaluation.pictures import box_overlap
 from tokenprune.evaluation.runner import Item
 from tokenprune.features import Grid
 from tokenprune.figures.report import write_report

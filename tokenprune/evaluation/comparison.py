@@ -14,10 +14,12 @@ import torch
 
 from tokenprune.errors import TokenPruneWarning, UnreachableBudgetError
 from tokenprune.evaluation.contestants import Contestant, contestants
+from tokenprune.evaluation.pictures import Pictures
 from tokenprune.evaluation.results import ResultFolder, write_atomically
-from tokenprune.evaluation.runner import Item, run, visual_tokens
+from tokenprune.evaluation.runner import Item, pictures_of, run
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.matching import Match, checked_match, matched_keep
+from tokenprune.support import refusal
 
 __all__ = ["compare", "environment"]
 
@@ -78,11 +80,12 @@ def compare(
     """
     checked_match(match)
     rows = contestants(strategies, budgets)
-    unmatched: dict[tuple[str, int], str] = {}
+    first = pictures_of(model, processor, items[:1])
+    unmatched = _impossible(rows, first)
     if match == "layer-average":
         n_layers = model.config.get_text_config().num_hidden_layers
-        unmatched = _unmatched(rows, visual_tokens(model, processor, items[0]), n_layers)
-        rows = [row for row in rows if (row.label, row.keep) not in unmatched]
+        unmatched |= _unmatched(rows, max(size for _, size in first.units), n_layers)
+    rows = [row for row in rows if (row.label, row.keep) not in unmatched]
     for (label, keep), reason in unmatched.items():
         note(f"{label} at {keep} is left out: {reason}")
     folder = ResultFolder(out, {**config, "match": match})
@@ -99,6 +102,18 @@ def compare(
     }
     write_atomically(out / "summary.json", json.dumps(document, indent=1) + "\n")
     return table
+
+
+def _impossible(rows: Sequence[Contestant], pictures: Pictures) -> dict[tuple[str, int], str]:
+    """Rows that this model cannot run, and why."""
+    found = {}
+    for row in rows:
+        why = None if row.strategy is None else refusal(pictures.adapter, row.strategy)
+        if row.kind == "oracle" and pictures.grids is None:
+            why = "where tokens of pictures cut into tiles lie is not known"
+        if why is not None:
+            found[row.label, row.keep] = why
+    return found
 
 
 def _unmatched(rows: Sequence[Contestant], n_visual: int, n_layers: int) -> dict[tuple[str, int], str]:

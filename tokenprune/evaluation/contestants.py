@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tokenprune.components.base import Scorer
 from tokenprune.errors import ConfigError
-from tokenprune.features import Features, Grid
+from tokenprune.features import Features
 from tokenprune.registry import build, list_strategies
 from tokenprune.strategy import AnyStrategy, Strategy
 
-__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "box_overlap", "contestants", "strategy_names"]
+__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "contestants", "strategy_names"]
 
 RANDOM_DRAWS = 3
 """The paper averages three independent draws."""
@@ -38,27 +38,6 @@ class Given(Scorer):
     def score(self, features: Features) -> Tensor:
         """Return the scores as they are."""
         return self.scores.to(features.device)
-
-
-def box_overlap(boxes: Sequence[tuple[int, int, int, int]], grid: Grid, size: tuple[int, int]) -> Tensor:
-    """Area of each token's patch that some box covers, in pixels: (N,).
-
-    Parameters
-    ----------
-    boxes : sequence of (x0, y0, x1, y1)
-        Pixels of the picture.
-    grid : Grid
-    size : (width, height) of the picture
-    """
-    height, width = size[1] / grid.height, size[0] / grid.width
-    top = torch.arange(grid.height, dtype=torch.float64) * height
-    left = torch.arange(grid.width, dtype=torch.float64) * width
-    covered = torch.zeros(grid.height, grid.width, dtype=torch.float64)
-    for x0, y0, x1, y1 in boxes:
-        rows = (torch.minimum(top + height, torch.tensor(float(y1))) - top.clamp_min(y0)).clamp_min(0)
-        columns = (torch.minimum(left + width, torch.tensor(float(x1))) - left.clamp_min(x0)).clamp_min(0)
-        covered = torch.maximum(covered, rows[:, None] * columns[None])
-    return covered.flatten()
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,7 @@ class Contestant:
         """What identifies its rows in results.jsonl."""
         return self.label, self.keep, self.draw
 
-    def for_batch(self, pictures: Sequence[str], wanted: Tensor) -> AnyStrategy | None:
+    def for_batch(self, units: Sequence[str], wanted: Tensor) -> AnyStrategy | None:
         """The strategy for one batch: random draws belong to pictures, the oracle knows where to look.
 
         A draw is the same for all questions about a picture, as are the picks of any strategy that does not read the
@@ -98,24 +77,24 @@ class Contestant:
 
         Parameters
         ----------
-        pictures : sequence of str
-            Name of each question's picture.
-        wanted : Tensor, (B, N)
+        units : sequence of str
+            Name of each picture or tile that tokens are chosen from.
+        wanted : Tensor, (U, N)
             Overlap of each token with the queried objects.
         """
         if self.kind == "oracle":
             # a small random part orders the rest, so that a budget larger than the object is not filled from the top
-            return Strategy(Given(wanted + _drawn(pictures, 0, wanted.shape[1]) * 1e-3), name="oracle")
+            return Strategy(Given(wanted + _drawn(units, 0, wanted.shape[1]) * 1e-3), name="oracle")
         if self.label == "random":
-            return Strategy(Given(_drawn(pictures, self.draw, wanted.shape[1])), name="random")
+            return Strategy(Given(_drawn(units, self.draw, wanted.shape[1])), name="random")
         return self.strategy
 
 
-def _drawn(pictures: Sequence[str], draw: int, n: int) -> Tensor:
-    """Uniform numbers, a row a picture: (B, n), float64."""
+def _drawn(units: Sequence[str], draw: int, n: int) -> Tensor:
+    """Uniform numbers, a row a unit: (U, n), float64."""
     rows = []
-    for picture in pictures:
-        seed = hashlib.blake2b(f"{picture}/{draw}".encode(), digest_size=7).digest()
+    for unit in units:
+        seed = hashlib.blake2b(f"{unit}/{draw}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
         rows.append(torch.rand(n, generator=generator, dtype=torch.float64))
     return torch.stack(rows)

@@ -11,20 +11,18 @@ import torch
 from PIL import Image
 
 from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.encoded import Encoded, encode, takes_encoded
 from tokenprune.evaluation.answers import is_correct
-from tokenprune.evaluation.contestants import Contestant, box_overlap
-from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.evaluation.contestants import Contestant
+from tokenprune.evaluation.pictures import Pictures
 from tokenprune.evaluation.results import ResultFolder
 from tokenprune.evaluation.thrift import Thrift
-from tokenprune.features import Grid
 from tokenprune.matching import Match, matched_keep
 from tokenprune.models.base import adapter_for
 from tokenprune.run import Run
 from tokenprune.session import attach
 from tokenprune.strategy import AnyStrategy
 
-__all__ = ["Item", "batches", "run", "visual_tokens"]
+__all__ = ["Item", "batches", "pictures_of", "run"]
 
 
 class Question(Protocol):
@@ -130,10 +128,17 @@ def run(
     progress(count, total, "done")
 
 
-def visual_tokens(model: Any, processor: Any, item: Item) -> int:
-    """Visual tokens of an item's picture."""
-    ids = prompt_inputs(processor, [item.image()], [item.question.text])["input_ids"]
-    return int(adapter_for(model).image_mask(ids).sum())
+def pictures_of(model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()) -> Pictures:
+    """The pictures that some questions are about."""
+    painted = {item.image_id: item.image() for item in batch}
+    return Pictures(
+        model,
+        processor,
+        [painted[item.image_id] for item in batch],
+        [item.image_id for item in batch],
+        [item.question.text for item in batch],
+        others,
+    )
 
 
 class _Asked:
@@ -143,74 +148,50 @@ class _Asked:
         self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None = None
     ) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
-        self.adapter = adapter_for(model)
-        self.thrift = Thrift(self.adapter)
+        self.thrift = Thrift(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
-        first = {item.image_id: item for item in batch}
-        pictures = {image_id: item.image() for image_id, item in first.items()}
-        self.pictures = [pictures[item.image_id] for item in batch]
-        self.place = [list(first).index(item.image_id) for item in batch]
-        questions = [item.question.text for item in batch]
-        self.inputs = prompt_inputs(processor, self.pictures, questions).to(model.device)
-        self.inputs["pixel_values"] = self.inputs["pixel_values"].to(model.dtype)
-        self.pixels = self.inputs["pixel_values"][[self.place.index(i) for i in range(len(first))]]
-        if len(first) == 1:  # the "wrong image" of a batch about one picture; nothing but grey where there is no other
-            picture = Image.new("RGB", self.pictures[0].size, "grey") if stranger is None else stranger.image()
-            other = prompt_inputs(processor, [picture], questions[:1])["pixel_values"]
-            self.pixels = torch.cat([self.pixels, other.to(self.pixels)])
-        self.encoded = encode(model, pixel_values=self.pixels) if takes_encoded(model) else None
-        self.text = {k: v for k, v in self.inputs.items() if k in ("input_ids", "attention_mask")}
-        self.images = self.adapter.image_mask(self.text["input_ids"])
-        each = int(self.images[0].sum())
-        grid = self.adapter.grid(each) or Grid(1, each)
-        overlaps = [
-            box_overlap(item.question.boxes, grid, picture.size)
-            for item, picture in zip(batch, self.pictures, strict=True)
-        ]
-        self.wanted = torch.stack(overlaps)
+        others = []
+        if len({item.image_id for item in batch}) == 1:  # the "wrong image" of a batch about one picture
+            size = batch[0].image().size
+            others = [Image.new("RGB", size, "grey") if stranger is None else stranger.image()]
+        self.pictures = pictures_of(model, processor, batch, others)
+        self.units = [name for name, _ in self.pictures.units]
+        self.wanted = self.pictures.overlap([item.question.boxes for item in batch])
 
     def answers(self, row: Contestant, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
-        strategy = row.for_batch([item.image_id for item in self.batch], self.wanted)
+        strategy = row.for_batch(self.units, self.wanted)
         if strategy is not None and strategy is row.strategy:
             strategy = self.thrift.once(strategy)
-        shift = 1 if row.kind == "wrong image" else 0
-        vision, encoded = self._vision(shift)
+        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0)
         pruning: Any = (
             nullcontext(Run())
             if strategy is None
             else attach(
-                self.model, strategy, self._budget(strategy, row.keep), processor=self.processor, encoded=encoded
+                self.model,
+                strategy,
+                self._budget(strategy, row.keep),
+                processor=self.processor,
+                encoded=shown.encoded,
             )
         )
         with torch.no_grad(), pruning as record, self.thrift.during(strategy):
-            out = self.model.generate(**self.text, **vision, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = self.processor.batch_decode(out[:, self.text["input_ids"].shape[1] :], skip_special_tokens=True)
-        visual = record.history[0].layer_tokens if record.history else self._unpruned()
-        prompt = (self.text["attention_mask"].sum(1) - self.images.sum(1)).tolist()
+            out = self.model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        unpruned = [(n,) * self.shape.layers for n in shown.visual]
+        visual = record.history[0].layer_tokens if record.history else unpruned
         return [
-            self._line(row, item, said, layers, int(words))
-            for item, said, layers, words in zip(self.batch, texts, visual, prompt, strict=True)
+            self._line(row, item, said, layers, words)
+            for item, said, layers, words in zip(self.batch, texts, visual, shown.text, strict=True)
         ]
 
     def _budget(self, strategy: AnyStrategy, keep: int) -> int | list[int]:
-        """What the strategy is asked for: one budget, or one for each picture where they differ."""
+        """What the strategy is asked for: one budget, or one for each unit where they differ."""
         if self.match == "kept":
             return keep
-        sizes = self.images.sum(1).tolist()
+        sizes = [size for _, size in self.pictures.units]
         solved = {size: matched_keep(strategy, keep, size, self.shape.layers) for size in set(sizes)}
         return solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes]
-
-    def _vision(self, shift: int) -> tuple[dict[str, Any], Encoded | None]:
-        """The pictures of the batch, moved on by ``shift`` distinct pictures."""
-        place = [(i + shift) % len(self.pixels) for i in self.place]
-        if self.encoded is None:
-            return {"pixel_values": self.pixels[place]}, None
-        picked = self.encoded.pick(place)
-        return {"mm_encoder_outputs": picked.outputs}, picked
-
-    def _unpruned(self) -> list[tuple[int, ...]]:
-        return [(int(n),) * self.shape.layers for n in self.images.sum(1).tolist()]
 
     def _line(self, row: Contestant, item: Item, said: str, layers: Sequence[int], words: int) -> dict[str, Any]:
         question = item.question

@@ -171,11 +171,13 @@ def _part(layer: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def _last_only(original: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _last_only(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """A function of every token on its own, evaluated at the last one; zero elsewhere."""
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Any:
         last = original(x[:, -1:])
+        if not isinstance(last, Tensor):
+            return original(x)  # experts that say how they were chosen
         return torch.cat([last.new_zeros(*x.shape[:-1], last.shape[-1])[:, :-1], last], dim=1)
 
     return forward

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tokenprune.evaluation.contestants import Contestant
-from tokenprune.evaluation.runner import Item, visual_tokens
+from tokenprune.evaluation.runner import Item, pictures_of
 from tokenprune.figures.pruning import look, pruning_sheet
 from tokenprune.matching import Match
 from tokenprune.registry import build
@@ -120,7 +120,10 @@ def example_sheets(
     for example in choose_examples([line for line in lines if line["sample"] in by_id]):
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
-        random = as_drawn(item.image_id, visual_tokens(model, processor, item))
+        pictures = pictures_of(model, processor, [item])
+        if pictures.grids is None:
+            return []  # nobody knows where tokens of tiles lie
+        random = as_drawn(item.image_id, pictures.units[0][1])
         question = item.question
         strategies = [build(example.strategy), random]
         looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from tokenprune.errors import FeatureError
 from tokenprune.features import Grid
@@ -17,7 +18,9 @@ _FONT, _SMALL = 14, 12
 _GAP = 8
 
 
-def dimmed(image: Image.Image, kept: Sequence[int], grid: Grid, side: int = 240, strength: float = 0.8) -> Image.Image:
+def dimmed(
+    image: Image.Image, kept: Sequence[int], grids: Grid | Sequence[Grid], side: int = 240, strength: float = 0.8
+) -> Image.Image:
     """Return the picture with pruned patches faded towards white.
 
     Parameters
@@ -26,10 +29,11 @@ def dimmed(image: Image.Image, kept: Sequence[int], grid: Grid, side: int = 240,
         What the tokens cover, edge to edge.
     kept : sequence of int
         Raster positions of kept tokens.
-    grid : Grid
-        Of one frame.
+    grids : Grid or sequence of Grid
+        Of one frame. Several are stretches of tokens, one after another, each over all of the picture (a thumbnail,
+        then the picture itself): what any of them kept is left as it is.
     side : int, default 240
-        Pixels along the longer side of what is returned; the other follows from the grid.
+        Pixels along the longer side of what is returned; the other follows from the last grid.
     strength : float, default 0.8
         How far pruned patches fade, in [0, 1].
 
@@ -38,18 +42,24 @@ def dimmed(image: Image.Image, kept: Sequence[int], grid: Grid, side: int = 240,
     FeatureError
         A position outside the grid.
     """
-    n = grid.height * grid.width
-    outside = [place for place in kept if not 0 <= place < n]
+    grids = (grids,) if isinstance(grids, Grid) else tuple(grids)
+    ends = list(accumulate(grid.height * grid.width for grid in grids))
+    outside = [place for place in kept if not 0 <= place < ends[-1]]
     if outside:
-        raise FeatureError(f"kept token {outside[0]} lies outside a grid of {grid.height} x {grid.width} tokens")
-    longest = max(grid.height, grid.width)
-    size = (max(1, side * grid.width // longest), max(1, side * grid.height // longest))
-    mask = torch.zeros(n, dtype=torch.uint8)
-    mask[list(kept)] = 255
-    cells = Image.fromarray(mask.view(grid.height, grid.width).numpy())
+        shapes = " and ".join(f"{grid.height} x {grid.width}" for grid in grids)
+        raise FeatureError(f"kept token {outside[0]} lies outside a grid of {shapes} tokens")
+    last = grids[-1]
+    longest = max(last.height, last.width)
+    size = (max(1, side * last.width // longest), max(1, side * last.height // longest))
+    marked = torch.zeros(ends[-1], dtype=torch.uint8)
+    marked[list(kept)] = 255
+    mask = Image.new("L", size)
+    for end, grid in zip(ends, grids, strict=True):
+        cells = marked[end - grid.height * grid.width : end].view(grid.height, grid.width).numpy()
+        mask = ImageChops.lighter(mask, Image.fromarray(cells).resize(size, Image.Resampling.NEAREST))
     picture = image.convert("RGB").resize(size)
     faded = Image.blend(picture, Image.new("RGB", size, "white"), strength)
-    return Image.composite(picture, faded, cells.resize(size, Image.Resampling.NEAREST))
+    return Image.composite(picture, faded, mask)
 
 
 @dataclass(frozen=True)

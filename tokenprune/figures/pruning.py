@@ -12,15 +12,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tokenprune.benchmark.cost import layer_average
-from tokenprune.encoded import encode, takes_encoded
 from tokenprune.errors import UnsupportedError
 from tokenprune.evaluation.answers import is_correct
-from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.evaluation.pictures import Pictures
 from tokenprune.evaluation.runner import Question
 from tokenprune.features import Grid
 from tokenprune.figures.overlay import Cell, dimmed, sheet
 from tokenprune.matching import Match, matched_keep
-from tokenprune.models.base import adapter_for
 from tokenprune.registry import build
 from tokenprune.session import attach
 from tokenprune.strategy import AnyStrategy
@@ -65,7 +63,8 @@ class Look:
         What the model saw: resized and cropped by its processor.
     size : (width, height)
         Of the picture that was given.
-    grid : Grid
+    grids : tuple of Grid
+        Where its tokens lie, stretch after stretch, each over all of it (a thumbnail, then the picture).
     full : View
     views : tuple of tuple of View
         A row a budget, a column a strategy.
@@ -73,24 +72,24 @@ class Look:
 
     picture: Image.Image
     size: tuple[int, int]
-    grid: Grid
+    grids: tuple[Grid, ...]
     full: View
     views: tuple[tuple[View, ...], ...]
 
 
-def seen_picture(processor: Any, image: Image.Image, pixel_values: Tensor) -> Image.Image:
-    """Return what the encoder received as a picture: cropped, resized, normalisation undone.
+def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
+    """Return what the encoder receives as a picture: cropped, resized, normalisation undone.
 
     Parameters
     ----------
     processor
     image : Image
         Returned where the encoder takes something else than one picture of three channels.
-    pixel_values : Tensor, (1, 3, H, W)
     """
-    if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
-        return image
     steps = processor.image_processor
+    pixel_values = steps(images=[image], return_tensors="pt").get("pixel_values")
+    if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
+        return image
     pixels = pixel_values[0].float().cpu()
     if steps.do_normalize:
         pixels = pixels * torch.tensor(steps.image_std).view(3, 1, 1) + torch.tensor(steps.image_mean).view(3, 1, 1)
@@ -134,28 +133,23 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    adapter = adapter_for(model)
-    inputs = prompt_inputs(processor, [image], [question]).to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    n = int(adapter.image_mask(inputs["input_ids"]).sum())
-    grid = adapter.grid(n)
-    if grid is None or grid.frames != 1:
-        raise UnsupportedError(f"{type(model).__name__} does not say where its {n} visual tokens lie in the picture")
+    pictures = Pictures(model, processor, [image], ["picture"], [question])
+    if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
+        raise UnsupportedError(
+            f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
+        )
+    n = pictures.units[0][1]
     n_layers = model.config.get_text_config().num_hidden_layers
-    asked, encoded = dict(inputs), None
-    if takes_encoded(model):
-        encoded = encode(model, pixel_values=inputs["pixel_values"])
-        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        asked["mm_encoder_outputs"] = encoded.outputs
+    shown = pictures.shown(0)
 
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
         if strategy is not None:
             asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
-            pruning = attach(model, strategy, asked_for, processor=processor, encoded=encoded)
+            pruning = attach(model, strategy, asked_for, processor=processor, encoded=shown.encoded)
         with pruning as run:
-            out = model.generate(**asked, max_new_tokens=max_new_tokens, do_sample=False)
-        said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            out = model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         answer = " ".join(said.split())
         if strategy is None:
             return View("full", 0, answer, tuple(range(n)), float(n))
@@ -164,7 +158,7 @@ def look(
         return View(strategy.name, keep, answer, tuple(left), average)
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
-    return Look(seen_picture(processor, image, inputs["pixel_values"]), image.size, grid, view(None, 0), views)
+    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views)
 
 
 def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
@@ -181,7 +175,7 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
     """
 
     def cell(view: View) -> Cell:
-        picture = dimmed(looked.picture, view.kept, looked.grid, side)
+        picture = dimmed(looked.picture, view.kept, looked.grids, side)
         color = "black"
         if question is not None:
             _outline(picture, question.boxes, looked.size)

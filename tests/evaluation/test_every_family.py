@@ -1,0 +1,114 @@
+"""Comparisons and overlays on every model family: answers are those of ``generate``, whatever is shared on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tokenprune.errors import UnsupportedError
+from tokenprune.evaluation.comparison import compare
+from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.evaluation.items import scene_items
+from tokenprune.evaluation.pictures import Pictures
+from tokenprune.evaluation.runner import Item, pictures_of
+from tokenprune.figures.pruning import look, pruning_sheet
+from tokenprune.models import adapter_for
+from tokenprune.support import refusal
+from tokenprune.testing.tiny import FAMILIES, picture, tiny_model, tiny_processor
+
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+
+STRATEGIES = ("mi-pruner", "fastv")
+KEEP = 5
+TILED = {"internvl", "idefics3", "smolvlm"}
+"""Processors cut a scene into tiles."""
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def directly(model: Any, processor: Any, item: Item, strategy: str | None) -> str:
+    """One answer by ``generate`` alone."""
+    inputs = prompt_inputs(processor, [item.image()], [item.question.text])
+    if strategy is None:
+        out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    else:
+        with tp.attach(model, strategy, KEEP, processor=processor):
+            out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    return str(processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+
+
+@families
+def test_answers_are_those_of_generate(family: str, tmp_path: Path) -> None:
+    model, processor = tiny_model(family), tiny_processor(family)
+    items, notes = scene_items(["gqa", "pope"], 5, seed=1), []
+    compare(
+        model, processor, items, tmp_path, {}, strategies=STRATEGIES, budgets=(KEEP,), batch_size=3, note=notes.append
+    )
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    said = {(line["strategy"], line["draw"], line["sample"]): line["prediction"] for line in lines}
+    refused = [s for s in STRATEGIES if refusal(adapter_for(model), tp.build(s))]
+    rows = {strategy for strategy, _, _ in said}
+    usual = {"full", "wrong image", "random", "oracle", *STRATEGIES}
+    assert rows == usual - set(refused) - ({"oracle"} if family in TILED else set())
+    assert len(notes) == len(usual - rows)
+    assert len(said) == len(items) * (len(rows) + 2)
+    for item in items:
+        for strategy in {None, *STRATEGIES} - set(refused):
+            assert said[strategy or "full", 0, item.id] == directly(model, processor, item, strategy)
+    left = {line["strategy"]: line["tokens"] for line in lines}
+    assert left["mi-pruner"] == left["random"] < left["full"]
+
+
+@families
+def test_units_are_those_that_strategies_choose_from(family: str) -> None:
+    model, processor = tiny_model(family), tiny_processor(family)
+    items = scene_items(["gqa"], 4, seed=2)
+    pictures = pictures_of(model, processor, items)
+    with torch.no_grad(), tp.attach(model, "random", 1.0, processor=processor) as run:
+        model(**prompt_inputs(processor, [i.image() for i in items], [i.question.text for i in items]))
+    (prefill,) = run.history
+    assert [size for _, size in pictures.units] == [len(places) for places in prefill.places]
+    assert len({name for name, _ in pictures.units}) >= len({item.image_id for item in items})
+    overlap = pictures.overlap([item.question.boxes for item in items])
+    assert overlap.shape == (len(pictures.units), max(size for _, size in pictures.units))
+    assert (pictures.grids is None) == (family in TILED)
+    if pictures.grids is not None:
+        assert [sum(grid.size for grid in grids) for grids in pictures.grids] == [size for _, size in pictures.units]
+        # each stretch of tokens is laid over the whole picture once
+        whole = pictures.overlap([[(0, 0, *item.image().size)] for item in items])
+        for row, grids in zip(whole, pictures.grids, strict=True):
+            area = items[0].image().width * items[0].image().height
+            assert float(row.sum()) == pytest.approx(len(grids) * area)
+
+
+def test_pictures_of_different_sizes_are_exchanged() -> None:
+    """The wrong image brings its own number of tokens."""
+    model, processor = tiny_model("qwen2_5_vl"), tiny_processor("qwen2_5_vl")
+    wide, tall = picture(0).resize((64, 32)), picture(1).resize((24, 64))
+    pictures = Pictures(model, processor, [wide, tall], ["wide", "tall"], ["how many ?", "is it red ?"])
+    own, other = pictures.shown(0), pictures.shown(1)
+    assert own.visual == other.visual[::-1]
+    assert own.visual[0] != own.visual[1]
+    assert own.text == other.text
+    alone = model(**prompt_inputs(processor, [tall], ["how many ?"])).logits[0, -1]
+    torch.testing.assert_close(model(**other.inputs).logits[0, -1], alone, rtol=0, atol=1e-4)
+
+
+@families
+def test_overlays(family: str) -> None:
+    model, processor = tiny_model(family), tiny_processor(family)
+    asked = (model, processor, picture().resize((96, 64)), "how many ?", ["mi-pruner"], [KEEP], 2)
+    if family in TILED:
+        with pytest.raises(UnsupportedError, match="tiles"):
+            look(*asked)
+        return
+    looked = look(*asked)
+    [[view]] = looked.views
+    assert len(view.kept) == KEEP
+    assert len(looked.full.kept) == sum(grid.size for grid in looked.grids)
+    assert pruning_sheet(looked, side=60).width > 0
