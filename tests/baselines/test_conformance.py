@@ -170,8 +170,8 @@ def test_tolerances() -> None:
     near, far = expected * (1 + 5e-6), expected * (1 + 5e-5)
     assert mismatch(near, expected) == ""
     assert "differ" in mismatch(far, expected)
-    assert mismatch(Replayed(far, merged=True), expected) == ""
-    assert "differ" in mismatch(Replayed(expected * (1 + 5e-4), merged=True), expected)
+    assert mismatch(Replayed(far, rounded=True), expected) == ""
+    assert "differ" in mismatch(Replayed(expected * (1 + 5e-4), rounded=True), expected)
     assert mismatch(torch.tensor([torch.nan]), torch.tensor([torch.nan])) == ""
     assert "differ" in mismatch(torch.tensor([0.0]), torch.tensor([torch.nan]))
     assert "differ" in mismatch(torch.tensor([torch.nan]), torch.tensor([0.0]))

@@ -69,9 +69,9 @@ def _video(case: Case) -> dict[str, Tensor | Replayed]:
     out = torch.cat([case.inputs["cls"].unsqueeze(1), by_error, raw], dim=1)
     return {
         "fps": basis,
-        "errors": selection.scores,
+        "errors": Replayed(selection.scores, rounded=True),
         "kept_by_error": selection.order,
-        "tokens": Replayed(out, merged=True),
+        "tokens": Replayed(out, rounded=True),
     }
 
 
@@ -91,10 +91,10 @@ def _selected(case: Case, strategy: tp.Strategy, tokens: Tensor, signal: str) ->
     assert selection.merged is not None
     return {
         "fps": FarthestPoints(case.hyper["basis"]).of(features, signal)[0],
-        "errors": selection.scores[0],
+        "errors": Replayed(selection.scores[0], rounded=True),
         "kept": selection.indices[0],
         "kept_by_error": selection.order[0],
-        "tokens": Replayed(selection.merged.tokens[0], merged=True),
+        "tokens": Replayed(selection.merged.tokens[0], rounded=True),
     }
 
 

@@ -70,5 +70,5 @@ def _layers(case: Case, schedule: LayerSchedule, rule: Logistic) -> dict[str, Te
         "counts": torch.tensor(counts),
         "ids_last": origin,
         "position_ids_last": torch.arange(hyper["image_start"] + len(origin) + text.shape[1]),
-        "vis_last": Replayed(visual[0], merged=True),
+        "vis_last": Replayed(visual[0], rounded=True),
     }

@@ -76,11 +76,11 @@ def replay(case: Case) -> dict[str, Tensor | Replayed]:
             f"orig_ids_{stage}": origin,
             f"position_ids_{stage}": positions,
             f"scores_{stage}": selection.scores[0],
-            f"vis_out_{stage}": Replayed(new[0], merged=True),
+            f"vis_out_{stage}": Replayed(new[0], rounded=True),
         }
         if isinstance(merger, Recycle):
             dropped = ~as_mask(selection.indices, n_now)[0]
             got[f"recycled_{stage}"] = merger.best_of(selection.scores[0], dropped)
-            got[f"merged_{stage}"] = Replayed(new[0, len(kept) :], merged=True)
+            got[f"merged_{stage}"] = Replayed(new[0, len(kept) :], rounded=True)
         visual = new
     return got

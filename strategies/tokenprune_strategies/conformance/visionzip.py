@@ -29,7 +29,7 @@ def replay(case: Case) -> dict[str, Tensor | Replayed]:
     patches, centres = selection.order[:, : dominant - 1], selection.order[:, dominant - 1 : -1]
     cls = torch.zeros_like(selection.order[:, :1])
     return {
-        "tokens": Replayed(selection.merged.tokens, merged=True),
+        "tokens": Replayed(selection.merged.tokens, rounded=True),
         "dominant_idx_topk_order": torch.cat([cls, patches + 1], dim=1),
         "dominant_idx_sorted": torch.cat([cls, patches.sort(1).values + 1], dim=1),
         "context_target_idx": centres + 1,
