@@ -30,8 +30,10 @@ def bench(
     text_tokens: Annotated[int, typer.Option(min=2, help="Of a prompt.")] = 60,
     backend: Annotated[str, typer.Option(help="Of the compiled way: graphs, inductor, none.")] = "graphs",
     bucket: Annotated[int, typer.Option(min=1, help="Lengths are rounded up to multiples of this.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Calls timed.")] = 30,
-    warm: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 10,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Calls timed; by default 30 on cuda, 5 elsewhere.")] = None,
+    warm: Annotated[
+        int | None, typer.Option(min=0, help="Calls before them; by default 10 on cuda, 2 elsewhere.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Begin no row after this long.")] = None,
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
@@ -66,8 +68,8 @@ def bench(
         text_tokens,
         backend,  # type: ignore[arg-type]
         bucket,
-        repeats,
-        warm,
+        (30 if where.startswith("cuda") else 5) if repeats is None else repeats,
+        (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all(strategies))
     wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
