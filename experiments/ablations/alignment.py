@@ -12,7 +12,6 @@ noise. Strategies that read no text must not change at all, which is part of the
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -120,7 +119,6 @@ def main() -> None:
         for name in asked.strategies:
             values = (found[f"{name} @ {strength:g}"] for strength in asked.strengths)
             print(f"{name:24s}" + "".join(f"{100 * value:8.1f}" for value in values))
-    (asked.out / "strengths.json").write_text(json.dumps(asked.strengths))
 
 
 if __name__ == "__main__":
