@@ -32,8 +32,6 @@ class Weights:
         Which categories the picture shows, from [CLS].
     align : float, default 0
         Projected patches towards the embeddings of the words for what they show (as SigLIP does with captions).
-    unalign : float, default 0
-        The opposite: projected patches at right angles to all of those words.
     place : float, default 0
         Row and column of a projected token.
     """
@@ -42,7 +40,6 @@ class Weights:
     dense: float = 0.0
     present: float = 0.0
     align: float = 0.0
-    unalign: float = 0.0
     place: float = 0.0
 
 
@@ -90,13 +87,6 @@ def align_loss(model: Any, visual: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return _mean(F.softplus(-logits), target) + (F.softplus(logits) * (1 - target)).sum(-1).mean()
 
 
-def unalign_loss(model: Any, visual: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Squared cosines, summed over words; patches with an object and patches without count the same in all."""
-    squares = cosines(model, visual).square().sum(-1)
-    seen = (batch["objects"] > 0).float()
-    return _mean(squares, seen) + _mean(squares, 1 - seen)
-
-
 def place_loss(heads: Heads, visual: Tensor) -> Tensor:
     """Squared error of a token's row and column, both from -1 to 1."""
     line = torch.linspace(-1, 1, SIDE, device=visual.device)
@@ -127,8 +117,6 @@ def losses(
         found["present"] = present_loss(heads, cls, batch)
     if weights.align:
         found["align"] = align_loss(model, visual, batch)
-    if weights.unalign:
-        found["unalign"] = unalign_loss(model, visual, batch)
     if weights.place:
         found["place"] = place_loss(heads, visual)
     return found

@@ -16,11 +16,13 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 STARTED = time.time()
+# workers paint side by side, one thread each: BLAS threads that spin beside them halve the pictures a second
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
@@ -33,6 +35,7 @@ from experiments.embedded.network import Heads, answer, build, encode, normalize
 NAMES = [f"{family}/{sub}" for family, sub in SUBFAMILIES]
 EVEN = [100] * len(NAMES)
 HEADS = ("object", "color", "character", "present", "place")
+LOSSES = [field.name for field in fields(Weights)]
 WARM_UP = 300
 SHARDS = 2
 
@@ -165,6 +168,7 @@ class Trainer:
         self.stage: dict[str, Any] = stages[arguments.stage]
         if arguments.stage_seconds:
             self.stage["seconds"] = arguments.stage_seconds
+        self.stage["losses"] |= dict.fromkeys(arguments.without, 0)
         self.progress: dict[str, Any] = {"stage": arguments.stage, "seconds": 0.0, "steps": 0, "images": 0}
         self.history: list[dict[str, Any]] = []
         start: dict[str, Any] = json.loads((arguments.start / "meta.json").read_text()) if arguments.start else {}
@@ -177,6 +181,7 @@ class Trainer:
         state = torch.load(kept, map_location="cpu", weights_only=True) if kept else None
         if state is not None:
             self.progress = state["progress"]
+        self.progress["losses"] = self.stage["losses"]
         weights = self.stage.get("weights", EVEN)
         self.adaptive = weights == "by error"
         first = EVEN if self.adaptive else weights if isinstance(weights, list) else [weights[name] for name in NAMES]
@@ -349,6 +354,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file with everything for an exact continuation")
     parser.add_argument("--seconds", type=float, default=540, help="this call's limit, measurement included")
     parser.add_argument("--stage-seconds", type=float, help="stretch the stage over other than its own seconds")
+    parser.add_argument("--without", nargs="+", default=[], choices=LOSSES, help="losses that do not count")
     parser.add_argument("--reserve", type=float, default=20, help="seconds kept for saving and the final measurement")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
