@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tokenprune.patching import replaced
+
 __all__ = ["Tap", "implementation", "tapped"]
 
 Tap = Callable[[Tensor, Tensor, float, Mapping[str, Any]], None]
@@ -51,11 +53,12 @@ def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
     base = implementation(config)
     name = PREFIX + base
     AttentionInterface.register(name, partial(_attend, base))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    # to implementations without a mask function transformers gives no mask: the wrapper has to lack one too
+    if (mask := ALL_MASK_ATTENTION_FUNCTIONS.get(base)) is not None:
+        AttentionMaskInterface.register(name, mask)
     with ExitStack() as stack:
         for module, tap in taps.items():
-            stack.callback(vars(module).pop, _HANDLE, None)
-            vars(module)[_HANDLE] = tap
+            stack.enter_context(replaced(vars(module), _HANDLE, tap))
         stack.callback(setattr, config, "_attn_implementation", before)
         config._attn_implementation = name
         yield

@@ -200,10 +200,12 @@ class Registry:
             ready[option] = value if kind is None or value is None else self.build_component(kind, value)
         try:
             return factory(**ready)
+        except TokenPruneError:
+            raise
         except TypeError as error:
-            if isinstance(error, TokenPruneError):
-                raise
             raise OptionTypeError(f"{what}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{what} ({_target(factory)}) cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _options_in(spec: str) -> tuple[str, dict[str, Any]]:
@@ -311,7 +313,7 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
     ConfigError
         An option that is not written ``name:option=value``.
     PluginError
-        The plugin that provides the name is broken.
+        The plugin that provides the name is broken, or what makes the strategy or a part failed.
     """
     return registry.build(strategy, **options)
 

@@ -120,7 +120,7 @@ class Selection:
         NonFiniteError
             A score is NaN or infinite, or a row kept nothing because a gain was NaN.
         FeatureError
-            A pick is no position of a real token.
+            A pick is no position of a real token, or a row picked a token twice.
         """
         if self.scores is not None and not bool(torch.isfinite(self.scores).all()):
             raise NonFiniteError("the scores of this selection hold NaN or infinity")
@@ -132,6 +132,10 @@ class Selection:
             wrong = wrong | ~(self.order < 0) & ~self.valid.gather(1, self.order.clamp(0, self.n_visual - 1))
         if bool(wrong.any()):
             raise FeatureError(f"this selection holds positions of no real token: {self.order[wrong].tolist()}")
+        ranked = self.order.sort(dim=1).values
+        twice = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)
+        if bool(twice.any()):
+            raise FeatureError(f"this selection holds tokens twice in a row: {ranked[:, 1:][twice].tolist()}")
         return self
 
     def gather(self, tokens: Tensor) -> Tensor:

@@ -23,18 +23,18 @@ from tokenprune.encoded import (
     packed,
     pixels_in,
     takes_encoded,
-    tokens_of,
     without_vision,
 )
-from tokenprune.errors import FeatureError, NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.errors import NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.hooks import Hooks
 from tokenprune.models.caches import cache_in
+from tokenprune.patching import arguments_of, replaced
 from tokenprune.prompt import Text
 from tokenprune.run import Run
 from tokenprune.schedule import LayerSchedule
 from tokenprune.splice import splice
 from tokenprune.strategy import AnyStrategy, Positions
-from tokenprune.units import Request, collect, decide, read_batch
+from tokenprune.units import Request, collect, decide, embedded, read_batch
 
 __all__ = ["attach", "prepare"]
 
@@ -102,8 +102,9 @@ def attach(
 
     @functools.wraps(generate)
     def pruned_generate(*args: Any, **kwargs: Any) -> Any:
-        _refuse_speculation(inner, kwargs)
-        cache = cache_in(kwargs)
+        given = arguments_of(generate, args, kwargs)
+        _refuse_speculation(inner, given)
+        cache = cache_in(given)
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise SecondTurnError(
                 f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
@@ -113,10 +114,8 @@ def attach(
             return generate(*args, **kwargs)
 
     with ExitStack() as stack:
-        stack.callback(vars(inner).pop, "_tokenprune_run", None)
-        inner._tokenprune_run = run
-        stack.callback(vars(inner).pop, "generate", None)
-        inner.generate = pruned_generate
+        stack.enter_context(replaced(vars(inner), "_tokenprune_run", run))
+        stack.enter_context(replaced(vars(inner), "generate", pruned_generate))
         adapter = request.adapter
         stack.enter_context(adapter.observe(request.signals, hooks.seen))
         for module, hook in (
@@ -132,11 +131,11 @@ def attach(
         yield run
 
 
-def _refuse_speculation(model: Any, kwargs: Mapping[str, Any]) -> None:
+def _refuse_speculation(model: Any, given: Mapping[str, Any]) -> None:
     """Raise for decoding modes that cut the cache back to a length counted outside."""
-    config = kwargs.get("generation_config") or model.generation_config
-    lookup = kwargs.get("prompt_lookup_num_tokens") or getattr(config, "prompt_lookup_num_tokens", None)
-    if kwargs.get("assistant_model") is not None or lookup:
+    config = given.get("generation_config") or model.generation_config
+    lookup = given.get("prompt_lookup_num_tokens") or getattr(config, "prompt_lookup_num_tokens", None)
+    if given.get("assistant_model") is not None or lookup:
         raise UnsupportedError(
             "assisted and prompt-lookup decoding cut the cache back to the unpruned prompt's length, which is wrong "
             "inside attach: use tokenprune.prepare, or plain decoding"
@@ -211,17 +210,7 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
     adapter = request.adapter
     given = inputs.get("attention_mask")
     mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
-    embeds = adapter.embed_text(ids)
-    for modality in adapter.placeholders:
-        here = adapter.image_mask(ids, modality)
-        output = encoded.outputs.get(modality)
-        features = embeds.new_zeros(0, embeds.shape[-1]) if output is None else tokens_of(output)
-        if int(here.sum()) != len(features):
-            raise FeatureError(
-                f"input_ids has {int(here.sum())} {modality} placeholders but the {modality}s have {len(features)} "
-                "tokens"
-            )
-        embeds = embeds.masked_scatter(here.unsqueeze(-1), features.to(embeds.dtype))
+    embeds = embedded(adapter, ids, encoded)
     batch = read_batch(request, ids, mask, encoded.seen)
     decision = decide(request, collect(request, embeds, batch, encoded.seen)).spread(batch.owner)
     plan = splice(batch.layout, decision.kept)

@@ -215,9 +215,13 @@ def _check_order(order: object, counts: tuple[int, ...], features: Features, sel
         if wrong is not None:
             what = "padding" if wrong in absent else f"positions are 0..{features.n_visual - 1}"
             raise FeatureError(f"{selector!r} picked token {wrong} in row {row}: {what}")
-        kept = sum(i >= 0 for i in picks)
+        chosen = [i for i in picks if i >= 0]
+        kept = len(chosen)
         if kept > count or (kept < count and selector.fills_budget):
             raise FeatureError(f"{selector!r} picked {kept} tokens in row {row}, asked for {count}")
+        if len(set(chosen)) < kept:
+            twice = next(i for n, i in enumerate(chosen) if i in chosen[:n])
+            raise FeatureError(f"{selector!r} picked token {twice} twice in row {row}: picks must differ")
 
 
 def _positions(mask: Tensor) -> list[set[int]]:

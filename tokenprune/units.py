@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.budget import Budget, Keep, Unit
+from tokenprune.encoded import Encoded, tokens_of
 from tokenprune.errors import FeatureError, SubstituteWarning, UnsupportedError
 from tokenprune.features import SIGNALS, Features, Grid
 from tokenprune.indexing import constant, gather_tokens
@@ -26,7 +27,18 @@ from tokenprune.splice import Layout, Span, Splice
 from tokenprune.strategy import AnyStrategy, Positions
 from tokenprune.support import check
 
-__all__ = ["Batch", "Decision", "Member", "Request", "choose", "collect", "decide", "gathered", "read_batch"]
+__all__ = [
+    "Batch",
+    "Decision",
+    "Member",
+    "Request",
+    "choose",
+    "collect",
+    "decide",
+    "embedded",
+    "gathered",
+    "read_batch",
+]
 
 
 @dataclass(frozen=True)
@@ -308,6 +320,39 @@ def _copies(
             owner.append(len(distinct))
             distinct.append(i)
     return tuple(owner), tuple(distinct)
+
+
+def embedded(adapter: ModelAdapter, ids: Tensor, encoded: Encoded) -> Tensor:
+    """Embeddings of a batch of prompts with the features of its visual inputs in place.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+    ids : int64 Tensor, (B, S)
+    encoded : Encoded
+        All the prompts' visual inputs.
+
+    Returns
+    -------
+    Tensor, (B, S, d)
+
+    Raises
+    ------
+    FeatureError
+        Placeholders are not as many as the features.
+    """
+    embeds = adapter.embed_text(ids)
+    for modality in adapter.placeholders:
+        here = adapter.image_mask(ids, modality)
+        output = encoded.outputs.get(modality)
+        features = embeds.new_zeros(0, embeds.shape[-1]) if output is None else tokens_of(output)
+        if int(here.sum()) != len(features):
+            raise FeatureError(
+                f"input_ids has {int(here.sum())} {modality} placeholders but the {modality}s have {len(features)} "
+                "tokens"
+            )
+        embeds = embeds.masked_scatter(here.unsqueeze(-1), features.to(embeds.dtype))
+    return embeds
 
 
 def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -> Features:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,15 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
-from tokenprune.evaluation.examination import prompt_inputs
+from tokenprune.encoded import tokens_of
 from tokenprune.evaluation.items import scene_items
-from tokenprune.evaluation.pictures import box_overlap
-from tokenprune.evaluation.runner import Item, batches
+from tokenprune.evaluation.pictures import Box
+from tokenprune.evaluation.runner import Item, batches, pictures_of
 from tokenprune.evaluation.scenes import scene
-from tokenprune.features import Grid
 from tokenprune.information import cosine_similarity, log_marginal, pmi
-from tokenprune.models import adapter_for
 from tokenprune.models.loading import load_model
-from tokenprune.prompt import Scaffold, prompt_text
+from tokenprune.strategy import AnyStrategy
+from tokenprune.units import Request, collect, read_batch
 
 STRATEGIES = (
     "mi-pruner",
@@ -48,11 +47,6 @@ COVERED = 0.25
 """Share of a token's patch that a box must cover for the token to lie on it."""
 
 
-def on_boxes(boxes: Any, side: int, size: tuple[int, int]) -> Tensor:
-    """Share of each token's patch under the boxes, (N,)."""
-    return box_overlap(boxes, Grid(side, side), size) * side * side / (size[0] * size[1])
-
-
 def voters(strategy: tp.Strategy, features: tp.Features, words: list[list[str]]) -> list[list[str]] | None:
     """For each visual token the word with its largest PMI; None where scores are made otherwise."""
     if not isinstance(strategy.scorer, PMI):
@@ -65,42 +59,39 @@ def voters(strategy: tp.Strategy, features: tp.Features, words: list[list[str]])
 
 
 class Places:
-    """One batch of questions: what the model sees, and where things are."""
+    """One batch of questions: what strategies are shown, and where things are."""
 
     def __init__(self, model: Any, processor: Any, batch: list[Item], seed: int) -> None:
-        self.batch, self.processor = batch, processor
-        adapter = adapter_for(model)
-        pictures = [item.image() for item in batch]
-        inputs = prompt_inputs(processor, pictures, [item.question.text for item in batch])
-        seen = tp.encode(model, **inputs)
-        self.visual = torch.stack(list(seen.outputs["image"].pooler_output))
-        side = round(self.visual.shape[1] ** 0.5)
-        self.asked = torch.stack(
-            [on_boxes(i.question.boxes, side, p.size) for i, p in zip(batch, pictures, strict=True)]
-        )
+        self.model, self.processor, self.batch = model, processor, batch
+        self.pictures = pictures_of(model, processor, batch)
         painted = [scene(seed, int(item.image_id.split("-")[1])) for item in batch]
-        things = [[thing.box for thing in (*one.objects, *one.signs)] for one in painted]
-        self.anything = torch.stack([on_boxes(b, side, p.size) for b, p in zip(things, pictures, strict=True)])
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        scaffold = Scaffold.of(processor, adapter.image_token_ids)
-        own = prompt_text(ids, mask, adapter.image_mask(ids), adapter.special_ids, scaffold=scaffold)
-        self.words = [
-            processor.tokenizer.convert_ids_to_tokens(row[m].tolist()) for row, m in zip(ids, own, strict=True)
-        ]
-        embeds = adapter.embed_text(ids)
-        lengths = own.sum(1)
-        text = torch.nn.utils.rnn.pad_sequence([e[m] for e, m in zip(embeds, own, strict=True)], batch_first=True)
-        text_mask = torch.arange(text.shape[1]) < lengths.unsqueeze(1)
-        signals = {
-            name: torch.stack([block.signals[name] for block in seen.seen.blocks["image"]])
-            for name in ("cls_attention", "received_attention", "encoder")
-        }
-        self.features = tp.Features(self.visual, text, text_mask=text_mask, **signals)
+        self.asked = self._under([item.question.boxes for item in batch])
+        self.anything = self._under([[thing.box for thing in (*one.objects, *one.signs)] for one in painted])
+
+    def _under(self, boxes: Sequence[Sequence[Box]]) -> Tensor:
+        """Share of each token's patch under its question's boxes, (B, N)."""
+        units = zip(self.pictures.sizes, self.pictures.units, strict=True)
+        patches = torch.tensor([[width * height / n] for (width, height), (_, n) in units], dtype=torch.float64)
+        return self.pictures.overlap(boxes) / patches
+
+    def features(self, strategy: AnyStrategy) -> tuple[tp.Features, list[list[str]]]:
+        """What a strategy is given, and the words of each question."""
+        request = Request.of(self.model, strategy, 1.0, None, None, "prompt", self.processor)
+        shown = self.pictures.shown(0)
+        ids, encoded = shown.inputs["input_ids"], shown.encoded
+        assert encoded is not None
+        batch = read_batch(request, ids, shown.inputs["attention_mask"].bool(), encoded.seen)
+        here = request.adapter.image_mask(ids).unsqueeze(-1)
+        embeds = request.adapter.embed_text(ids).masked_scatter(here, tokens_of(encoded.outputs["image"]))
+        own = [row[text].tolist() for row, text in zip(ids, batch.layout.text, strict=True)]
+        words = [self.processor.tokenizer.convert_ids_to_tokens(row) for row in own]
+        return collect(request, embeds, batch, encoded.seen), words
 
     def rows(self, strategy: tp.Strategy, keep: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """For each question its type and what became of it."""
-        kept = strategy.select(self.features, keep).mask
-        called = voters(strategy, self.features, self.words)
+        features, words = self.features(strategy)
+        kept = strategy.select(features, keep).mask
+        called = voters(strategy, features, words)
         for n, item in enumerate(self.batch):
             asked, anything = self.asked[n] >= COVERED, self.anything[n] >= COVERED
             row: dict[str, Any] = {
@@ -116,7 +107,8 @@ class Places:
 
     def scales(self) -> Iterator[tuple[str, dict[str, float]]]:
         """For each question its type, and means of relevance and of redundancy on the thing and on background."""
-        relevance, redundancy = PMI().score(self.features), SelfPMI().table(self.features).dense()
+        features, _ = self.features(tp.build("mi-pruner"))
+        relevance, redundancy = PMI().score(features), SelfPMI().table(features).dense()
         for n, item in enumerate(self.batch):
             row = {}
             for name, here in (("asked", self.asked[n] >= COVERED), ("background", self.anything[n] < COVERED)):

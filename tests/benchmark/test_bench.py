@@ -130,6 +130,7 @@ def test_clock() -> None:
     [
         (lambda: list(cases(["mi-prunner"], [64], [1], ["plain"])), UnknownNameError, "mi-pruner"),
         (lambda: list(cases(["random"], [64], [1], ["compild"])), ConfigError, "compiled"),
+        (lambda: list(cases(["random"], [64], [1], [])), ConfigError, "--ways"),
         (lambda: geometry("llava-7b"), UnknownNameError, "llava-1.5-7b"),
         (
             lambda: geometry("llava-1.5-7b").inputs(build_model("llava-1.5-7b", small=True), "video"),
@@ -150,3 +151,24 @@ def test_command(tmp_path: Path) -> None:
     assert "first token ms" in result.output
     assert "TFLOP/s" in result.output
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [({"kind": "foo"}, "shows no 'foo'"), ({"device": "foo"}, "device 'foo'"), ({"device": "meta"}, "device 'meta'")],
+)
+def test_no_folder_is_begun_for_what_cannot_be_measured(
+    changes: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        bench(Setup(**{**vars(SMALL), **changes}), [], tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_any_name(
+    measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenprune.benchmark.bench.bench", lambda *_, **__: measured[1])
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "o[" / "b]")])
+    assert result.exit_code == 0, result.output
+    assert "summary.json" in result.output

@@ -69,6 +69,11 @@ def test_list_check_loads_everything(tokenprune: Command) -> None:
         (["doctor", "--model", "./no/such/folder"], "no such folder"),
         (["doctor", "--image", "nothing.png", "--model", "tiny"], "no such file"),
         (["doctor", "--dtype", "float8"], "float16"),
+        (["doctor", "--device", "meta"], "device 'meta'"),
+        (["doctor", "--device", "foo"], "device 'foo'"),
+        (["list", "scorers", "--model", "tiny"], "only strategies"),
+        (["bench", "--out", "x", "--ways", ""], "--ways"),
+        (["bench", "--out", "x", "--device", "foo"], "device 'foo'"),
         (["conformance", "./no/such/folder"], "no/such/folder"),
         (["compare", "--out", "x", "--budgets", "64,many"], "--budgets"),
     ],
@@ -103,3 +108,13 @@ def test_doctor_says_so_when_nothing_is_pruned(tokenprune: Command, tmp_path: Pa
     tiny_processor(side=3).save_pretrained(tmp_path / "model")
     done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", "--strategy", "random")
     assert done.returncode == 1
+    assert "random: nothing was pruned: 9 of 9 visual tokens are left; give a smaller --keep" in done.stderr
+
+
+def test_damaged_weights_are_answered_in_a_line(tokenprune: Command, tmp_path: Path) -> None:
+    tiny_llava(side=3).save_pretrained(tmp_path / "model")
+    tiny_processor(side=3).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"garbage" * 9)
+    done = tokenprune("doctor", "--model", str(tmp_path / "model"))
+    assert done.returncode == 2
+    assert "cannot be loaded" in done.stderr

@@ -480,6 +480,7 @@ def bad_selector(order: object) -> tp.Strategy:
         (torch.tensor([[0, N], [0, 1]]), ("0..8", "9")),
         (torch.tensor([[0, -2], [0, 1]]), ("-2",)),
         (torch.tensor([[0, 1], [0, -1]]), ("row 1", "1", "2")),
+        (torch.tensor([[0, 1], [5, 5]]), ("token 5", "row 1", "twice")),
         (None, ("int64", "None")),
     ],
 )

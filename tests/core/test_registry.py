@@ -325,6 +325,24 @@ def test_a_plugin_that_makes_the_wrong_thing(install: Install) -> None:
         tp.build("odd")
 
 
+def test_a_plugin_that_cannot_make_what_it_is_asked_for(install: Install) -> None:
+    module = "def tired(): raise RuntimeError('bad day')\ndef gone(): raise SystemExit(3)\n"
+    points = {"tired": "tired_plugin:tired", "gone": "tired_plugin:gone"}
+    install("tired-plugin", {"scorers": points, "strategies": points}, module)
+    for name, cause in (("tired", "RuntimeError: bad day"), ("gone", "SystemExit: 3")):
+        for call in (lambda name=name: tp.build({"scorer": name}), lambda name=name: tp.build(name)):
+            with pytest.raises(errors.PluginError, match=rf"'{name}' \(tired_plugin:{name}\).*{cause}") as caught:
+                call()
+            assert caught.value.__cause__ is not None
+
+
+def test_what_a_plugin_refuses_stays_its_word(install: Install) -> None:
+    module = "import tokenprune.errors as e\ndef strict(): raise e.ConfigError('too few')\n"
+    install("strict-plugin", {"strategies": {"strict": "strict_plugin:strict"}}, module)
+    with pytest.raises(errors.ConfigError, match=r"^too few$"):
+        tp.build("strict")
+
+
 @pytest.fixture(scope="module")
 def installed_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package in tests/plugin_package, built and installed by pip, without the network."""

@@ -72,6 +72,17 @@ def test_options_are_crossed(tmp_path: Path) -> None:
         ({"figure": "heatmap", "vary": {"aggregator": ["max", "mean"]}}, "two options"),
         ({"groups": {"open": ["gqua"]}}, "did you mean 'gqa'"),
         ({"reference": ["mean"]}, "is no row"),
+        ({"reference": "max"}, "reference must be a list"),
+        ({"budgets": 64}, "budgets must be a list"),
+        ({"budgets": []}, "budgets must be a list"),
+        ({"budgets": [64, True]}, "budgets must be a list"),
+        ({"budgets": ["64"]}, "budgets must be a list"),
+        ({"groups": ["gqa"]}, "groups must be a mapping"),
+        ({"groups": {"all": "gqa"}}, "groups: all must be a list"),
+        ({"groups": {"all": [["gqa"]]}}, "no family of questions"),
+        ({"paper": "none"}, "paper must be a mapping"),
+        ({"paper": {"values": [1]}}, "paper: values must be a mapping"),
+        ({"paper": {"values": {"max + lam 0.5": 3}}}, "max \\+ lam 0.5 must be a mapping"),
         ({"paper": {"values": {"max + lam 0.6": {}}}}, "did you mean 'max \\+ lam 0.5'"),
     ],
 )
@@ -192,3 +203,10 @@ def test_an_unknown_ablation_is_answered_before_a_model_is_loaded(tmp_path: Path
     assert isinstance(done.exception, TokenPruneError)
     assert "table-5" in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_groups_may_have_any_name(tmp_path: Path) -> None:
+    made = Ablation.read(written(tmp_path, groups={"[/b]": ["gqa"]}))
+    console = Console(width=200, file=io.StringIO())
+    console.print(ablation_table(made, []))
+    assert "[/b] 12" in console.file.getvalue()  # type: ignore[attr-defined]

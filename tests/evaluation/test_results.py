@@ -51,3 +51,27 @@ def test_writing_replaces_whole_files(tmp_path: Path) -> None:
     write_atomically(tmp_path / "x.json", "new")
     assert (tmp_path / "x.json").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path, {})
+    folder.append([{"a": 1}])
+    for garbage in ("garbage\n", "3\n"):
+        folder.lines.write_text('{"a": 1}\n' + garbage)
+        with pytest.raises(ConfigError, match=r"results\.jsonl', line 2, is damaged"):
+            folder.read()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json' is damaged"):
+        ResultFolder(tmp_path, {})
+
+
+def test_a_folder_whose_first_run_was_killed_at_its_start_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "config.json.part").write_text("{")
+    ResultFolder(tmp_path, {"seed": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        ResultFolder(tmp_path / "file" / "out", {})

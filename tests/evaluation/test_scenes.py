@@ -326,3 +326,8 @@ def test_export_overwrites_nothing(
     assert stopped.value.code == 2
     assert "did you mean 'pope'" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(ConfigError, match="/dev/null/scenes"):
+        export("/dev/null/scenes", 5)

@@ -10,6 +10,7 @@ from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, pre
 from tokenprune.evaluation.answers import f1_of_yes, is_correct, yes_rate
 from tokenprune.evaluation.summary import summarize
 from tokenprune.evaluation.table import ordered
+from tokenprune.figures.report import share
 
 
 def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int = 0, **more: Any) -> dict[str, Any]:
@@ -84,6 +85,17 @@ def test_the_table_is_ordered_by_budget_and_then_by_value() -> None:
         ("nothing", "no", ("yes", "no"), False),
         ("B. dog", "b", ("a", "b", "c"), True),
         ("", "red", (), False),
+        ("light blue", "light blue", ("light", "light blue"), True),
+        ("no parking", "no parking", ("no", "no parking"), True),
+        ("no parking here", "no parking", ("no", "no parking"), True),
+        ("no, it is not", "no", ("no", "no parking"), True),
+        ("-3", "3", (), False),
+        ("-3.", "-3", (), True),
+        ("3-4", "3 4", (), True),
+        ("two-way", "two way", (), True),
+        ("...", "+", (), False),
+        ("", "", (), False),
+        ("", "?", ("?", "!"), False),
     ],
 )
 def test_answers_are_compared_after_normalising(said: str, answer: str, choices: tuple[str, ...], right: bool) -> None:
@@ -106,3 +118,25 @@ def test_costs_against_hand_derived_values() -> None:
     # 0.5 MiB a token in half precision is the number users know
     assert kv_bytes(shape, [1] * 32, 2) == 2**19
     assert layer_average([576, 576] + [128] * 30) == 156.0
+
+
+def test_as_good_as_full_is_1_for_sure() -> None:
+    lines = [line("full", f"{i:02}", "yes" if i % 2 else "no", image=f"{i}") for i in range(40)]
+    lines += [{**one, "strategy": "mine", "keep": 8} for one in lines]
+    lines += [line("worse", f"{i:02}", "yes" if i % 4 == 1 else "no", image=f"{i}", keep=8) for i in range(40)]
+    rows = {(r.strategy, r.metric): r for r in summarize(lines) if (r.task, r.family) == ("all", "all")}
+    assert (rows["mine", "relative"].value, rows["mine", "relative"].low, rows["mine", "relative"].high) == (1, 1, 1)
+    assert rows["mine", "accuracy"].low < 0.5 < rows["mine", "accuracy"].high
+    worse = rows["worse", "relative"]
+    assert worse.low < worse.value == 0.5 < worse.high < 1
+
+
+def test_one_image_has_no_interval_and_no_right_answer_of_full_no_ratio() -> None:
+    lines = [line("full", f"0{i}", "no") for i in range(3)]
+    lines += [line("mine", f"0{i}", "yes" if i else "no", keep=8) for i in range(3)]
+    rows = {(r.strategy, r.metric): r for r in summarize(lines) if (r.task, r.family) == ("all", "all")}
+    accuracy = rows["mine", "accuracy"]
+    assert accuracy.low == accuracy.value == accuracy.high
+    assert ("mine", "relative") not in rows
+    assert "[" in share(0.5, 0.4, 0.6)
+    assert share(accuracy.value, accuracy.low, accuracy.high) == "66.7%"

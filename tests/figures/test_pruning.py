@@ -56,6 +56,15 @@ def test_the_picture_is_what_the_model_saw(tiny: tuple[object, object]) -> None:
     assert np.abs(seen - [0, 0, 255]).max() <= 1  # the middle, which is all that is cropped out
 
 
+def test_the_picture_is_found_under_any_name_of_its_pixels() -> None:
+    wide = Image.new("RGB", (96, 48), "red")
+    wide.paste("blue", (24, 0, 72, 48))
+    processor = tiny_processor("video_llava")
+    seen = seen_picture(processor, wide)
+    assert seen.size == (32, 32)  # cropped
+    assert np.abs(np.asarray(seen).astype(int)[:, 4:28] - [0, 0, 255]).max() <= 1
+
+
 def test_answers_are_colored_by_whether_they_are_right(tiny: tuple[object, object]) -> None:
     model, processor = tiny
     looked = look(model, processor, picture(), QUESTION, ["random"], [12], max_new_tokens=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,12 @@ def test_a_scene_knows_what_can_be_asked_about_it(model: str, tmp_path: Path) ->
         (["photo.png", QUESTION, "--budgets", "0"], "--budgets"),
         (["photo.png", QUESTION, "--out", "shown.docx"], "shown.docx"),
         (["photo.png", QUESTION, "--out", "no/such/folder.png"], "folder"),
+        (["photo.png", QUESTION, "--out", "photo.png"], "IMAGE"),
+        (["photo.png", QUESTION, "--out", "./photo.png"], "IMAGE"),
+        (["photo.png", QUESTION, "--out", "show.xbm"], "show.xbm"),
+        (["photo.png", QUESTION, "--out", "/proc/show.png"], "/proc/show.png"),
+        (["bomb.png", QUESTION], "bomb.png"),
+        (["broken.png", QUESTION], "broken.png"),
         (["photo.png", QUESTION, "--model", "./no/such/model"], "no such folder"),
     ],
 )
@@ -75,7 +83,37 @@ def test_mistakes_are_refused_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     picture().save("photo.png")
     Path("text.png").write_text("no picture")
+    written = Path("photo.png").read_bytes()
+    # a chunk that is cut short, so that no chunk begins where the next one should
+    Path("broken.png").write_bytes(written[:33] + struct.pack(">I", 10) + written[37:])
+    # a header that promises more pixels than anyone may decode
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20000, 10000, 8, 2, 0, 0, 0)
+    Path("bomb.png").write_bytes(written[:12] + header + struct.pack(">I", zlib.crc32(header)) + written[33:])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     done = CliRunner().invoke(app, ["show", *words])
     assert isinstance(done.exception, TokenPruneError), done.output
     assert complaint in str(done.exception)
-    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "text.png"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_was_there_stays_if_writing_fails(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "shown.png"
+    out.write_text("mine")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", full)
+    words = ["show", "scene:0/3", "--model", model, "--strategies", "random", "--budgets", "9", "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, TokenPruneError), done.output
+    assert "no space left" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["shown.png"]
+    assert out.read_text() == "mine"
+
+
+def test_pictures_have_a_largest_side(model: str, tmp_path: Path) -> None:
+    words = ["show", "scene:0/3", "--model", model, "--strategies", "random", "--budgets", "9"]
+    done = CliRunner().invoke(app, [*words, "--side", "2049", "--out", str(tmp_path / "shown.png")])
+    assert done.exit_code == 2
+    assert list(tmp_path.iterdir()) == []

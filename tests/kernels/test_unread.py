@@ -62,6 +62,7 @@ def test_verify_returns_a_sound_selection() -> None:
         (selection([[0, 1], [-1, -1]]), NonFiniteError, "row 1"),
         (selection([[0, 3]]), FeatureError, "3"),
         (selection([[0, 7]]), FeatureError, "7"),
+        (selection([[2, 0, 2], [1, -1, -1]]), FeatureError, r"twice.*\[2\]"),
     ],
 )
 def test_verify_finds_what_was_left_unread(made: tp.Selection, error: type[Exception], words: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import AttentionInterface, DynamicCache, GenerationConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import tokenprune as tp
-from tests.models.conftest import QUESTIONS, N
+from tests.models.conftest import QUESTIONS, SIDE, N
 from tokenprune.encoded import takes_encoded
 from tokenprune.errors import (
     BudgetError,
@@ -19,7 +21,7 @@ from tokenprune.errors import (
     SecondTurnError,
     UnsupportedError,
 )
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.testing.tiny import tiny_inputs, tiny_llava, tiny_model
 
 STRATEGIES = ("random", "similarity", "attention", "mi-pruner", "mi-attention")
 MODES: dict[str, dict[str, Any]] = {
@@ -189,6 +191,42 @@ def test_nothing_is_left_behind(model: Any, prompts: Any) -> None:
     assert dict(vars(model)) == before
 
 
+def test_functions_of_others_run_meanwhile_and_are_there_again() -> None:
+    model, called = tiny_model("llava_next"), []
+
+    def theirs(name: str, original: Any) -> Any:
+        @functools.wraps(original)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return original(*args, **kwargs)
+
+        return function
+
+    with pytest.MonkeyPatch.context() as patch:
+        core = model.model
+        places = ((model, "generate"), (core, "get_image_features"), (core, "pack_image_features"))
+        mine = [theirs(name, getattr(thing, name)) for thing, name in places]
+        for (thing, name), function in zip(places, mine, strict=True):
+            patch.setitem(vars(thing), name, function)
+        with tp.attach(model, "divprune", 4) as run:
+            generate(model, tiny_inputs("llava_next", "image", 1))
+        assert run.tokens_after == 4
+        assert called == ["generate", "get_image_features", "pack_image_features"]
+        assert [vars(thing)[name] for thing, name in places] == mine
+
+
+@pytest.mark.parametrize("strategy", ["mi-attention", "fastv"])
+def test_attention_of_the_callers_own(prompts: Any, strategy: str) -> None:
+    AttentionInterface.register("theirs", sdpa_attention_forward)
+    model, inputs = tiny_llava(side=SIDE), prompts()
+    found = []
+    for attention in ("sdpa", "theirs"):
+        model.set_attn_implementation(attention)
+        with tp.attach(model, strategy, 4):
+            found.append(generate(model, inputs))
+    assert torch.equal(*found)
+
+
 def test_prompts_without_images_are_left_alone(model: Any, processor: Any) -> None:
     inputs = dict(processor.tokenizer(["what color is the sky ?"], return_tensors="pt"))
     inputs = {k: inputs[k] for k in ("input_ids", "attention_mask")}
@@ -228,6 +266,9 @@ def test_unsupported_calls_raise_and_name_the_way_out(model: Any, prompts: Any) 
             model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=2)
         with pytest.raises(UnsupportedError, match="prepare"):
             model.generate(**inputs, generation_config=GenerationConfig(prompt_lookup_num_tokens=3))
+        rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+        with pytest.raises(UnsupportedError, match="prepare"):
+            model.generate(inputs["input_ids"], GenerationConfig(prompt_lookup_num_tokens=3), **rest)
         embeds = model.get_input_embeddings()(inputs["input_ids"])
         with pytest.raises(UnsupportedError, match="input_ids"):
             model(inputs_embeds=embeds, pixel_values=inputs["pixel_values"])

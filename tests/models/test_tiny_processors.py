@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -35,6 +36,25 @@ SIZES: dict[str, tuple[tuple[int, int] | None, ...]] = {
 """Heights and widths of the images that ``tiny_inputs`` shows to the first samples; any other family has one size."""
 
 families = pytest.mark.parametrize("family", FAMILIES)
+
+
+@families
+def test_a_picture_cannot_be_named_in_a_question(family: str) -> None:
+    processor = tiny_processor(family)
+    marks = [getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token")]
+    assert any(marks)
+    for mark in filter(None, marks):
+        with pytest.raises(ConfigError, match=re.escape(repr(mark))):
+            prompt_inputs(processor, [picture(0)], [f"what is {mark} this"])
+
+
+@families
+def test_the_tokenizer_stays_as_it_was(family: str) -> None:
+    processor = tiny_processor(family)
+    processor.tokenizer.padding_side = "right"
+    both = prompt_inputs(processor, [picture(0), picture(0)], ["is there a cat ?", "how many"])
+    assert processor.tokenizer.padding_side == "right"
+    assert both["attention_mask"][:, 0].tolist() == [1, 0], "padded on the left all the same"
 
 
 def processed(family: str, samples: list[int]) -> dict[str, Any]:

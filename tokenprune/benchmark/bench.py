@@ -20,6 +20,7 @@ from tokenprune.compiled.programs import Backend
 from tokenprune.errors import ConfigError, TokenPruneError, closest
 from tokenprune.evaluation.results import ResultFolder, write_atomically
 from tokenprune.models import adapter_for
+from tokenprune.models.loading import usable_device
 from tokenprune.registry import build
 from tokenprune.schedule import LayerSchedule
 from tokenprune.support import refusal
@@ -78,8 +79,10 @@ def cases(
     Raises
     ------
     ConfigError
-        An unknown way; strategies and options are checked here too, before anything runs.
+        No way, or an unknown one; strategies and options are checked here too, before anything runs.
     """
+    if not ways:
+        raise ConfigError(f"--ways: none given; known: {', '.join(get_args(Way))}")
     for way in ways:
         if way not in get_args(Way):
             raise ConfigError(f"--ways: no {way!r}; {closest(way, get_args(Way))}")
@@ -122,10 +125,15 @@ def bench(
     -------
     list of dict
         All rows that the folder now holds.
+
+    Raises
+    ------
+    UnknownNameError, ConfigError
+        No such geometry, kind or device, or the folder is of another setup; nothing was measured.
     """
-    geometry(setup.geometry)
+    # a folder is begun only for what can be measured
+    kind, device = geometry(setup.geometry).kind(setup.kind or None), usable_device(setup.device)
     end = None if seconds is None else time.monotonic() + seconds
-    device = torch.device(setup.device)
     folder = ResultFolder(out, {**asdict(setup), **machine(device)})
     have = {_key(row) for row in folder.read()}
     todo = [case for case in wanted if _key(asdict(case)) not in have]
@@ -134,7 +142,7 @@ def bench(
         model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
         roof = peaks(device, dtype)
         for batch in dict.fromkeys(case.batch for case in todo):
-            inputs = geometry(setup.geometry).inputs(model, setup.kind or None, batch, setup.words)
+            inputs = geometry(setup.geometry).inputs(model, kind, batch, setup.words)
             one = Bench(model, inputs, roof, setup.repeats, setup.warm, setup.backend, setup.bucket)
             for case in (case for case in todo if case.batch == batch):
                 if end is not None and time.monotonic() > end:

@@ -37,6 +37,20 @@ class Geometry:
     config: Callable[[bool], Any]
     shows: Mapping[str, Callable[[Any, int, Any], tuple[list[int], Inputs]]]
 
+    def kind(self, name: str | None = None) -> str:
+        """Look a kind of prompt up; None is the first.
+
+        Raises
+        ------
+        ConfigError
+            Not one of ``shows``.
+        """
+        if name is None:
+            return next(iter(self.shows))
+        if name not in self.shows:
+            raise ConfigError(f"kind: {self.name} shows no {name!r}; {closest(name, self.shows)}")
+        return name
+
     def inputs(self, model: Any, kind: str | None = None, batch: int = 1, words: int = WORDS, seed: int = 0) -> Inputs:
         """Prompts of one length: words, what is shown, words that differ; noise as pictures.
 
@@ -50,9 +64,7 @@ class Geometry:
             Text tokens, what marks the ends of images not counted.
         seed : int, default 0
         """
-        kind = next(iter(self.shows)) if kind is None else kind
-        if kind not in self.shows:
-            raise ConfigError(f"{self.name} shows no {kind!r}; {closest(kind, self.shows)}")
+        kind = self.kind(kind)
         draw = torch.Generator().manual_seed(seed)
         shown, visual = self.shows[kind](model, batch, draw)
         said = torch.randint(1000, 20000, (batch, words), generator=draw) % (model.config.get_text_config().vocab_size)

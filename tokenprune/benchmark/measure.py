@@ -16,14 +16,14 @@ from tokenprune.benchmark.loops import LOOPS
 from tokenprune.budget import Budget
 from tokenprune.compiled import Compiled
 from tokenprune.compiled.programs import Backend
-from tokenprune.encoded import observed, tokens_of
+from tokenprune.encoded import observed
 from tokenprune.features import Features
 from tokenprune.models import adapter_for
 from tokenprune.models.base import ModelAdapter
 from tokenprune.schedule import LayerSchedule
 from tokenprune.session import attach
 from tokenprune.strategy import AnyStrategy
-from tokenprune.units import Request, collect, read_batch
+from tokenprune.units import Request, collect, embedded, read_batch
 
 __all__ = ["DECODED", "Bench", "Way"]
 
@@ -171,12 +171,8 @@ class Bench:
         """What the strategy is given for these prompts."""
         ids = self.inputs["input_ids"]
         encoded = observed(self.adapter, request.signals, self.inputs)
-        embeds = self.adapter.embed_text(ids)
-        for modality, output in encoded.outputs.items():
-            here = self.adapter.image_mask(ids, modality).unsqueeze(-1)
-            embeds = embeds.masked_scatter(here, tokens_of(output).to(embeds.dtype))
         batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), encoded.seen)
-        return collect(request, embeds, batch, encoded.seen)
+        return collect(request, embedded(self.adapter, ids, encoded), batch, encoded.seen)
 
     def _loop(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
         assert strategy is not None

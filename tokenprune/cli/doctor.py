@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tokenprune.evaluation.examination import Examination
 
 __all__ = ["doctor"]
 
@@ -66,8 +69,22 @@ def doctor(
                 laws,
             )
         Console(width=None if Console().is_terminal else 160).print(table)
+    for f in found:
+        if not f.healthy:
+            typer.echo(_trouble(f), err=True)
     if not all(f.healthy for f in found):
         raise typer.Exit(1)
+
+
+def _trouble(found: Examination) -> str:
+    """Why an examination is not healthy, in a line."""
+    broken = [name for name, law in found.laws.items() if not law.holds]
+    if broken:
+        return f"{found.strategy}: broken: {', '.join(broken)}"
+    return (
+        f"{found.strategy}: nothing was pruned: {found.tokens_after} of {found.tokens_before} visual tokens are left; "
+        "give a smaller --keep"
+    )
 
 
 def _usual_budget(model: Any, inputs: Any) -> int | float:

@@ -22,13 +22,15 @@ def listing(
     from rich.markup import escape
     from rich.table import Table
 
-    from tokenprune.errors import TokenPruneError
+    from tokenprune.errors import ConfigError, TokenPruneError
     from tokenprune.registry import KINDS, registry
 
     if kind is not None and kind not in KINDS and pattern == "*" and any(c in kind for c in "*?["):
         pattern, kinds = kind, list(KINDS)
     else:
         kinds = [kind] if kind else list(KINDS)
+    if model is not None and "strategies" not in kinds:
+        raise ConfigError(f"--model {model!r}: only strategies can be listed for a model, not {kind!r}")
     entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
     if model is not None:
         from tokenprune.models.base import adapter_for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +36,7 @@ def show(
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 8,
-    side: Annotated[int, typer.Option(min=32, help="Pixels along the side of each picture.")] = 240,
+    side: Annotated[int, typer.Option(min=32, max=2048, help="Pixels along the side of each picture.")] = 240,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Draw which patches each strategy keeps at each budget, with the model's answer under each."""
@@ -44,7 +46,7 @@ def show(
     from tokenprune.models.loading import load_model
     from tokenprune.registry import build
 
-    _check_out(out)
+    _check_out(out, image)
     keeps = numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all(strategies))]
     picture, asked, others = _subject(image, question)
@@ -59,7 +61,7 @@ def show(
     else:
         title = f"{image}, {asked.family}/{asked.subfamily}: {text} (right answer: {asked.answer})"
         drawn = pruning_sheet(looked, title, asked, side)
-    drawn.save(out)
+    _save(drawn, out)
     typer.echo(f"full: {looked.full.answer}")
     for row in looked.views:
         for view in row:
@@ -100,8 +102,23 @@ def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Quest
     return found.image, asked, [q for q in found.questions if q != asked]
 
 
-def _check_out(out: Path) -> None:
-    """Refuse what could not be written before any work is done."""
+def _save(drawn: Image.Image, out: Path) -> None:
+    """Write a picture whole or not at all: what was there before stays if it fails."""
+    from PIL import Image
+
+    from tokenprune.errors import ConfigError
+
+    part = out.with_name(out.name + ".part")
+    try:
+        drawn.save(part, format=Image.registered_extensions()[out.suffix.lower()])
+        os.replace(part, out)
+    except (OSError, ValueError) as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
+
+
+def _check_out(out: Path, image: str) -> None:
+    """Refuse what could not or should not be written before any work is done."""
     from PIL import Image
 
     from tokenprune.errors import ConfigError
@@ -111,3 +128,11 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"--out {str(out)!r}: the ending must name a picture format, e.g. .png")
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: {'a folder' if out.is_dir() else 'its folder does not exist'}")
+    if out.exists() and Path(image).exists() and out.samefile(image):
+        raise ConfigError(f"--out {str(out)!r} is IMAGE itself, which would be lost; give another name")
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+            # some formats hold no colours
+            Image.new("RGB", (64, 64)).save(Path(folder) / out.name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error

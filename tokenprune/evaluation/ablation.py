@@ -133,23 +133,22 @@ class Ablation:
             raise ConfigError(
                 f"{path}: figure {figure!r} shows {'two options' if figure == 'heatmap' else 'one or two'}"
             )
-        groups = {str(name): tuple(families) for name, families in given["groups"].items()}
-        for family in itertools.chain(*groups.values()):
-            if family not in FAMILIES:
-                raise ConfigError(f"{path}: groups: no family of questions {family!r}; {closest(family, FAMILIES)}")
+        groups = _groups(path, given["groups"])
         labels = [variant.label for variant in variants]
-        reference = tuple(_shown(value) for value in given.get("reference", ()))
+        reference = tuple(_shown(value) for value in _listed(path, "reference", given.get("reference", [])))
         if not any(variant.place[: len(reference)] == reference for variant in variants):
             raise ConfigError(f"{path}: reference {list(reference)} is no row; rows: {', '.join(labels)}")
-        paper = given.get("paper", {})
-        for label in paper.get("values", {}):
+        paper = _mapped(path, "paper", given.get("paper", {}))
+        for label, numbers in _mapped(path, "paper: values", paper.get("values", {})).items():
             if label not in labels:
                 raise ConfigError(f"{path}: paper: no row {label!r}; {closest(label, labels)}")
+            for group, by_budget in _mapped(path, f"paper: {label}", numbers).items():
+                _mapped(path, f"paper: {label}: {group}", by_budget)
         made = cls(
             path.stem,
             str(given["title"]),
             str(given["source"]),
-            tuple(given["budgets"]),
+            _budgets(path, given["budgets"]),
             groups,
             axes,
             variants,
@@ -178,6 +177,35 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return str(value.get("label", value.get("name")))
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _listed(path: Path, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: {key} must be a list, got {value!r}")
+    return value
+
+
+def _mapped(path: Path, key: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: {key} must be a mapping, got {value!r}")
+    return value
+
+
+def _budgets(path: Path, value: Any) -> tuple[int, ...]:
+    budgets = _listed(path, "budgets", value)
+    if not budgets or not all(type(keep) is int and keep > 0 for keep in budgets):
+        raise ConfigError(f"{path}: budgets must be a list of counts, e.g. [128, 64], got {value!r}")
+    return tuple(budgets)
+
+
+def _groups(path: Path, value: Any) -> dict[str, tuple[str, ...]]:
+    groups = {
+        str(name): tuple(_listed(path, f"groups: {name}", f)) for name, f in _mapped(path, "groups", value).items()
+    }
+    for family in itertools.chain(*groups.values()):
+        if not isinstance(family, str) or family not in FAMILIES:
+            raise ConfigError(f"{path}: groups: no family of questions {family!r}; {closest(family, FAMILIES)}")
+    return groups
 
 
 def _variants(path: Path, base: Any, vary: Any) -> tuple[tuple[str, ...], tuple[Variant, ...]]:
@@ -373,7 +401,7 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         for column in columns
     }
     title = f"{ablation.name}: {ablation.title}"
-    out = Table("row", *(f"{group} {keep}" for group, keep in columns), title=escape(title))
+    out = Table("row", *(escape(f"{group} {keep}") for group, keep in columns), title=escape(title))
 
     def shown(label: str, column: tuple[str, int]) -> str:
         group, keep = column

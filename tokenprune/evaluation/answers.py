@@ -7,25 +7,24 @@ from collections.abc import Sequence
 
 __all__ = ["f1_of_yes", "is_correct", "normalized", "yes_rate"]
 
-_PUNCTUATION = re.compile(r"[^\w\s]")
+# a minus before a number is part of it, one between words or numbers is a dash
+_PUNCTUATION = re.compile(r"(?!(?<!\w)-\d)[^\w\s]")
 
 
 def normalized(text: str) -> str:
-    """Lower case, no punctuation, single spaces."""
+    """Lower case, no punctuation but the sign of a number, single spaces."""
     return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
 
 
 def is_correct(prediction: str, answer: str, choices: Sequence[str] = ()) -> bool:
     """Whether the prediction is the answer.
 
-    An exact match after normalisation. With choices, the prediction's first words decide, so that "yes , it is" is a
-    "yes" and "b . dog" is choice "b".
+    An exact match after normalisation; nothing but punctuation matches nothing. With choices, the prediction's first
+    words decide, so that "yes , it is" is a "yes" and "b . dog" is choice "b"; the longest choice that fits is meant.
     """
     said, right = normalized(prediction), normalized(answer)
-    if not choices:
-        return said == right
-    picked = next((c for c in map(normalized, choices) if said == c or said.startswith(c + " ")), said)
-    return picked == right
+    fitting = [choice for choice in map(normalized, choices) if f"{said} ".startswith(f"{choice} ")]
+    return bool(said) and max(fitting, key=len, default=said) == right
 
 
 def _is_yes(text: str) -> bool:

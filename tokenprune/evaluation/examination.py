@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.benchmark.cost import layer_average
+from tokenprune.errors import ConfigError
 from tokenprune.models.base import adapter_for
+from tokenprune.patching import replaced
 from tokenprune.registry import build
 from tokenprune.run import Prefill
 from tokenprune.schedule import LayerSchedule
@@ -77,15 +79,29 @@ class Examination:
 
 
 def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
-    """Model inputs for one question about each picture, by the processor's chat template, left-padded."""
+    """Model inputs for one question about each picture, by the processor's chat template, left-padded.
+
+    Raises
+    ------
+    ConfigError
+        A question holds what stands for a picture in a prompt.
+    """
     texts = []
     for question in questions:
+        if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
+            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
         content = [{"type": "image"}, {"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    processor.tokenizer.padding_side = "left"
-    # one list a prompt: some processors take a flat list for the images of the first one
-    return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
+    with replaced(vars(processor.tokenizer), "padding_side", "left"):
+        # one list a prompt: some processors take a flat list for the images of the first one
+        return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def _marks(processor: Any) -> list[str]:
+    """What a processor puts visual tokens in for, wherever it stands in the text."""
+    names = ("image_token", "video_token", "boi_token")
+    return [str(mark) for name in names if (mark := getattr(processor, name, None))]
 
 
 def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill, positions: Positions = "keep") -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from tokenprune.errors import ConfigError
 
@@ -17,7 +17,7 @@ def open_image(path: str | Path | None) -> Image.Image:
     Raises
     ------
     ConfigError
-        No such file, or no picture.
+        No such file, no picture, a damaged one, or one too large to be safely decoded.
     """
     if path is None:
         from tokenprune.testing.tiny import picture
@@ -29,5 +29,6 @@ def open_image(path: str | Path | None) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise ConfigError(f"image {str(path)!r}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
+    # damaged pictures: Pillow raises SyntaxError and ValueError too
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error

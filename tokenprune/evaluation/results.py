@@ -21,12 +21,30 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    """One JSON object; ``where`` is what a ConfigError names if it is none."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is damaged ({error}); mend it, or use another --out") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where} is damaged (not a JSON object); mend it, or use another --out")
+    return found
+
+
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """All rows of a folder's ``results.jsonl``; none where there is no such file."""
+    """All rows of a folder's ``results.jsonl``; none where there is no such file.
+
+    Raises
+    ------
+    ConfigError
+        A line is no JSON object; names file and line.
+    """
     lines = path / "results.jsonl"
     if not lines.exists():
         return []
-    return [json.loads(line) for line in lines.read_text(encoding="utf-8").split("\n") if line]
+    numbered = enumerate(lines.read_text(encoding="utf-8").split("\n"), 1)
+    return [_parsed(line, f"{str(lines)!r}, line {number},") for number, line in numbered if line]
 
 
 class ResultFolder:
@@ -42,23 +60,26 @@ class ResultFolder:
     Raises
     ------
     ConfigError
-        The folder belongs to another configuration, or is no folder.
+        The folder belongs to another configuration, is damaged, or is no folder.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path, self.lines = path, path / "results.jsonl"
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {str(path)!r} is a file; give a folder")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out {str(path)!r} cannot be made: {error.strerror}; give another folder") from error
         stored, wanted = path / "config.json", json.loads(json.dumps(dict(config)))
         if stored.exists():
-            before = json.loads(stored.read_text(encoding="utf-8"))
+            before = _parsed(stored.read_text(encoding="utf-8"), repr(str(stored)))
             changed = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
             if changed:
                 details = "; ".join(f"{k}: {before.get(k)!r} there, {wanted.get(k)!r} now" for k in changed)
                 where = f"{str(path)!r} holds results of another configuration"
                 raise ConfigError(f"{where} ({details}); use another --out")
-        elif any(path.iterdir()):
+        elif any(entry.name != "config.json.part" for entry in path.iterdir()):  # left by a run killed at its start
             raise ConfigError(f"{str(path)!r} is not empty and holds no results of ours; use another --out")
         else:
             write_atomically(stored, json.dumps(wanted, indent=1) + "\n")

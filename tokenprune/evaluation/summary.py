@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokenprune.evaluation.answers import f1_of_yes, yes_rate
-from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value
+from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value, ratio_interval
 
 __all__ = ["SummaryRow", "agreement", "paired_test", "summarize"]
 
@@ -27,7 +27,7 @@ class SummaryRow:
     metric : str
         "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate".
     value, low, high : float
-        95 % interval over images; equal to the value where none is computed.
+        95 % interval over images; equal to the value where there is none (other metrics, a single image).
     n : int
         Questions.
     p_full, p_random : float or None
@@ -68,6 +68,12 @@ def _per_sample(answers: Answers, key: str) -> dict[str, float]:
     return {sample: sum(v) / len(v) for sample, v in values.items()}
 
 
+def _images(answers: Answers, samples: Iterable[str]) -> list[str]:
+    """Image of each sample."""
+    image = {answer["sample"]: answer["image"] for answer in answers}
+    return [image[sample] for sample in samples]
+
+
 def agreement(answers: Answers, full: Answers) -> float:
     """Share of answers that are what the unpruned model answered."""
     said = {answer["sample"]: answer["prediction"] for answer in full}
@@ -78,11 +84,10 @@ def agreement(answers: Answers, full: Answers) -> float:
 def paired_test(mine: Answers, theirs: Answers) -> float | None:
     """Two-sided p-value of "both are right equally often", over the questions that both answered; None without any."""
     a, b = _per_sample(mine, "correct"), _per_sample(theirs, "correct")
-    image = {answer["sample"]: answer["image"] for answer in mine}
     shared = [sample for sample in a if sample in b]
     if not shared:
         return None
-    return paired_p_value([a[s] for s in shared], [b[s] for s in shared], [image[s] for s in shared])
+    return paired_p_value([a[s] for s in shared], [b[s] for s in shared], _images(mine, shared))
 
 
 def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
@@ -123,10 +128,8 @@ def _rows(
     strategy: str, keep: int, task: str, family: str, mine: Answers, full: Answers, random: Answers
 ) -> list[SummaryRow]:
     correct = _per_sample(mine, "correct")
-    image = {answer["sample"]: answer["image"] for answer in mine}
+    images = _images(mine, correct)
     accuracy = sum(correct.values()) / len(correct)
-    clusters = [image[sample] for sample in correct]
-    low, high = bootstrap_interval(list(correct.values()), clusters)
     costs = [sum(a[key] for a in mine) / len(mine) for key in ("tokens", "layer_average_tokens", "flops", "kv_bytes")]
 
     def row(
@@ -141,11 +144,13 @@ def _rows(
 
     p_full = None if strategy == "full" else paired_test(mine, full)
     p_random = None if strategy in ("random", "full", "wrong image") else paired_test(mine, random)
-    rows = [row("accuracy", accuracy, (low, high), p_full, p_random)]
+    rows = [row("accuracy", accuracy, bootstrap_interval([*correct.values()], images), p_full, p_random)]
     reference = _per_sample(full, "correct")
     base = sum(reference.values()) / len(reference) if reference else 0.0
     if base > 0:
-        rows.append(row("relative", accuracy / base, (low / base, high / base)))
+        # the same images are drawn for both: a strategy that answers as full does is at 1 whatever is drawn
+        ends = ratio_interval([*correct.values()], images, [*reference.values()], _images(full, reference))
+        rows.append(row("relative", accuracy / base, ends))
     if full:
         rows.append(row("agreement", agreement(mine, full)))
     if all(answer["binary"] for answer in mine):

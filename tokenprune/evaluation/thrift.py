@@ -25,6 +25,7 @@ from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import ModelAdapter
 from tokenprune.models.caches import NAMES as CACHE_NAMES
 from tokenprune.models.caches import cache_in
+from tokenprune.patching import replaced
 from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
 from tokenprune.strategy import AnyStrategy, Strategy
@@ -100,11 +101,9 @@ class Thrift:
                 return attend(module, *args, **kwargs)
             return self.remembered.setdefault(module, Remembered(partial(attend, module)))(*args, **kwargs)
 
-        ALL_ATTENTION_FUNCTIONS[name] = remembered
-        try:
+        # what is registered for everybody stays: assigning goes into a table over it, to be left as it was
+        with replaced(ALL_ATTENTION_FUNCTIONS._local_mapping, name, remembered):
             yield
-        finally:
-            ALL_ATTENTION_FUNCTIONS[name] = attend
 
 
 class Ordered(AnyStrategy):
@@ -160,8 +159,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _replace(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
-    stack.callback(vars(module).pop, "forward", None)
-    vars(module)["forward"] = forward
+    stack.enter_context(replaced(vars(module), "forward", forward))
 
 
 def _part(layer: nn.Module, name: str) -> nn.Module | None:

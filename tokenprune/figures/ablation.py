@@ -12,7 +12,7 @@ from tokenprune.evaluation.results import write_atomically
 from tokenprune.figures.curves import chart
 from tokenprune.figures.heatmap import heatmap
 from tokenprune.figures.panels import panels
-from tokenprune.figures.report import page
+from tokenprune.figures.report import page, share
 
 __all__ = ["drawings", "write_figure", "write_page"]
 
@@ -95,7 +95,7 @@ def _html_table(ablation: Ablation, rows: Sequence[AblationRow]) -> str:
             escape(row.group),
             escape(row.label) + mark,
             str(row.keep or "all"),
-            f"{row.value:.1%} <span class=faint>[{row.low:.0%}, {row.high:.0%}]</span>",
+            share(row.value, row.low, row.high),
             *tests,
             "-" if row.paper is None else f"{row.paper:.2%}",
         ]

@@ -19,6 +19,7 @@ from tokenprune.evaluation.runner import Question
 from tokenprune.features import Grid
 from tokenprune.figures.overlay import Cell, dimmed, sheet
 from tokenprune.matching import Match, matched_keep
+from tokenprune.models.base import PIXELS
 from tokenprune.registry import build
 from tokenprune.session import attach
 from tokenprune.strategy import AnyStrategy
@@ -87,7 +88,8 @@ def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
         Returned where the encoder takes something else than one picture of three channels.
     """
     steps = processor.image_processor
-    pixel_values = steps(images=[image], return_tensors="pt").get("pixel_values")
+    made = steps(images=[image], return_tensors="pt")
+    pixel_values = next((made[name] for name in PIXELS["image"] if name in made), None)
     if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
         return image
     pixels = pixel_values[0].float().cpu()

@@ -18,7 +18,7 @@ from tokenprune.evaluation.results import write_atomically
 from tokenprune.evaluation.summary import SummaryRow
 from tokenprune.figures.curves import curves
 
-__all__ = ["page", "report", "write_report"]
+__all__ = ["page", "report", "share", "write_report"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
@@ -29,6 +29,11 @@ td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #888}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 1em}
 svg{width:100%;max-width:760px;height:auto}figure{margin:1.5em 0}figcaption{max-width:760px}
 """
+
+
+def share(value: float, low: float, high: float) -> str:
+    """A share with its interval, for a table's cell; without it where it is but the value (a single image)."""
+    return f"{value:.1%}" + (f" <span class=faint>[{low:.0%}, {high:.0%}]</span>" if low < high else "")
 
 
 def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
@@ -42,7 +47,7 @@ def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
     for strategy, keep in order:
         overall = cells[strategy, keep, "all"]
         numbers = "".join(
-            f"<td>{cell.value:.1%} <span class=faint>[{cell.low:.0%}, {cell.high:.0%}]</span></td>"
+            f"<td>{share(cell.value, cell.low, cell.high)}</td>"
             if (cell := cells.get((strategy, keep, task)))
             else "<td>-</td>"
             for task in tasks

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tokenprune.errors import UnsupportedError, closest
 from tokenprune.features import Grid
 from tokenprune.models.encoder_attention import Readings
+from tokenprune.patching import arguments_of, replaced
 from tokenprune.registry import registry
 from tokenprune.splice import Splice
 
@@ -176,8 +177,7 @@ class ModelAdapter(ABC):
                         output = original(*args, **kwargs)
                 finally:
                     inside = False
-                bound = inspect.signature(original).bind(*args, **kwargs).arguments
-                given = {**bound, **bound.pop("kwargs", {})}
+                given = arguments_of(original, args, kwargs)
                 seen.blocks.setdefault(modality, []).extend(self.blocks(modality, output, given, readings))
                 return output
 
@@ -187,8 +187,7 @@ class ModelAdapter(ABC):
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 if (original := getattr(self.core, name, None)) is not None:
-                    stack.callback(vars(self.core).pop, name, None)
-                    vars(self.core)[name] = shadowing(modality, original)
+                    stack.enter_context(replaced(vars(self.core), name, shadowing(modality, original)))
             yield
 
     def encode(self, modality: str, **inputs: Any) -> Any:

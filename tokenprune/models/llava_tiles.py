@@ -15,6 +15,7 @@ from tokenprune.features import SIGNALS, Grid
 from tokenprune.models.base import Block, frames_in
 from tokenprune.models.encoder_attention import Readings
 from tokenprune.models.llava import LlavaAdapter
+from tokenprune.patching import replaced
 
 __all__ = ["LlavaNextAdapter", "LlavaOnevisionAdapter"]
 
@@ -54,14 +55,10 @@ class LlavaNextAdapter(LlavaAdapter):
             packing.args, packing.kwargs = args, kwargs
             return pack(image_features, *args, **kwargs)
 
-        with super().watch(modality, signals) as readings:
-            vars(core)["pack_image_features"] = packed
-            try:
-                noted = _TileReadings(readings)
-                noted.packing = packing
-                yield noted
-            finally:
-                vars(core).pop("pack_image_features")
+        with super().watch(modality, signals) as readings, replaced(vars(core), "pack_image_features", packed):
+            noted = _TileReadings(readings)
+            noted.packing = packing
+            yield noted
 
     def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
         """One block an image: thumbnail, then picture."""

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from tokenprune.errors import ConfigError, UnsupportedError, closest
 from tokenprune.models.base import adapter_for
 
-__all__ = ["BUILT_IN", "DTYPES", "load_model"]
+__all__ = ["BUILT_IN", "DTYPES", "load_model", "usable_device"]
 
 BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
@@ -22,6 +23,22 @@ TINY = "tiny:"
 """Before the model type of a tiny model."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def usable_device(name: str) -> torch.device:
+    """Look a device up and compute something on it.
+
+    Raises
+    ------
+    ConfigError
+        No such device, or none that holds numbers here; says why.
+    """
+    try:
+        tried = torch.zeros(1, device=name)
+        tried.item()  # the meta device makes tensors that hold nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return tried.device
 
 
 def load_model(
@@ -46,6 +63,8 @@ def load_model(
 
     Raises
     ------
+    ConfigError
+        The device cannot be used here, or no such dtype.
     UnsupportedError
         Nothing by that name can be loaded, or its model type has no adapter.
     UnknownNameError
@@ -53,10 +72,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    usable_device(device)
     if name == "tiny":
         from tokenprune.testing.tiny import tiny_llava, tiny_processor
 
@@ -86,7 +102,7 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
         model = AutoModelForImageTextToText.from_pretrained(
             source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedError(
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"

@@ -58,25 +58,28 @@ class ExtremumObjective(Objective):
             return state.bonus
         return torch.where(state.extremum.isinf(), state.bonus, self.gain(state.bonus, state.extremum))
 
+    @property
+    def _fold(self) -> tuple[float, Callable[..., Tensor], Callable[..., Tensor]]:
+        """The extremum over nothing, of two tensors, and along an axis."""
+        return (-math.inf, torch.maximum, torch.amax) if self.largest else (math.inf, torch.minimum, torch.amin)
+
     def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
         """Fold in the picked token's column, in rows that pick one."""
+        nothing, of_two, _ = self._fold
         column = self.entry(state.table.column(index.clamp_min(0)))
         picked = index.unsqueeze(-1) >= 0
         if state.extremum is None:
-            return replace(state, extremum=column.where(picked, -math.inf if self.largest else math.inf))
-        fold = torch.maximum if self.largest else torch.minimum
-        return replace(state, extremum=torch.where(picked, fold(state.extremum, column), state.extremum))
+            return replace(state, extremum=column.where(picked, nothing))
+        return replace(state, extremum=torch.where(picked, of_two(state.extremum, column), state.extremum))
 
     def resume(self, state: ExtremumState, picks: Tensor) -> ExtremumState:
         """Fold all columns at once: an extremum does not depend on the order."""
         if not picks.shape[1]:
             return state
+        nothing, of_two, along = self._fold
         columns = self.entry(state.table.columns(picks.clamp_min(0)))
-        columns = columns.masked_fill((picks < 0).unsqueeze(-1), -math.inf if self.largest else math.inf)
-        folded = columns.amax(1) if self.largest else columns.amin(1)
-        if state.extremum is not None:
-            folded = (torch.maximum if self.largest else torch.minimum)(state.extremum, folded)
-        return replace(state, extremum=folded)
+        folded = along(columns.masked_fill((picks < 0).unsqueeze(-1), nothing), 1)
+        return replace(state, extremum=folded if state.extremum is None else of_two(state.extremum, folded))
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
         """Options of a program over columns, where the table has entries for one and dtypes agree."""

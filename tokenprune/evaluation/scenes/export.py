@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenprune.errors import ConfigError
-from tokenprune.evaluation.scenes.scene import samples, scene
+from tokenprune.evaluation.scenes.scene import Sample, samples, scene
 
 __all__ = ["export"]
 
@@ -35,13 +35,21 @@ def export(
     Raises
     ------
     ConfigError
-        The folder holds something already; nothing is overwritten.
+        The folder cannot be written to, or holds something already; nothing is overwritten.
     """
     folder = Path(directory)
     found = samples(families, n, seed, split)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"folder {str(folder)!r} is not empty: scenes are written to a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"folder {str(folder)!r} is not empty: scenes are written to a new or empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(found, folder, seed, split)
+    except OSError as error:
+        raise ConfigError(f"folder {str(folder)!r} cannot be written to: {error}; give another one") from error
+
+
+def _write(found: Sequence[Sample], folder: Path, seed: int, split: str) -> int:
+    """Pictures and questions; how many pictures."""
     indices = sorted({sample.scene for sample in found})
     for index in indices:
         scene(seed, index, split).image.save(folder / _file_name(index))
