@@ -120,7 +120,8 @@ class Selection:
         NonFiniteError
             A score is NaN or infinite, or a row kept nothing because a gain was NaN.
         FeatureError
-            A pick is no position of a real token, or a row picked a token twice.
+            A pick is no position of a real token, or a row picked a token twice (which only ``mmtok`` with
+            ``faithful=True`` may do, where it is left with fewer candidates than it is to keep).
         """
         if self.scores is not None and not bool(torch.isfinite(self.scores).all()):
             raise NonFiniteError("the scores of this selection hold NaN or infinity")

@@ -219,7 +219,7 @@ def _check_order(order: object, counts: tuple[int, ...], features: Features, sel
         kept = len(chosen)
         if kept > count or (kept < count and selector.fills_budget):
             raise FeatureError(f"{selector!r} picked {kept} tokens in row {row}, asked for {count}")
-        if len(set(chosen)) < kept:
+        if selector.distinct and len(set(chosen)) < kept:
             twice = next(i for n, i in enumerate(chosen) if i in chosen[:n])
             raise FeatureError(f"{selector!r} picked token {twice} twice in row {row}: picks must differ")
 

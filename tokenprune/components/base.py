@@ -302,6 +302,8 @@ class Selector(Component):
         False where a strategy may leave out the scorer.
     fills_budget : bool
         False where rows may keep fewer tokens than asked.
+    distinct : bool
+        False where a token may be picked again, as the official code of one method does; elsewhere that is an error.
     nested : bool
         True where a smaller budget's picks are the first of a larger one's, so that one selection serves all budgets.
     """
@@ -309,6 +311,7 @@ class Selector(Component):
     kind = "selectors"
     uses_scores: bool = True
     fills_budget: bool = True
+    distinct: bool = True
     nested: bool = False
 
     @abstractmethod

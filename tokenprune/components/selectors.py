@@ -336,6 +336,11 @@ class Candidates(Selector):
         return self.fill.uses_scores
 
     @property
+    def distinct(self) -> bool:  # type: ignore[override]
+        """Not where position 0 is taken again and again."""
+        return not self.repeat_first
+
+    @property
     def nested(self) -> bool:  # type: ignore[override]
         """As ``fill``."""
         return self.fill.nested
