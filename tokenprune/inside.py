@@ -27,6 +27,7 @@ from tokenprune.features import SIGNALS, Features, working_precision
 from tokenprune.indexing import gather_tokens, to_batch
 from tokenprune.models.base import ModelAdapter
 from tokenprune.models.caches import cache_in
+from tokenprune.patching import replaced
 from tokenprune.run import Prefill, Stage
 from tokenprune.schedule import INSIDE_SIGNALS, LayerEvent, LayerSchedule
 from tokenprune.selection import Selection
@@ -205,8 +206,8 @@ class Inside:
                 hook = partial(self._before_layer, number)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
-                stack.callback(vars(self.model).pop, "_deepstack_process", None)
-                vars(self.model)["_deepstack_process"] = partial(self._deepstack, deepstack)
+                mine = partial(self._deepstack, deepstack)
+                stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
             asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
             if asked:
                 taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}

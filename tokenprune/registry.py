@@ -174,7 +174,12 @@ class Registry:
             name, given = _options_in(strategy)
             if twice := given.keys() & options.keys():
                 raise UnknownOptionError(f"strategy {strategy!r}: {sorted(twice)[0]!r} was given twice")
-            return replace(self.build(name, **given, **options), name=strategy)  # type: ignore[type-var]
+            made = self.build(name, **given, **options)
+            try:
+                return replace(made, name=strategy)  # type: ignore[type-var]
+            except (TypeError, ValueError) as error:
+                what = f"strategy {name!r} is no dataclass with a field 'name', so that its name cannot hold options"
+                raise OptionTypeError(f"{what}; give them to tokenprune.build") from error
         made = self._call(f"strategy {strategy!r}", self.load("strategies", strategy), options)
         return self._checked(made, strategy)
 

@@ -467,8 +467,8 @@ def _padded(rows: Sequence[Tensor], axis: int) -> tuple[Tensor, Tensor | None]:
     if min(sizes) == longest:
         return torch.stack(list(rows)), None
     out = rows[0].new_zeros(len(rows), *rows[0].shape[:axis], longest, *rows[0].shape[axis + 1 :])
-    for target, row in zip(out, rows, strict=True):
-        target.narrow(axis, 0, row.shape[axis]).copy_(row)
+    for i, row in enumerate(rows):  # not over `out`: autograd refuses to write into what iterating a tensor yields
+        out[i].narrow(axis, 0, row.shape[axis]).copy_(row)
     limit = constant(tuple(sizes), out.device).unsqueeze(-1)
     return out, torch.arange(longest, device=out.device) < limit
 

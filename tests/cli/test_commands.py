@@ -76,6 +76,11 @@ def test_list_check_loads_everything(tokenprune: Command) -> None:
         (["bench", "--out", "x", "--device", "foo"], "device 'foo'"),
         (["conformance", "./no/such/folder"], "no/such/folder"),
         (["compare", "--out", "x", "--budgets", "64,many"], "--budgets"),
+        (["compare", "--out", "x", "--families", ""], "--families"),
+        (["compare", "--out", "x", "--strategies", ","], "--strategies"),
+        (["compare", "--out", "x", "--strategies", "mi-prunner", "--model", "./no/such/folder"], "mi-pruner"),
+        (["compare", "--out", "x", "--seed", "-1"], "--seed"),
+        (["compare", "--out", "/dev/null/x", "--model", "tiny", "--limit", "1"], "/dev/null/x"),
     ],
 )
 def test_mistakes_are_answered_in_a_line(

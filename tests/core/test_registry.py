@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tokenprune.components import aggregators
 from tokenprune.components.selectors import TopK
 from tokenprune.registry import KINDS, Registry, all_entries
 from tokenprune.registry import registry as shared
+from tokenprune.strategy import AnyStrategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,6 +164,24 @@ def test_mistakes_behind_a_name(spec: str, error: type[Exception], words: str) -
 def test_an_option_given_twice() -> None:
     with pytest.raises(errors.UnknownOptionError, match="twice"):
         tp.build("mi-pruner:lam=1", lam=0.5)
+
+
+def test_options_behind_the_name_of_what_cannot_be_renamed() -> None:
+    registry = Registry()
+
+    class Mine(AnyStrategy):
+        name, positions, requires, merges = "mine", "keep", frozenset({"visual"}), False  # type: ignore[assignment]
+
+        def __init__(self, seed: int = 0) -> None:
+            self.seed = seed
+
+        def select(self, features: tp.Features, keep: Any, *, unit: Any = None) -> tp.Selection:
+            return tp.build("random", seed=self.seed).select(features, keep, unit=unit)
+
+    registry.register("strategies", "mine")(Mine)
+    assert registry.build("mine", seed=3).name == "mine"
+    with pytest.raises(errors.OptionTypeError, match="no dataclass"):
+        registry.build("mine:seed=3")
 
 
 def test_specifications_are_not_changed() -> None:

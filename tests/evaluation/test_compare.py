@@ -11,11 +11,12 @@ import torch
 
 import tokenprune as tp
 from tokenprune.cli import main
-from tokenprune.errors import ConfigError
-from tokenprune.evaluation.comparison import compare
+from tokenprune.errors import ConfigError, PluginError
+from tokenprune.evaluation.comparison import answers_in, compare
 from tokenprune.evaluation.contestants import Contestant, contestants
 from tokenprune.evaluation.items import scene_items
 from tokenprune.evaluation.pictures import box_overlap
+from tokenprune.evaluation.results import read_results
 from tokenprune.evaluation.runner import Item
 from tokenprune.features import Grid
 from tokenprune.figures.report import write_report
@@ -100,6 +101,127 @@ def test_a_batch_about_one_picture_gets_a_strangers(model: Any, processor: Any, 
     alone = [item for item in items if item.image_id == items[0].image_id]
     rows = compare(model, processor, alone, tmp_path / "alone", CONFIG, strategies=["random"], budgets=(4,))
     assert {row.strategy for row in rows} == {"full", "wrong image", "oracle", "random"}
+
+
+def test_the_wrong_image_does_not_depend_on_batches(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    said = []
+    for size in (2, 9):
+        out = tmp_path / str(size)
+        compare(model, processor, items, out, CONFIG, strategies=["random"], budgets=(4,), batch_size=size)
+        said.append({r["sample"]: r["prediction"] for r in read_results(out) if r["strategy"] == "wrong image"})
+    assert len(said[0]) == len(items)
+    assert said[0] == said[1]
+
+
+def test_a_strategy_that_was_changed_is_asked_again(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    """Edit, run again: the table is of what the name stands for now, and earlier answers stay in the file."""
+
+    def asked(strategy: Any) -> tuple[list[str], list[str], float]:
+        steps: list[str] = []
+        notes: list[str] = []
+        rows = compare(
+            model,
+            processor,
+            items,
+            tmp_path,
+            CONFIG,
+            strategies=[{"label": "mine", "strategy": strategy}],
+            budgets=(4,),
+            note=notes.append,
+            progress=lambda done, total, what: steps.append(what),
+        )
+        (same,) = (r.value for r in rows if (r.strategy, r.metric, r.task) == ("mine", "agreement", "all"))
+        return steps, notes, same
+
+    assert "mine@4" in asked("divprune")[0]
+    assert asked("divprune")[0] == ["done"]
+    steps, notes, _ = asked(tp.build("mi-pruner", lam=1.0))
+    assert "mine@4" in steps
+    assert "full" not in steps
+    assert notes == [f"mine is not what it was when {str(tmp_path)!r} was filled: it is asked again"]
+    assert len([line for line in read_results(tmp_path) if line["strategy"] == "mine"]) == 2 * len(items)
+    assert len([x for x in answers_in(tmp_path, {i.id for i in items}) if x["strategy"] == "mine"]) == len(items)
+    # and back again: what it answered is still there
+    assert asked("divprune")[0] == ["done"]
+    described = json.loads((tmp_path / "strategies.json").read_text())
+    assert "divprune" in described["mine"]["strategy"]
+
+
+def test_other_weights_are_another_configuration(processor: Any, items: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategies": ["random"], "budgets": (4,)}
+    first = tiny_llava(side=SIDE)
+    compare(first, processor, items[:2], tmp_path, CONFIG, **options)
+    with torch.no_grad():
+        first.lm_head.weight.mul_(2)
+    with pytest.raises(ConfigError, match="weights: "):
+        compare(first, processor, items[:2], tmp_path, CONFIG, **options)
+
+
+def test_asking_for_less_leaves_the_table_as_it_was(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    wide = compare(model, processor, items, tmp_path, CONFIG, strategies=["mi-pruner", "divprune"], budgets=(9, 4))
+    assert compare(model, processor, items, tmp_path, CONFIG, strategies=["divprune"], budgets=(4,)) == wide
+    # a row that was stopped half-way and is not asked for is no part of it
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    cut = json.loads(lines[-1])
+    other = "divprune" if cut["strategy"] == "mi-pruner" else "mi-pruner"
+    less = compare(model, processor, items, tmp_path, CONFIG, strategies=[other], budgets=(9,))
+    assert {(r.strategy, r.keep) for r in wide} - {(r.strategy, r.keep) for r in less} == {
+        (cut["strategy"], cut["keep"])
+    }
+
+
+def test_budgets_beyond_a_picture_keep_it_whole(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    notes: list[str] = []
+    for match in ("kept", "layer-average"):
+        compare(
+            model,
+            processor,
+            items,
+            tmp_path / match,
+            CONFIG,
+            strategies=["mi-pruner", "fastv"],
+            budgets=(1000, 36),
+            match=match,  # type: ignore[arg-type]
+            note=notes.append,
+        )
+        left = {(r["strategy"], r["keep"]): r["layer_average_tokens"] for r in read_results(tmp_path / match)}
+        assert set(left.values()) == {SIDE**2}
+    assert notes == ["budgets [1000]: the first picture has 36 visual tokens; a picture with no more stays whole"] * 2
+
+
+def test_questions_that_cannot_be_asked(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no questions"):
+        compare(model, processor, [], tmp_path / "out", CONFIG)
+    with pytest.raises(ConfigError, match="more than one question"):
+        compare(model, processor, [*items, items[0]], tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_strategy_is_left_out_where_nobody_named_it(monkeypatch: Any) -> None:
+    real, names = tp.build, [*tp.list_strategies("mi-*"), "sick"]
+
+    def build(name: Any) -> Any:
+        if name == "sick":
+            raise PluginError("strategy 'sick' cannot be made")
+        return real(name)
+
+    monkeypatch.setattr("tokenprune.evaluation.contestants.list_strategies", lambda pattern="*": names)
+    monkeypatch.setattr("tokenprune.evaluation.contestants.build", build)
+    notes: list[str] = []
+    labels = {row.label for row in contestants(None, [8], notes.append)}
+    assert {"mi-pruner", "mi-attention"} < labels
+    assert "sick" not in labels
+    assert notes == ["sick is left out: strategy 'sick' cannot be made"]
+    with pytest.raises(PluginError):
+        contestants(["sick"], [8])
+
+
+def test_labels_are_taken_once() -> None:
+    for label in ("mine", "full", "oracle"):
+        row = {"label": label, "strategy": "divprune"}
+        with pytest.raises(ConfigError, match=f"two rows are called '{label}'"):
+            contestants([row, row], [8])
 
 
 def test_names_and_wildcards() -> None:

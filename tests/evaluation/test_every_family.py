@@ -15,6 +15,7 @@ from tokenprune.evaluation.comparison import compare
 from tokenprune.evaluation.examination import prompt_inputs
 from tokenprune.evaluation.items import scene_items
 from tokenprune.evaluation.pictures import Pictures
+from tokenprune.evaluation.results import read_results
 from tokenprune.evaluation.runner import Item, pictures_of
 from tokenprune.figures.pruning import look, pruning_sheet
 from tokenprune.models import adapter_for
@@ -92,11 +93,27 @@ def test_pictures_of_different_sizes_are_exchanged() -> None:
     wide, tall = picture(0).resize((64, 32)), picture(1).resize((24, 64))
     pictures = Pictures(model, processor, [wide, tall], ["wide", "tall"], ["how many ?", "is it red ?"])
     own, other = pictures.shown(0), pictures.shown(1)
-    assert own.visual == other.visual[::-1]
-    assert own.visual[0] != own.visual[1]
-    assert own.text == other.text
+    assert own.prunable == other.prunable[::-1]
+    assert own.prunable[0] != own.prunable[1]
+    assert own.staying == other.staying
     alone = model(**prompt_inputs(processor, [tall], ["how many ?"])).logits[0, -1]
     torch.testing.assert_close(model(**other.inputs).logits[0, -1], alone, rtol=0, atol=1e-4)
+
+
+@families
+def test_what_always_stays_is_counted_in_every_row(family: str, tmp_path: Path) -> None:
+    """Keeping all that can be pruned costs what the unpruned model costs, newlines and [CLS] included."""
+    model, processor = tiny_model(family), tiny_processor(family)
+    items = scene_items(["gqa"], 3, seed=2)
+    size = max(size for _, size in pictures_of(model, processor, items).units)
+    options: dict[str, Any] = {"strategies": ["random"], "budgets": (size,), "batch_size": 2, "note": lambda text: None}
+    compare(model, processor, items, tmp_path, {}, **options)
+    cost: dict[str, set[tuple[float, ...]]] = {}
+    for line in read_results(tmp_path):
+        numbers = tuple(line[name] for name in ("tokens", "layer_average_tokens", "flops", "kv_bytes"))
+        cost.setdefault(line["sample"], set()).add(numbers)
+    assert len(cost) == len(items)
+    assert all(len(numbers) == 1 for numbers in cost.values())
 
 
 @families

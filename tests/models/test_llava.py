@@ -146,6 +146,16 @@ def test_labels_give_the_loss_of_the_masked_prompt(model: Any, processor: Any, p
         torch.testing.assert_close(loss, model(**inputs, labels=labels).loss, rtol=0, atol=1e-5)
 
 
+def test_gradients_reach_embeddings_through_a_ragged_batch(model: Any, processor: Any, prompts: Any) -> None:
+    inputs = prompts(QUESTIONS)
+    with tp.attach(model, "mi-attention", 4, processor=processor):
+        model(**inputs).logits[:, -1].sum().backward()
+    gradient = model.get_input_embeddings().weight.grad
+    assert gradient is not None
+    assert float(gradient.abs().sum()) > 0
+    model.zero_grad(set_to_none=True)
+
+
 def test_after_dropped_tokens_the_last_kept_one_predicts(model: Any, prompts: Any) -> None:
     inputs = prompts()
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.image_token_id, -100)

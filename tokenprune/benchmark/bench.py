@@ -18,6 +18,7 @@ from tokenprune.benchmark.loops import LOOPS
 from tokenprune.benchmark.measure import Bench, Way
 from tokenprune.compiled.programs import Backend
 from tokenprune.errors import ConfigError, TokenPruneError, closest
+from tokenprune.evaluation.identity import identity
 from tokenprune.evaluation.results import ResultFolder, write_atomically
 from tokenprune.models import adapter_for
 from tokenprune.models.loading import usable_device
@@ -114,7 +115,7 @@ def bench(
     ----------
     setup : Setup
     wanted : sequence of Case
-        Rows that the folder holds already are not measured again.
+        Rows that the folder holds already are not measured again, unless the strategy was changed since.
     out : Path
     seconds : float, optional
         Begin no row after this long.
@@ -124,7 +125,7 @@ def bench(
     Returns
     -------
     list of dict
-        All rows that the folder now holds.
+        All rows that the folder now holds, without those of earlier versions of the strategies asked for.
 
     Raises
     ------
@@ -134,28 +135,36 @@ def bench(
     # a folder is begun only for what can be measured
     kind, device = geometry(setup.geometry).kind(setup.kind or None), usable_device(setup.device)
     end = None if seconds is None else time.monotonic() + seconds
-    folder = ResultFolder(out, {**asdict(setup), **machine(device)})
-    have = {_key(row) for row in folder.read()}
-    todo = [case for case in wanted if _key(asdict(case)) not in have]
-    if todo:
-        dtype = getattr(torch, setup.dtype)
-        model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
-        roof = peaks(device, dtype)
-        for batch in dict.fromkeys(case.batch for case in todo):
-            inputs = geometry(setup.geometry).inputs(model, kind, batch, setup.words)
-            one = Bench(model, inputs, roof, setup.repeats, setup.warm, setup.backend, setup.bucket)
-            for case in (case for case in todo if case.batch == batch):
-                if end is not None and time.monotonic() > end:
-                    break
-                progress(len(folder.read()), len(wanted), f"{case.strategy or 'full'} {case.keep or ''} {case.way}")
-                folder.append([{**asdict(case), **_measured(one, case), **_roof(roof)}])
-                gc.collect()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-    rows = folder.read()
-    summary = {"setup": asdict(setup), "machine": machine(device), "rows": rows}
-    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    made = {case.strategy: identity(case.strategy and build(case.strategy)) for case in wanted}
+    with ResultFolder(out, {**asdict(setup), **machine(device)}) as folder:
+        have = {_key(row) for row in _latest(folder.read(), made)}
+        todo = [case for case in wanted if _key(asdict(case)) not in have]
+        if todo:
+            dtype = getattr(torch, setup.dtype)
+            model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
+            roof = peaks(device, dtype)
+            for batch in dict.fromkeys(case.batch for case in todo):
+                inputs = geometry(setup.geometry).inputs(model, kind, batch, setup.words)
+                one = Bench(model, inputs, roof, setup.repeats, setup.warm, setup.backend, setup.bucket)
+                for case in (case for case in todo if case.batch == batch):
+                    if end is not None and time.monotonic() > end:
+                        break
+                    progress(len(folder.read()), len(wanted), f"{case.strategy or 'full'} {case.keep or ''} {case.way}")
+                    about = {**asdict(case), "identity": made[case.strategy]}
+                    folder.append([{**about, **_measured(one, case), **_roof(roof)}])
+                    gc.collect()
+                    if device.type == "cuda":
+                        torch.cuda.empty_cache()
+        rows = _latest(folder.read(), made)
+        summary = {"setup": asdict(setup), "machine": machine(device), "rows": rows}
+        write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return rows
+
+
+def _latest(rows: Sequence[dict[str, Any]], made: Mapping[str | None, str]) -> list[dict[str, Any]]:
+    """One row a case: the last, and of strategies in ``made`` only as they are now."""
+    current = [row for row in rows if row["strategy"] not in made or row.get("identity") == made[row["strategy"]]]
+    return [*{_key(row): row for row in current}.values()]
 
 
 def _measured(one: Bench, case: Case) -> dict[str, Any]:

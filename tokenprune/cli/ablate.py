@@ -17,7 +17,7 @@ def ablate(
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
     configs: Annotated[
         Path | None, typer.Option(help="Folder of YAML files; experiments/ablations of the checkout by default.")
@@ -29,6 +29,7 @@ def ablate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     import tokenprune
+    from tokenprune.errors import ConfigError
     from tokenprune.evaluation.ablation import ablate as run_ablation
     from tokenprune.evaluation.ablation import ablation_table, ablations
     from tokenprune.evaluation.comparison import environment
@@ -38,15 +39,22 @@ def ablate(
 
     folder = configs or Path(tokenprune.__file__).parents[1] / "experiments" / "ablations"
     chosen = ablations(name, folder)
+    if (out / "results.jsonl").exists():
+        raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
     console = Console(width=None if Console().is_terminal else 160)
     for note in notes:
-        console.print(note, style="bold yellow")
+        console.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
     done = []
-    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:40}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     for ablation in chosen:
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(ablation.name)
@@ -67,4 +75,4 @@ def ablate(
         console.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg in {out}/NAME")
+    console.print(f"{out}/report.html; table.csv, table.json, figure.svg in {out}/NAME", markup=False)

@@ -69,7 +69,7 @@ def bench(
         (30 if where.startswith("cuda") else 5) if repeats is None else repeats,
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
-    specs = strategy_names(words_or_all(strategies))
+    specs = strategy_names(words_or_all("--strategies", strategies))
     wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
     console = Console(width=None if Console().is_terminal else 200)
     columns = (

@@ -24,7 +24,7 @@ def compare(
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -32,10 +32,10 @@ def compare(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tokenprune.evaluation.comparison import answers_in, environment
     from tokenprune.evaluation.comparison import compare as run_comparison
-    from tokenprune.evaluation.comparison import environment
+    from tokenprune.evaluation.contestants import contestants
     from tokenprune.evaluation.items import default_model, notes_on, scene_items
-    from tokenprune.evaluation.results import read_results
     from tokenprune.evaluation.table import table
     from tokenprune.figures.examples import example_sheets
     from tokenprune.figures.report import write_report
@@ -45,14 +45,21 @@ def compare(
     name = model or default_model()
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
-    items = scene_items(words_or_all(families), limit, seed)
+    chosen = words_or_all("--strategies", strategies)
+    contestants(chosen, keeps)  # misspelt ones are told before a model is loaded
+    items = scene_items(words_or_all("--families", families), limit, seed)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name)
     console = Console(width=None if Console().is_terminal else 160)
     for note in notes:
-        console.print(note, style="bold yellow")
+        console.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:28}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading")
         rows = run_comparison(
@@ -61,7 +68,7 @@ def compare(
             items,
             out,
             {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
-            strategies=words_or_all(strategies),
+            strategies=chosen,
             budgets=keeps,
             batch_size=batch_size,
             match=matched,
@@ -70,10 +77,9 @@ def compare(
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
     for note in notes[said:]:
-        console.print(note, style="bold yellow")
+        console.print(note, style="bold yellow", markup=False)
     console.print(table(rows))
-    asked = {(row.strategy, row.keep) for row in rows}
-    lines = [line for line in read_results(out) if (line["strategy"], line["keep"]) in asked]
+    lines = answers_in(out, {item.id for item in items})
     examples = example_sheets(loaded, processor, items, lines, match=matched)
     write_report(out, rows, facts, notes, examples)
-    console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html")
+    console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html", markup=False)

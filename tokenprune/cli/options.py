@@ -12,9 +12,13 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def words_or_all(text: str) -> list[str] | None:
-    """Comma-separated words, or None for "all"."""
-    return None if text.strip() == "all" else words(text)
+def words_or_all(option: str, text: str) -> list[str] | None:
+    """Comma-separated words, or None for "all"; ``option`` names them in the error."""
+    if text.strip() == "all":
+        return None
+    if not (found := words(text)):
+        raise ConfigError(f"{option} names none: give names separated by commas, or 'all'; got {text!r}")
+    return found
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -48,7 +48,7 @@ def show(
 
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
-    built = [build(name) for name in strategy_names(words_or_all(strategies))]
+    built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
     picture, asked, others = _subject(image, question)
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)

@@ -16,6 +16,7 @@ from tokenprune.encoded import Encoded, deepstack_of, tokens_of
 from tokenprune.indexing import gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation
 from tokenprune.models.caches import cache_argument
+from tokenprune.patching import replaced
 from tokenprune.selection import Selection
 from tokenprune.splice import next_position
 from tokenprune.units import Request, choose, gathered
@@ -210,11 +211,12 @@ def dense_deepstack(model: nn.Module) -> Iterator[None]:
     if not hasattr(model, "_deepstack_process"):
         yield
         return
-    vars(model)["_deepstack_process"] = lambda hidden, _places, features: hidden + features.to(hidden.dtype)
-    try:
+
+    def dense(hidden: Tensor, _places: Tensor, features: Tensor) -> Tensor:
+        return hidden + features.to(hidden.dtype)
+
+    with replaced(vars(model), "_deepstack_process", dense):
         yield
-    finally:
-        vars(model).pop("_deepstack_process", None)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.errors import ConfigError, UnknownNameError, closest
-from tokenprune.evaluation.comparison import compare
+from tokenprune.evaluation.comparison import answers_in, compare
 from tokenprune.evaluation.contestants import contestants
-from tokenprune.evaluation.results import read_results, write_atomically
+from tokenprune.evaluation.results import write_atomically
 from tokenprune.evaluation.runner import Item
 from tokenprune.evaluation.scenes import FAMILIES
 from tokenprune.evaluation.summary import paired_test, summarize
@@ -335,7 +335,7 @@ def ablate(
         progress=progress,
     )
     samples = {item.id for item in items}
-    table = pooled(ablation, [line for line in read_results(out) if line["sample"] in samples])
+    table = pooled(ablation, answers_in(out, samples))
     about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
     document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tokenprune.components.base import Scorer
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.evaluation.identity import identity
 from tokenprune.features import Features
 from tokenprune.registry import build, list_strategies
 from tokenprune.strategy import AnyStrategy, Strategy
@@ -22,6 +24,8 @@ RANDOM_DRAWS = 3
 """The paper averages three independent draws."""
 
 Kind = Literal["full", "wrong image", "oracle", "strategy"]
+
+_SCALE = ("full", "wrong image", "oracle", "random")
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,15 @@ class Contestant:
     draw: int = 0
     strategy: AnyStrategy | None = None
 
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what the label stands for; see :func:`tokenprune.evaluation.identity.identity`."""
+        return identity(self.kind if self.strategy is None else self.strategy)
+
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> tuple[str, str, int, int]:
         """What identifies its rows in results.jsonl."""
-        return self.label, self.keep, self.draw
+        return self.label, self.identity, self.keep, self.draw
 
     def for_batch(self, units: Sequence[str], wanted: Tensor) -> AnyStrategy | None:
         """The strategy for one batch: random draws belong to pictures, the oracle knows where to look.
@@ -124,7 +133,11 @@ def strategy_names(patterns: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def contestants(names: Sequence[str | Mapping[str, Any]] | None, budgets: Sequence[int]) -> list[Contestant]:
+def contestants(
+    names: Sequence[str | Mapping[str, Any]] | None,
+    budgets: Sequence[int],
+    note: Callable[[str], None] = lambda text: None,
+) -> list[Contestant]:
     """All rows: full, wrong image, oracle, random draws, and strategies at each budget.
 
     Parameters
@@ -133,25 +146,38 @@ def contestants(names: Sequence[str | Mapping[str, Any]] | None, budgets: Sequen
         Strategies, wildcards allowed; all that are installed by default. ``{"label": ..., "strategy": ...}`` is a row
         of its own name, with what :func:`tokenprune.build` makes of "strategy".
     budgets : sequence of int
+    note : callable
+        Told of strategies that a wildcard found and that cannot be built; they are left out.
 
     Raises
     ------
     ConfigError
-        A wildcard matches nothing, or two rows have one label.
+        A wildcard matches nothing, two rows have one label, or a row has the label of one that is always there.
+    TokenPruneError
+        A strategy that was asked for by name cannot be built.
     """
-    if names is None or all(isinstance(name, str) for name in names):
-        patterns = None if names is None else [str(name) for name in names]
-        built = {name: build(name) for name in strategy_names(patterns) if name != "random"}
-    else:
-        built = {}
-        for name in names:
-            label, spec = (name, name) if isinstance(name, str) else (str(name["label"]), name["strategy"])
-            if label in built or label in ("full", "wrong image", "oracle", "random"):
-                raise ConfigError(f"two rows are called {label!r}")
-            built[label] = build(spec)
+    built: dict[str, AnyStrategy] = {}
+    if names is not None and not names:
+        strategy_names(())
+    for name in ["*"] if names is None else names:
+        if not isinstance(name, str):
+            label = str(name["label"])
+            if label in built or label in _SCALE:
+                raise ConfigError(f"two rows are called {label!r}; {', '.join(_SCALE)} are always there")
+            built[label] = build(name["strategy"])
+            continue
+        for found in strategy_names([name]):
+            if found == "random" or found in built:
+                continue
+            try:
+                built[found] = build(found)
+            except TokenPruneError as error:
+                if found == name:
+                    raise
+                note(f"{found} is left out: {error}")
     rows = [Contestant("full", "full"), Contestant("wrong image", "wrong image")]
     for keep in budgets:
         rows.append(Contestant("oracle", "oracle", keep))
         rows += [Contestant("random", "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
-        rows += [Contestant(name, "strategy", keep, 0, strategy) for name, strategy in built.items()]
+        rows += [Contestant(label, "strategy", keep, 0, strategy) for label, strategy in built.items()]
     return rows

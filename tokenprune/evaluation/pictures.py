@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -54,16 +55,17 @@ class Shown:
         ``input_ids`` and all else.
     encoded : Encoded or None
         The pictures, where they were encoded beforehand; ``attach`` takes it too.
-    visual : tuple of int
-        Visual tokens of each prompt.
-    text : tuple of int
-        Other tokens of each prompt, padding not counted.
+    prunable : tuple of int
+        Visual tokens of each prompt that a strategy chooses among.
+    staying : tuple of int
+        Other tokens of each prompt, padding not counted: text, and visual tokens that always stay, such as the ends of
+        rows and a frame's [CLS].
     """
 
     inputs: dict[str, Any]
     encoded: Encoded | None
-    visual: tuple[int, ...]
-    text: tuple[int, ...]
+    prunable: tuple[int, ...]
+    staying: tuple[int, ...]
 
 
 class Pictures:
@@ -101,6 +103,8 @@ class Pictures:
         self.pool = [*distinct.values(), *others]
         # a lifetime of this object, not of the process
         self.shown = lru_cache(maxsize=None)(self._shown)
+        self._prompts = lru_cache(maxsize=None)(self._prompted)
+        self._probed = lru_cache(maxsize=None)(self._probe)
 
     @cached_property
     def _seen(self) -> Encoded:
@@ -127,15 +131,11 @@ class Pictures:
         """Name and prunable tokens of each unit that a strategy chooses from, in order: pictures, or their tiles."""
         if self.blocks is not None:
             return tuple((name, self.blocks[i].free) for name, i in zip(self.names, self.place, strict=True))
-        # the choice does not matter here; what is asked is among what
-        with torch.no_grad(), attach(self.model, "random", 1.0, processor=self.processor) as run:
-            self.model(**self.shown(0).inputs)
-        prefill = run.history[-1]
-        number = [prefill.rows[:i].count(row) for i, row in enumerate(prefill.rows)]
-        return tuple(
-            (f"{self.names[row]}#{k}" if k else self.names[row], len(places))
-            for k, row, places in zip(number, prefill.rows, prefill.places, strict=True)
-        )
+        found, tile = [], Counter[int]()
+        for row, size in self._probed(0):
+            found.append((f"{self.names[row]}#{tile[row]}" if tile[row] else self.names[row], size))
+            tile[row] += 1
+        return tuple(found)
 
     def overlap(self, boxes: Sequence[Sequence[Box]]) -> Tensor:
         """Overlap of each unit's tokens with each question's boxes, (U, N) in pixels; 0 where places are not known."""
@@ -147,19 +147,38 @@ class Pictures:
 
     def _shown(self, shift: int) -> Shown:
         """The questions, each with the picture ``shift`` places further on among the distinct ones."""
-        chosen = [(i + shift) % len(self.pool) for i in self.place]
+        inputs, encoded = self._prompts(shift)
+        if self.blocks is not None:
+            prunable = [self.blocks[i].free for i in self._chosen(shift)]
+        else:
+            prunable = [
+                sum(size for row, size in self._probed(shift) if row == mine) for mine in range(len(self.place))
+            ]
+        staying = [n - free for n, free in zip(inputs["attention_mask"].sum(1).tolist(), prunable, strict=True)]
+        return Shown(inputs, encoded, tuple(prunable), tuple(staying))
+
+    def _chosen(self, shift: int) -> list[int]:
+        """Place in the pool of each question's picture, ``shift`` further on."""
+        return [(i + shift) % len(self.pool) for i in self.place]
+
+    def _prompted(self, shift: int) -> tuple[dict[str, Any], Encoded | None]:
+        """Inputs of ``generate``, and the pictures where they were encoded beforehand."""
+        chosen = self._chosen(shift)
         inputs = self._ready([self.pool[i] for i in chosen], self.questions)
-        mask = self.adapter.image_mask(inputs["input_ids"])
-        visual = mask.sum(1)
-        text = inputs["attention_mask"].sum(1) - visual
-        counts = tuple(int(n) for n in visual.tolist()), tuple(int(n) for n in text.tolist())
         if self.blocks is None or not takes_encoded(self.model):
-            return Shown(inputs, None, *counts)
+            return inputs, None
         encoded = self._seen.pick(chosen)
         # grids and sizes stay: models count positions with them
         pixels = {name for names in PIXELS.values() for name in names}
         kept = {name: value for name, value in inputs.items() if name not in pixels}
-        return Shown({**kept, "mm_encoder_outputs": encoded.outputs}, encoded, *counts)
+        return {**kept, "mm_encoder_outputs": encoded.outputs}, encoded
+
+    def _probe(self, shift: int) -> list[tuple[int, int]]:
+        """Question and prunable tokens of each unit, found out by pruning; the choice does not matter here."""
+        with torch.no_grad(), attach(self.model, "random", 1.0, processor=self.processor) as run:
+            self.model(**self._prompts(shift)[0])
+        prefill = run.history[-1]
+        return [(row, len(places)) for row, places in zip(prefill.rows, prefill.places, strict=True)]
 
     def _ready(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:
         """A processor's outputs on the model's device, in its precision."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tokenprune.errors import ConfigError
 
 __all__ = ["ResultFolder", "read_results", "write_atomically"]
+
+_OURS = frozenset({".lock", "config.json.part"})
+"""What a run that was killed at its start leaves."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -48,7 +53,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 class ResultFolder:
-    """``config.json`` and ``results.jsonl``.
+    """``config.json`` and ``results.jsonl``, held by one process at a time; a context manager.
 
     Parameters
     ----------
@@ -60,35 +65,57 @@ class ResultFolder:
     Raises
     ------
     ConfigError
-        The folder belongs to another configuration, is damaged, or is no folder.
+        The folder belongs to another configuration or is in use, is damaged, cannot be written, or is no folder.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path, self.lines = path, path / "results.jsonl"
+        self._lock = FileLock(path / ".lock", timeout=0)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {str(path)!r} is a file; give a folder")
+        # a folder of somebody else's is refused before anything is written into it
+        stored = path / "config.json"
+        if path.is_dir() and not stored.exists() and any(entry.name not in _OURS for entry in path.iterdir()):
+            raise ConfigError(f"{str(path)!r} is not empty and holds no results of ours; use another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise ConfigError(f"{str(path)!r} is in use by another run; wait for it, or use another --out") from None
         except OSError as error:
-            raise ConfigError(f"--out {str(path)!r} cannot be made: {error.strerror}; give another folder") from error
-        stored, wanted = path / "config.json", json.loads(json.dumps(dict(config)))
+            raise ConfigError(
+                f"--out {str(path)!r} cannot be written: {error.strerror}; give another folder"
+            ) from error
+        try:
+            self._begin(stored, json.loads(json.dumps(dict(config))))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, stored: Path, wanted: dict[str, Any]) -> None:
+        """Write the configuration, or compare it with the one that is there."""
         if stored.exists():
             before = _parsed(stored.read_text(encoding="utf-8"), repr(str(stored)))
             changed = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
             if changed:
                 details = "; ".join(f"{k}: {before.get(k)!r} there, {wanted.get(k)!r} now" for k in changed)
-                where = f"{str(path)!r} holds results of another configuration"
+                where = f"{str(self.path)!r} holds results of another configuration"
                 raise ConfigError(f"{where} ({details}); use another --out")
-        elif any(entry.name != "config.json.part" for entry in path.iterdir()):  # left by a run killed at its start
-            raise ConfigError(f"{str(path)!r} is not empty and holds no results of ours; use another --out")
         else:
             write_atomically(stored, json.dumps(wanted, indent=1) + "\n")
         self._drop_partial_line()
 
-    @property
-    def fingerprint(self) -> str:
-        """Short hash of the configuration."""
-        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()[:12]
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _drop_partial_line(self) -> None:
         """Cut off a last line that was not written to its end."""

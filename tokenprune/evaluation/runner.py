@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.budget import Budget
 from tokenprune.evaluation.answers import is_correct
 from tokenprune.evaluation.contestants import Contestant
 from tokenprune.evaluation.pictures import Pictures
@@ -111,21 +112,35 @@ def run(
     progress : callable
         Called with answers so far, answers in all, and what comes next.
     """
-    done = {(r["strategy"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
+    done = {(r["strategy"], r.get("identity"), r["keep"], r["draw"], r["sample"]) for r in folder.read()}
+    following = _following(items)
     total, count = len(items) * len(rows), 0
     for batch in batches(items, batch_size):
         todo = [row for row in rows if any((*row.key, item.id) not in done for item in batch)]
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:
             continue
-        stranger = next((item for item in items if item.image_id != batch[0].image_id), None)
-        asked = _Asked(model, processor, batch, match, stranger)
+        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id])
         for row in todo:
             progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
             answers = asked.answers(row, max_new_tokens)
             folder.append(a for a in answers if (*row.key, a["sample"]) not in done)
             count += len(batch)
     progress(count, total, "done")
+
+
+def _following(items: Sequence[Item]) -> dict[str, Item | None]:
+    """For each picture a question about the next one, in the order of batches; None where there is no other.
+
+    A picture shown in the place of another is the next of all pictures, so that answers to it do not depend on how
+    questions are batched.
+    """
+    first = {item.image_id: item for item in sorted(items, key=lambda item: item.image_id, reverse=True)}
+    order = sorted(first)
+    return {
+        image: first[after] if after != image else None
+        for image, after in zip(order, [*order[1:], *order[:1]], strict=True)
+    }
 
 
 def pictures_of(model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()) -> Pictures:
@@ -144,16 +159,12 @@ def pictures_of(model: Any, processor: Any, batch: Sequence[Item], others: Seque
 class _Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all contestants."""
 
-    def __init__(
-        self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None = None
-    ) -> None:
+    def __init__(self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
         self.thrift = Thrift(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
-        others = []
-        if len({item.image_id for item in batch}) == 1:  # the "wrong image" of a batch about one picture
-            size = batch[0].image().size
-            others = [Image.new("RGB", size, "grey") if stranger is None else stranger.image()]
+        # the last of these pictures is followed by one of the next batch; a single picture by a grey one
+        others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
         self.pictures = pictures_of(model, processor, batch, others)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes for item in batch])
@@ -178,27 +189,28 @@ class _Asked:
         with torch.no_grad(), pruning as record, self.thrift.during(strategy):
             out = self.model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        unpruned = [(n,) * self.shape.layers for n in shown.visual]
+        unpruned = [(n,) * self.shape.layers for n in shown.prunable]
         visual = record.history[0].layer_tokens if record.history else unpruned
         return [
-            self._line(row, item, said, layers, words)
-            for item, said, layers, words in zip(self.batch, texts, visual, shown.text, strict=True)
+            self._line(row, item, said, layers, staying)
+            for item, said, layers, staying in zip(self.batch, texts, visual, shown.staying, strict=True)
         ]
 
-    def _budget(self, strategy: AnyStrategy, keep: int) -> int | list[int]:
-        """What the strategy is asked for: one budget, or one for each unit where they differ."""
+    def _budget(self, strategy: AnyStrategy, keep: int) -> Budget:
+        """What the strategy is asked for; a picture with fewer tokens keeps them all."""
         if self.match == "kept":
-            return keep
+            return Budget(keep, clip=True)
         sizes = [size for _, size in self.pictures.units]
-        solved = {size: matched_keep(strategy, keep, size, self.shape.layers) for size in set(sizes)}
-        return solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes]
+        solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
+        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes])
 
-    def _line(self, row: Contestant, item: Item, said: str, layers: Sequence[int], words: int) -> dict[str, Any]:
+    def _line(self, row: Contestant, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
         question = item.question
-        tokens = [n + words for n in layers]
+        tokens = [n + staying for n in layers]
         bytes_each = torch.finfo(self.model.dtype).bits // 8
         return {
             "strategy": row.label,
+            "identity": row.identity,
             "keep": row.keep,
             "draw": row.draw,
             "sample": item.id,

@@ -56,7 +56,8 @@ def table(rows: Sequence[SummaryRow]) -> Table:
             f"{overall.kv_bytes / 1024:.0f}",
             *("-" if cell is None else f"{cell.value:.1%}" for cell in by_task),
             f"{overall.value:.1%}",
-            f"{overall.low:.0%}-{overall.high:.0%}",
+            # a single picture, or answers that are all right, have no interval
+            "-" if overall.low == overall.high else f"{overall.low:.0%}-{overall.high:.0%}",
             "-" if relative is None else f"{relative.value:.1%}",
             "-" if same is None else f"{same.value:.1%}",
             "-" if overall.p_random is None else f"{overall.p_random:.3f}",
