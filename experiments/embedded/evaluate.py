@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,25 +43,51 @@ def forced(model: Any, processor: Any, shown: Scene) -> list[bool]:
     return found
 
 
-def findability(model: Any, processor: Any, shown: Scene) -> list[float]:
-    """Chance that a patch of a thing is closer to the thing's word than another patch, for each name in a scene."""
+class Nearness(NamedTuple):
+    """How visual tokens lie to the name of one thing in a scene.
+
+    Attributes
+    ----------
+    own, others, background : float
+        Mean cosine of the name with the patches of the thing, of other things (nan where there are none), of neither.
+    chance : float
+        Chance that a patch of the thing is closer to its name than a patch that is not.
+    """
+
+    own: float
+    others: float
+    background: float
+    chance: float
+
+
+def nearness(model: Any, processor: Any, shown: Scene) -> list[Nearness]:
+    """Compare the visual tokens of a scene with each name of what it shows."""
     pixels = processor.image_processor(images=[shown.image], return_tensors="pt")["pixel_values"]
     visual = model.model.get_image_features(pixel_values=pixels).pooler_output[0]
     visual = torch.nn.functional.normalize(visual.reshape(-1, visual.shape[-1]), dim=-1)
     names = [thing.name for thing in shown.objects] + ["sign"] * len(shown.signs)
     order = list(dict.fromkeys(names))
     (labels,) = patch_labels(shown.painting.owner, [[0, *(order.index(name) + 1 for name in names)]])
-    chances = []
+    found = []
     for i, name in enumerate(order):
         here = labels == i + 1
         if not here.any():
             continue
         word = processor.tokenizer.convert_tokens_to_ids(name)
         embedding = torch.nn.functional.normalize(model.get_input_embeddings().weight[word], dim=0)
-        ranks = rankdata((visual @ embedding).numpy())
+        cosines = (visual @ embedding).numpy()
         n, rest = int(here.sum()), int((~here).sum())
-        chances.append(float((ranks[here].sum() - n * (n + 1) / 2) / (n * rest)))
-    return chances
+        ranks = rankdata(cosines)
+        others = cosines[(labels > 0) & ~here]
+        found.append(
+            Nearness(
+                float(cosines[here].mean()),
+                float(others.mean()) if others.size else float("nan"),
+                float(cosines[labels == 0].mean()),
+                float((ranks[here].sum() - n * (n + 1) / 2) / (n * rest)),
+            )
+        )
+    return found
 
 
 @torch.no_grad()
@@ -88,12 +114,15 @@ def main() -> None:
     for family, n in asked.items():
         print(f"{family:12} {right[family]:5} of {n:5} right: {100 * right[family] / n:.1f} %")
     print(f"generate and teacher forcing differ on {differ} of {asked.total()} questions")
-    chances = [
-        chance
+    things = [
+        thing
         for index in range(arguments.patches)
-        for chance in findability(model, processor, scene(arguments.seed, index))
+        for thing in nearness(model, processor, scene(arguments.seed, index))
     ]
-    print(f"a thing's patch is closer to its word than another patch: {np.mean(chances):.3f} ({len(chances)} things)")
+    own, others, background, chance = np.nanmean(things, axis=0)
+    print(f"cosine with a thing's name ({len(things)} things): its patches {own:.2f}, ", end="")
+    print(f"other things' {others:.2f}, background {background:.2f}")
+    print(f"a thing's patch is closer to its name than another patch: {chance:.3f}")
 
 
 if __name__ == "__main__":

@@ -159,6 +159,17 @@ def weights_by_error(accuracies: Mapping[str, float]) -> list[int]:
     return [max(20, min(300, round(1000 * (1 - accuracies[name])))) for name in NAMES]
 
 
+def loss_weight(text: str) -> tuple[str, float]:
+    """Read ``NAME=WEIGHT`` from the command line."""
+    name, _, weight = text.partition("=")
+    if name not in LOSSES:
+        raise argparse.ArgumentTypeError(f"{text!r} names no loss; the losses are {', '.join(LOSSES)}")
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WEIGHT") from None
+
+
 class Trainer:
     """One stage, from wherever it was left."""
 
@@ -168,7 +179,8 @@ class Trainer:
         self.stage: dict[str, Any] = stages[arguments.stage]
         if arguments.stage_seconds:
             self.stage["seconds"] = arguments.stage_seconds
-        self.stage["losses"] |= dict.fromkeys(arguments.without, 0)
+        self.stage["losses"] |= dict(arguments.loss)
+        self.stage["seed"] += arguments.seed
         self.progress: dict[str, Any] = {"stage": arguments.stage, "seconds": 0.0, "steps": 0, "images": 0}
         self.history: list[dict[str, Any]] = []
         start: dict[str, Any] = json.loads((arguments.start / "meta.json").read_text()) if arguments.start else {}
@@ -354,7 +366,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file with everything for an exact continuation")
     parser.add_argument("--seconds", type=float, default=540, help="this call's limit, measurement included")
     parser.add_argument("--stage-seconds", type=float, help="stretch the stage over other than its own seconds")
-    parser.add_argument("--without", nargs="+", default=[], choices=LOSSES, help="losses that do not count")
+    parser.add_argument("--loss", nargs="+", default=[], type=loss_weight, metavar="NAME=WEIGHT", help="other weights")
+    parser.add_argument("--seed", type=int, default=0, help="added to the stage's own seed")
     parser.add_argument("--reserve", type=float, default=20, help="seconds kept for saving and the final measurement")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
