@@ -1,9 +1,8 @@
-"""How much text-guided strategies owe to the embedded model's alignment of visual tokens with words.
+"""How much text-guided strategies owe to a model's alignment of visual tokens with words.
 
     python experiments/ablations/alignment.py --out results/alignment
 
-The embedded model was trained with a loss that pulls projected patches towards the words for what they show. Here the
-model stays as it is, and what strategies are shown is turned away from the words: visual tokens v become
+The model stays as it is, and what strategies are shown is turned away from the words: visual tokens v become
 ``cos(a) v + sin(a) J v`` with a fixed random J, orthogonal and antisymmetric. That is a rotation, so that visual tokens
 keep every cosine among themselves, while their cosines to text shrink to ``strength`` = cos(a) of what they were, plus
 noise. Strategies that read no text must not change at all, which is part of the table.
@@ -89,12 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
     parser.add_argument("--strengths", nargs="+", type=float, default=list(STRENGTHS))
+    parser.add_argument("--model", default="embedded", help="'embedded', a folder or a hub id")
     parser.add_argument("--keep", type=int, default=64)
     parser.add_argument("--limit", type=int, default=204)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    model, processor = load_model("embedded")
+    model, processor = load_model(asked.model)
     items = scene_items(None, asked.limit, asked.seed)
     config = {"experiment": "alignment", "seed": asked.seed, "limit": asked.limit}
     table = compare(
@@ -105,7 +105,7 @@ def main() -> None:
         config,
         strategies=rows(asked.strategies, asked.strengths),
         budgets=(asked.keep,),
-        facts=environment("embedded", "cpu", "float32", asked.seed),
+        facts=environment(asked.model, "cpu", "float32", asked.seed),
         progress=lambda done, total, what: print(f"\r{done}/{total} {what:40.40s}", end="", flush=True),
     )
     print()
