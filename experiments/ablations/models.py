@@ -14,6 +14,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tokenprune.evaluation.results import write_atomically
@@ -30,10 +31,11 @@ def named(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def accuracies(folder: Path) -> list[SummaryRow]:
-    """Accuracy by strategy, budget and question type."""
+def accuracies(folder: Path, budgets: Collection[int] = ()) -> list[SummaryRow]:
+    """Accuracy by strategy, budget and question type; all budgets where none is named."""
     rows = [SummaryRow(**row) for row in json.loads((folder / "summary.json").read_text())["rows"]]
-    return [row for row in rows if (row.metric, row.family) == ("accuracy", "all")]
+    wanted = {0, *budgets} if budgets else {row.keep for row in rows}
+    return [row for row in rows if (row.metric, row.family) == ("accuracy", "all") and row.keep in wanted]
 
 
 def as_csv(comparisons: dict[str, list[SummaryRow]]) -> str:
@@ -76,9 +78,10 @@ def main() -> None:
     """Print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="+", type=named, metavar="NAME=FOLDER")
+    parser.add_argument("--budgets", nargs="+", type=int, default=[], help="only these; all by default")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     asked = parser.parse_args()
-    comparisons = {name: accuracies(folder) for name, folder in asked.comparisons}
+    comparisons = {name: accuracies(folder, asked.budgets) for name, folder in asked.comparisons}
     if asked.out is not None:
         write_atomically(asked.out, as_csv(comparisons))
     print(as_markdown(comparisons))

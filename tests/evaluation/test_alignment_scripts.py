@@ -80,6 +80,7 @@ def test_comparisons_side_by_side(tmp_path: Path) -> None:
     lines = list(csv.DictReader(as_csv(comparisons).splitlines()))
     assert [(line["comparison"], line["strategy"], line["keep"]) for line in lines][-1] == ("two", "random", "64")
     assert len(lines) == 6
+    assert {row.keep for row in accuracies(one, [32])} == {0, 32}
 
 
 def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
