@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
@@ -20,10 +21,10 @@ from experiments.embedded.batches import (
     write_benchmark_scene,
     write_training_scene,
 )
-from experiments.embedded.evaluate import generated
+from experiments.embedded.evaluate import generated, nearness
 from experiments.embedded.losses import branches_of
 from experiments.embedded.network import START, answer, build, encode, normalize, project
-from experiments.embedded.train import EVEN, weights_by_error
+from experiments.embedded.train import EVEN, loss_weight, weights_by_error
 from tokenprune import embedded
 from tokenprune.errors import UnsupportedError
 from tokenprune.evaluation.examination import prompt_inputs
@@ -153,6 +154,23 @@ def test_the_training_forward_is_the_stock_forward(loaded: Any) -> None:
         ids = torch.cat([torch.tensor(prompt), found["tokens"][0][own].long()])[None]
         stock = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits[0, START:]
         assert torch.allclose(logits[own], stock, atol=1e-3)
+
+
+@torch.no_grad()
+def test_tokens_are_as_near_to_words_as_the_card_says(loaded: Any) -> None:
+    """-0.14, -0.05, -0.04 and 15 in 100, on a tenth of the card's scenes."""
+    things = [thing for index in range(10) for thing in nearness(*loaded, scene(0, index))]
+    own, others, background, chance = np.nanmean(things, axis=0)
+    assert np.allclose((own, others, background), (-0.14, -0.05, -0.04), atol=0.02)
+    assert 0.05 < chance < 0.25
+
+
+def test_weights_of_losses_are_read_from_the_command_line() -> None:
+    assert loss_weight("align=0.1") == ("align", 0.1)
+    with pytest.raises(argparse.ArgumentTypeError, match="names no loss; the losses are answers"):
+        loss_weight("alignment=0.1")
+    with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=WEIGHT"):
+        loss_weight("align=much")
 
 
 def test_a_fresh_model_has_the_shape_of_the_published_one(loaded: Any) -> None:
