@@ -9,7 +9,7 @@ import pytest
 from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.evaluation.answers import f1_of_yes, is_correct, yes_rate
 from tokenprune.evaluation.summary import summarize
-from tokenprune.evaluation.table import ordered
+from tokenprune.evaluation.table import ordered, p_value
 from tokenprune.figures.report import share
 
 
@@ -74,6 +74,17 @@ def test_the_table_is_ordered_by_budget_and_then_by_value() -> None:
     lines = [line("full", "0", "yes"), line("a", "0", "no", keep=8), line("b", "0", "yes", keep=8)]
     lines += [line("a", "0", "yes", keep=4), line("b", "0", "yes", keep=4)]
     assert ordered(summarize(lines)) == [("full", 0), ("b", 8), ("a", 8), ("a", 4), ("b", 4)]
+
+
+def test_no_p_value_is_nought() -> None:
+    assert [p_value(p) for p in (None, 1.0, 0.04649, 0.001, 0.00099, 0.0)] == [
+        "-",
+        "1.000",
+        "0.046",
+        "0.001",
+        "<0.001",
+        "<0.001",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -19,6 +20,8 @@ from tokenprune.figures.panels import panels
 from tokenprune.figures.report import report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
+RIGHT = (("a", 16, 1), ("b", 8, 1), ("full", 0, 4), ("b", 16, 3), ("a", 8, 2))
+"""Strategy, budget, right answers of four."""
 shares = st.floats(0, 1)
 
 
@@ -51,6 +54,19 @@ def test_nothing_from_outside_reaches_the_page_as_markup() -> None:
     page = report(summarize(lines), {HOSTILE: HOSTILE}, [HOSTILE], examples)
     assert "<script" not in page
     assert "&lt;script&gt;alert" in page
+
+
+def test_the_report_lists_strategies_as_the_terminal_does() -> None:
+    lines = [line(name, f"{i}", i < right, keep) for name, keep, right in RIGHT for i in range(4)]
+    rows = summarize(lines)
+    page = report(rows, {})
+    assert re.findall(r"<tr(| class=next)><td>(\w+)</td><td>(\w+)</td>", page) == [
+        ("", "full", "all"),
+        (" class=next", "b", "16"),
+        ("", "a", "16"),
+        (" class=next", "a", "8"),
+        ("", "b", "8"),
+    ]
 
 
 @given(st.dictionaries(st.text(max_size=8), st.dictionaries(st.sampled_from("abc"), shares, min_size=1), min_size=1))

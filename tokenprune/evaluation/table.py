@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["ordered", "table"]
+__all__ = ["ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -18,6 +18,13 @@ def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
         (r.strategy, r.keep): r.value for r in rows if (r.task, r.family, r.metric) == ("all", "all", "accuracy")
     }
     return sorted(overall, key=lambda key: (key[1] != 0, -key[1], -overall[key], key[0]))
+
+
+def p_value(p: float | None) -> str:
+    """A p-value as it is read: a test by resampling never says that it is nought."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def table(rows: Sequence[SummaryRow]) -> Table:
@@ -60,6 +67,6 @@ def table(rows: Sequence[SummaryRow]) -> Table:
             "-" if overall.low == overall.high else f"{overall.low:.0%}-{overall.high:.0%}",
             "-" if relative is None else f"{relative.value:.1%}",
             "-" if same is None else f"{same.value:.1%}",
-            "-" if overall.p_random is None else f"{overall.p_random:.3f}",
+            p_value(overall.p_random),
         )
     return out

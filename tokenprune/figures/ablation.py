@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenprune.evaluation.ablation import Ablation, AblationRow
 from tokenprune.evaluation.results import write_atomically
+from tokenprune.evaluation.table import p_value
 from tokenprune.figures.curves import chart
 from tokenprune.figures.heatmap import heatmap
 from tokenprune.figures.panels import panels
@@ -89,7 +90,7 @@ def _html_table(ablation: Ablation, rows: Sequence[AblationRow]) -> str:
     head = "group row keep accuracy p&nbsp;vs&nbsp;random p&nbsp;vs&nbsp;reference paper".split()
     out = ["<details><summary>Table</summary><table><tr>", *(f"<th>{name}</th>" for name in head), "</tr>"]
     for row in rows:
-        tests = ("-" if p is None else f"{p:.3f}" for p in (row.p_random, row.p_reference))
+        tests = (escape(p_value(p)) for p in (row.p_random, row.p_reference))
         mark = " (reference)" if row.label == ablation.reference_of(row.label) else ""
         cells = [
             escape(row.group),

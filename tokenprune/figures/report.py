@@ -16,6 +16,7 @@ from PIL import Image
 
 from tokenprune.evaluation.results import write_atomically
 from tokenprune.evaluation.summary import SummaryRow
+from tokenprune.evaluation.table import ordered, p_value
 from tokenprune.figures.curves import curves
 
 __all__ = ["page", "report", "share", "write_report"]
@@ -25,6 +26,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding
 table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}
 td,th{padding:.25em .5em;text-align:right;border-bottom:1px solid #ddd}td{white-space:nowrap}
 td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #888}
+.next td{border-top:2px solid #888}
 .faint{color:#777;display:block;font-size:80%}img{max-width:100%}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 1em}
 svg{width:100%;max-width:760px;height:auto}figure{margin:1.5em 0}figcaption{max-width:760px}
@@ -43,8 +45,9 @@ def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
         f"{head}<th>p vs random</th><th>p vs full</th></tr>"
     ]
     cells = {(r.strategy, r.keep, r.task): r for r in rows if r.metric == "accuracy" and r.family == "all"}
-    order = sorted({(r.strategy, r.keep) for r in rows}, key=lambda key: (-(key[1] or 10**9), key[0]))
-    for strategy, keep in order:
+    before = None
+    for strategy, keep in ordered(rows):
+        mark, before = (" class=next" if before not in (None, keep) else ""), keep
         overall = cells[strategy, keep, "all"]
         numbers = "".join(
             f"<td>{share(cell.value, cell.low, cell.high)}</td>"
@@ -52,10 +55,10 @@ def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
             else "<td>-</td>"
             for task in tasks
         )
-        tests = "".join(f"<td>{'-' if p is None else f'{p:.3f}'}</td>" for p in (overall.p_random, overall.p_full))
+        tests = "".join(f"<td>{escape(p_value(p))}</td>" for p in (overall.p_random, overall.p_full))
         out.append(
-            f"<tr><td>{escape(strategy)}</td><td>{keep or 'all'}</td>"
-            f"<td>{overall.kept_tokens:.1f}</td><td>{overall.layer_average_tokens:.1f}</td>"
+            f"<tr{mark}><td>{escape(strategy)}</td><td>{keep or 'all'}</td>"
+            f"<td>{f'{overall.kept_tokens:.1f}'.removesuffix('.0')}</td><td>{overall.layer_average_tokens:.1f}</td>"
             f"<td>{overall.flops / 1e9:.2f}</td><td>{overall.kv_bytes / 1024:.0f}</td>{numbers}{tests}</tr>"
         )
     return "".join(out) + "</table>"
