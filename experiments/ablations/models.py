@@ -11,16 +11,15 @@ test against random.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-from tokenprune.evaluation.results import write_atomically
+from tokenprune.evaluation.results import as_csv, write_atomically
 from tokenprune.evaluation.summary import SummaryRow
 
-FIELDS = ("strategy", "keep", "task", "value", "low", "high", "n", "p_random")
+FIELDS = ("comparison", "strategy", "keep", "task", "value", "low", "high", "n", "p_random")
 
 
 def named(text: str) -> tuple[str, Path]:
@@ -38,14 +37,11 @@ def accuracies(folder: Path, budgets: Collection[int] = ()) -> list[SummaryRow]:
     return [row for row in rows if (row.metric, row.family) == ("accuracy", "all") and row.keep in wanted]
 
 
-def as_csv(comparisons: dict[str, list[SummaryRow]]) -> str:
+def lines_of(comparisons: dict[str, list[SummaryRow]]) -> Iterator[dict[str, Any]]:
     """Every accuracy, a line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["comparison", *FIELDS])
     for name, rows in comparisons.items():
-        writer.writerows([name, *(getattr(row, field) for field in FIELDS)] for row in rows)
-    return text.getvalue()
+        for row in rows:
+            yield {"comparison": name} | {field: getattr(row, field) for field in FIELDS[1:]}
 
 
 def as_markdown(comparisons: dict[str, list[SummaryRow]]) -> str:
@@ -83,7 +79,7 @@ def main() -> None:
     asked = parser.parse_args()
     comparisons = {name: accuracies(folder, asked.budgets) for name, folder in asked.comparisons}
     if asked.out is not None:
-        write_atomically(asked.out, as_csv(comparisons))
+        write_atomically(asked.out, as_csv(FIELDS, lines_of(comparisons)))
     print(as_markdown(comparisons))
 
 

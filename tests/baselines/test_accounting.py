@@ -17,6 +17,7 @@ from tokenprune.components.inside_attention import AttentionRows
 from tokenprune.errors import BudgetError, ConfigError, UnreachableBudgetError
 from tokenprune.evaluation.comparison import compare
 from tokenprune.evaluation.examination import examine, mask_out, prompt_inputs
+from tokenprune.evaluation.identity import weights_identity
 from tokenprune.evaluation.items import scene_items
 from tokenprune.matching import checked_match, matched_keep
 from tokenprune.schedule import LayerEvent, LayerSchedule
@@ -189,7 +190,8 @@ def test_compare_matches_layer_averages_and_names_what_it_cannot(tmp_path: Path)
     assert "smallest average is 9.8" in notes[0]
     summary = json.loads((tmp_path / "matched" / "summary.json").read_text())
     assert [(row["strategy"], row["keep"]) for row in summary["unmatched"]] == [("fastv", 6)]
-    assert json.loads((tmp_path / "matched" / "config.json").read_text())["match"] == "layer-average"
+    config = json.loads((tmp_path / "matched" / "config.json").read_text())
+    assert config == {"match": "layer-average", "weights": weights_identity(model)}
     with pytest.raises(ConfigError, match="match: 'layer-average' there, 'kept' now"):
         compare(model, processor, items, tmp_path / "matched", {}, **options)
     rows = compare(model, processor, items, tmp_path / "kept", {}, **options)

@@ -15,7 +15,8 @@ from torch.nn.functional import cosine_similarity, normalize
 
 import tokenprune as tp
 from experiments.ablations.alignment import Turned, turned
-from experiments.ablations.models import accuracies, as_csv, as_markdown, named
+from experiments.ablations.models import FIELDS, accuracies, as_markdown, lines_of, named
+from tokenprune.evaluation.results import as_csv
 
 SHARES = st.floats(0, 1)
 
@@ -77,7 +78,7 @@ def test_comparisons_side_by_side(tmp_path: Path) -> None:
         "| dart | 75.0 | - | - | - |",
         "| random | 50.0 | 40.0 | 25.0 | - |",
     ]
-    lines = list(csv.DictReader(as_csv(comparisons).splitlines()))
+    lines = list(csv.DictReader(as_csv(FIELDS, lines_of(comparisons)).splitlines()))
     assert [(line["comparison"], line["strategy"], line["keep"]) for line in lines][-1] == ("two", "random", "64")
     assert len(lines) == 6
     assert {row.keep for row in accuracies(one, [32])} == {0, 32}

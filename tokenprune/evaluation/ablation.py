@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from rich.table import Table
 from tokenprune.errors import ConfigError, UnknownNameError, closest
 from tokenprune.evaluation.comparison import answers_in, compare
 from tokenprune.evaluation.contestants import contestants
-from tokenprune.evaluation.results import write_atomically
+from tokenprune.evaluation.results import as_csv, write_atomically
 from tokenprune.evaluation.runner import Item
 from tokenprune.evaluation.scenes import FAMILIES
 from tokenprune.evaluation.summary import paired_test, summarize
@@ -339,7 +337,8 @@ def ablate(
     about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
     document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
-    write_atomically(out / "table.csv", _csv(table))
+    fields = list(AblationRow.__dataclass_fields__)
+    write_atomically(out / "table.csv", as_csv(fields, map(asdict, table)))
     return table
 
 
@@ -378,14 +377,6 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
             )
     groups = list(ablation.groups)
     return sorted(rows, key=lambda row: (groups.index(row.group), -row.keep, order.index(row.label)))
-
-
-def _csv(rows: Sequence[AblationRow]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(AblationRow.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
 
 
 def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from tokenprune.errors import ConfigError
 
-__all__ = ["ResultFolder", "read_results", "write_atomically"]
+__all__ = ["ResultFolder", "as_csv", "read_results", "write_atomically"]
 
 _OURS = frozenset({".lock", "config.json.part"})
 """What a run that was killed at its start leaves."""
@@ -24,6 +26,15 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def as_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows under a line of names, the same bytes on every machine."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

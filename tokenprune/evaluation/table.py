@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["ordered", "p_value", "table"]
+__all__ = ["costs", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -18,6 +18,16 @@ def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
         (r.strategy, r.keep): r.value for r in rows if (r.task, r.family, r.metric) == ("all", "all", "accuracy")
     }
     return sorted(overall, key=lambda key: (key[1] != 0, -key[1], -overall[key], key[0]))
+
+
+def costs(row: SummaryRow) -> list[str]:
+    """Tokens left, tokens a layer, GFLOPs, KiB of KV cache, as they are read."""
+    return [
+        f"{row.kept_tokens:.1f}".removesuffix(".0"),
+        f"{row.layer_average_tokens:.1f}",
+        f"{row.flops / 1e9:.2f}",
+        f"{row.kv_bytes / 1024:.0f}",
+    ]
 
 
 def p_value(p: float | None) -> str:
@@ -57,10 +67,7 @@ def table(rows: Sequence[SummaryRow]) -> Table:
         out.add_row(
             escape(strategy),
             str(keep or "all"),
-            f"{overall.kept_tokens:.1f}".removesuffix(".0"),
-            f"{overall.layer_average_tokens:.1f}",
-            f"{overall.flops / 1e9:.2f}",
-            f"{overall.kv_bytes / 1024:.0f}",
+            *costs(overall),
             *("-" if cell is None else f"{cell.value:.1%}" for cell in by_task),
             f"{overall.value:.1%}",
             # a single picture, or answers that are all right, have no interval

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tokenprune.evaluation.results import write_atomically
 from tokenprune.evaluation.summary import SummaryRow
-from tokenprune.evaluation.table import ordered, p_value
+from tokenprune.evaluation.table import costs, ordered, p_value
 from tokenprune.figures.curves import curves
 
 __all__ = ["page", "report", "share", "write_report"]
@@ -56,11 +56,8 @@ def _table(rows: Sequence[SummaryRow], tasks: Sequence[str]) -> str:
             for task in tasks
         )
         tests = "".join(f"<td>{escape(p_value(p))}</td>" for p in (overall.p_random, overall.p_full))
-        out.append(
-            f"<tr{mark}><td>{escape(strategy)}</td><td>{keep or 'all'}</td>"
-            f"<td>{f'{overall.kept_tokens:.1f}'.removesuffix('.0')}</td><td>{overall.layer_average_tokens:.1f}</td>"
-            f"<td>{overall.flops / 1e9:.2f}</td><td>{overall.kv_bytes / 1024:.0f}</td>{numbers}{tests}</tr>"
-        )
+        spent = "".join(f"<td>{cost}</td>" for cost in costs(overall))
+        out.append(f"<tr{mark}><td>{escape(strategy)}</td><td>{keep or 'all'}</td>{spent}{numbers}{tests}</tr>")
     return "".join(out) + "</table>"
 
 
