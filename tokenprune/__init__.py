@@ -5,9 +5,11 @@ Compose a strategy from parts (``build``), run it on tensors (``Strategy.select`
 """
 
 from tokenprune._version import __version__
-from tokenprune.budget import Budget
-from tokenprune.compiled import Compiled, compile
-from tokenprune.components.base import (
+from tokenprune.core import errors
+from tokenprune.core.budget import Budget
+from tokenprune.core.errors import TokenPruneError, TokenPruneWarning
+from tokenprune.core.features import SIGNALS, Features, Grid
+from tokenprune.core.kinds import (
     Aggregator,
     Merged,
     Merger,
@@ -20,14 +22,13 @@ from tokenprune.components.base import (
     Scorer,
     Selector,
 )
-from tokenprune.encoded import Encoded, encode
-from tokenprune.errors import TokenPruneError, TokenPruneWarning
-from tokenprune.features import SIGNALS, Features, Grid
-from tokenprune.registry import build, build_component, list_components, list_strategies, register
-from tokenprune.run import Run
-from tokenprune.selection import Selection
-from tokenprune.session import attach, prepare
-from tokenprune.strategy import Strategy
+from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
+from tokenprune.core.selection import Selection
+from tokenprune.core.strategy import Strategy
+from tokenprune.hf.attach import attach, prepare
+from tokenprune.hf.compiled import Compiled, compile
+from tokenprune.hf.encoded import Encoded, encode
+from tokenprune.hf.record import Run
 
 __all__ = [
     "SIGNALS",
@@ -58,6 +59,7 @@ __all__ = [
     "build_component",
     "compile",
     "encode",
+    "errors",
     "list_components",
     "list_strategies",
     "prepare",

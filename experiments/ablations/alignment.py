@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.budget import Budget, Keep, Unit
-from tokenprune.evaluation.comparison import compare, environment
-from tokenprune.evaluation.items import scene_items
-from tokenprune.models.loading import load_model
-from tokenprune.strategy import AnyStrategy, Positions
+from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.data.items import scene_items
+from tokenprune.evaluation.compare import compare, environment
+from tokenprune.zoo.loading import load_model
 
 STRATEGIES = ("mi-pruner", "mi-pruner:lam=0.7", "mi-pruner:lam=1", "similarity", "cdpruner", "mmtok", "divprune")
 STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)

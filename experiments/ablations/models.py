@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenprune.evaluation.results import as_csv, write_atomically
 from tokenprune.evaluation.summary import SummaryRow
+from tokenprune.results.store import as_csv, write_atomically
 
 FIELDS = ("comparison", "strategy", "keep", "task", "value", "low", "high", "n", "p_random")
 

@@ -23,15 +23,15 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
-from tokenprune.encoded import tokens_of
-from tokenprune.evaluation.items import scene_items
-from tokenprune.evaluation.pictures import Box
+from tokenprune.core.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.data.items import scene_items
+from tokenprune.data.scenes import scene
+from tokenprune.evaluation.batch import Box
 from tokenprune.evaluation.runner import Item, batches, pictures_of
-from tokenprune.evaluation.scenes import scene
-from tokenprune.information import cosine_similarity, log_marginal, pmi
-from tokenprune.models.loading import load_model
-from tokenprune.strategy import AnyStrategy
-from tokenprune.units import Request, collect, read_batch
+from tokenprune.hf.batch import Request, collect, read_batch
+from tokenprune.hf.encoded import tokens_of
+from tokenprune.zoo.loading import load_model
 
 STRATEGIES = (
     "mi-pruner",

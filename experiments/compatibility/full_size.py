@@ -23,9 +23,9 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.benchmark.clock import synchronise
 from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
-from tokenprune.evaluation.examination import mask_out
-from tokenprune.models import adapter_for
-from tokenprune.testing.laws import difference, forward
+from tokenprune.diagnostics.doctor import mask_out
+from tokenprune.diagnostics.laws import difference, forward
+from tokenprune.hf.adapters import adapter_for
 
 Inputs = dict[str, Tensor]
 MODELS = ("llava-1.5-7b", "video-llava-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")

@@ -24,11 +24,11 @@ import transformers
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.encoded import takes_encoded
-from tokenprune.evaluation.examination import mask_out
-from tokenprune.models import adapter_for
-from tokenprune.testing.laws import attention_calls, difference, forward, widen_windows
-from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+from tokenprune.diagnostics.doctor import mask_out
+from tokenprune.diagnostics.laws import attention_calls, difference, forward, widen_windows
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 KEEP = 0.4
 KINDS = {"image": 1, "two-images": 1, "video": 1, "image-and-video": 1}

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from experiments.embedded.network import PATCH, SIDE
 from experiments.embedded.vocabulary import EOS, ID, PAD, encode
-from tokenprune.evaluation.scenes.atlas import CHARACTERS
-from tokenprune.evaluation.scenes.draws import Draws, key_number
-from tokenprune.evaluation.scenes.layout import Layout, draw_layout
-from tokenprune.evaluation.scenes.painter import Painting, paint
-from tokenprune.evaluation.scenes.questions import Question, ask
-from tokenprune.evaluation.scenes.scene import scene, subfamilies
-from tokenprune.evaluation.scenes.world import COLORS, NAMES, SIZE
+from tokenprune.data.scenes.atlas import CHARACTERS
+from tokenprune.data.scenes.draws import Draws, key_number
+from tokenprune.data.scenes.painter import Painting, paint
+from tokenprune.data.scenes.placement import Layout, draw_layout
+from tokenprune.data.scenes.questions import Question, ask
+from tokenprune.data.scenes.scene import scene, subfamilies
+from tokenprune.data.scenes.world import COLORS, NAMES, SIZE
 
 IGNORED = -100
 TRAIN_LENGTH = 189

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-import tokenprune.evaluation.scenes as scenes
-from tokenprune.evaluation.scenes.atlas import CATEGORIES, CELL, CHARACTERS
+import tokenprune.data.scenes as scenes
+from tokenprune.data.scenes.atlas import CATEGORIES, CELL, CHARACTERS
 
 ASSETS = Path(scenes.__file__).with_name("assets")
 FACES = ("DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold")

@@ -17,9 +17,9 @@ from scipy.stats import rankdata
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from experiments.embedded.batches import patch_labels
-from tokenprune import embedded
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.evaluation.scenes import Scene, scene
+from tokenprune.data.scenes import Scene, scene
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.zoo import embedded
 
 
 def generated(model: Any, processor: Any, shown: Scene) -> list[str]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from experiments.embedded.batches import IGNORED, SIGN
 from experiments.embedded.network import SIDE, Branches, Heads, answer, encode, normalize, project
 from experiments.embedded.vocabulary import ID
-from tokenprune.evaluation.scenes.world import COLORS, NAMES
+from tokenprune.data.scenes.world import COLORS, NAMES
 
 ALIGNED = [ID[name] for name in NAMES] + [ID["sign"]] + [ID[color] for color in COLORS]
 """Words that the alignment loss pulls patches towards: what a patch shows, and its colour."""

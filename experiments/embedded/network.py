@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from experiments.embedded.vocabulary import BOS, EOS, ID, IMAGE, PAD, WORDS_BY_ID
-from tokenprune.evaluation.scenes.atlas import CHARACTERS
-from tokenprune.evaluation.scenes.world import COLORS, NAMES, SIZE
+from tokenprune.data.scenes.atlas import CHARACTERS
+from tokenprune.data.scenes.world import COLORS, NAMES, SIZE
 
 PATCH = 14
 SIDE = SIZE // PATCH

@@ -17,8 +17,8 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor
 from experiments.embedded.network import MEAN, PATCH, STD, build
 from experiments.embedded.train import NAMES, load_weights
 from experiments.embedded.vocabulary import BOS, EOS, PAD, tokenizer
-from tokenprune import embedded
-from tokenprune.evaluation.scenes.world import SIZE
+from tokenprune.data.scenes.world import SIZE
+from tokenprune.zoo import embedded
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"

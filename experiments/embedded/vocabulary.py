@@ -7,7 +7,7 @@ import re
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tokenprune.evaluation.scenes.world import COLORS, NAMES, NUMBERS, WORDS, plural
+from tokenprune.data.scenes.world import COLORS, NAMES, NUMBERS, WORDS, plural
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, _, IMAGE = range(len(SPECIAL))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components.inside_basis import BasisMerge, FarthestPoints, ReconstructionError, WithBasis
-from tokenprune.components.inside_rules import Remainder, Share
+from tokenprune.components.layerwise.basis import BasisMerge, FarthestPoints, ReconstructionError, WithBasis
+from tokenprune.components.layerwise.rules import Remainder, Share
 from tokenprune.components.selectors import TopK
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 
 def apet(*, layer: int | None = None, basis: int = 10, start: int = 0, faithful: bool = False) -> LayerSchedule:

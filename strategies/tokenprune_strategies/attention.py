@@ -6,7 +6,7 @@ from typing import Literal
 
 import tokenprune as tp
 from tokenprune.components import scorers, selectors
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 
 
 def attention(*, source: Literal["received", "cls"] = "received") -> tp.Strategy:

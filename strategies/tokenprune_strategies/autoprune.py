@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import AttentionInformation, AttentionRows, JointAttention
-from tokenprune.components.inside_recycle import Recycle
-from tokenprune.components.inside_rules import Logistic, Share
+from tokenprune.components.layerwise.attention import AttentionInformation, AttentionRows, JointAttention
+from tokenprune.components.layerwise.recycle import Recycle
+from tokenprune.components.layerwise.rules import Logistic, Share
 from tokenprune.components.scorers import ClsAttention
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 
 def autoprune(

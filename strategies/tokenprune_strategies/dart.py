@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components.inside_pivots import KeyNorm, PivotQuota
-from tokenprune.components.inside_rules import PivotsAndQuotas
-from tokenprune.errors import ConfigError
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.components.layerwise.pivots import KeyNorm, PivotQuota
+from tokenprune.components.layerwise.rules import PivotsAndQuotas
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 
 def dart(*, k: int | None = None, image_pivots: int = 4, text_pivots: int = 4, faithful: bool = False) -> LayerSchedule:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tokenprune as tp
-from tokenprune.errors import UnreachableBudgetError
-from tokenprune.features import SIGNALS
-from tokenprune.matching import matched_keep
-from tokenprune.registry import registry
-from tokenprune.schedule import INSIDE_SIGNALS, LayerSchedule
-from tokenprune.strategy import AnyStrategy
+from tokenprune.core.errors import UnreachableBudgetError
+from tokenprune.core.features import SIGNALS
+from tokenprune.core.matching import matched_keep
+from tokenprune.core.registry import registry
+from tokenprune.core.schedule import INSIDE_SIGNALS, LayerSchedule
+from tokenprune.core.strategy import AnyStrategy
 
 __all__ = ["PATH", "Docstring", "Method", "methods", "render", "write"]
 
@@ -72,7 +72,7 @@ on average; what it then asks for:
 EXAMPLE = """\
 ```python
 import tokenprune as tp
-from tokenprune.matching import matched_keep
+from tokenprune.core.matching import matched_keep
 
 keep = matched_keep(tp.build("fastv"), 128, n_visual=576, n_layers=32)
 assert keep == 98  # (2 * 576 + 30 * 98) / 32 = 127.9

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import AttentionRows
-from tokenprune.errors import ConfigError
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.components.layerwise.attention import AttentionRows
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 
 def fastv(*, k: int | None = None) -> LayerSchedule:

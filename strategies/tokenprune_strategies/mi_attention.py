@@ -6,7 +6,7 @@ from typing import Literal
 
 import tokenprune as tp
 from tokenprune.components import mergers, normalizers, objectives, pairwise, scorers, selectors
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 
 
 def mi_attention(

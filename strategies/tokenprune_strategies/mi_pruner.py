@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tokenprune as tp
 from tokenprune.components import aggregators, normalizers, objectives, pairwise, priors, scorers, selectors
-from tokenprune.errors import ConfigError, OptionTypeError, closest
+from tokenprune.core.errors import ConfigError, OptionTypeError, closest
 
 PRESETS = {"open-ended": 0.5, "closed-form": 1.0}
 """lambda as the paper tunes it: 0.5 for GQA and MM-Vet, 1 for SQA, TextVQA, MME and POPE (Sec. 5.5)."""

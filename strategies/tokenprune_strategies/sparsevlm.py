@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import AttentionRows, Raters
-from tokenprune.components.inside_recycle import Recycle
-from tokenprune.components.inside_rules import Interpolated
-from tokenprune.errors import ConfigError, closest
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.components.layerwise.attention import AttentionRows, Raters
+from tokenprune.components.layerwise.recycle import Recycle
+from tokenprune.components.layerwise.rules import Interpolated
+from tokenprune.core.errors import ConfigError, closest
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 Rows = tuple[tuple[int, tuple[int, int, int]], ...]
 

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.components.inside_attention import AttentionRows
-from tokenprune.errors import BudgetError, ConfigError, UnreachableBudgetError
-from tokenprune.evaluation.comparison import compare
-from tokenprune.evaluation.examination import examine, mask_out, prompt_inputs
-from tokenprune.evaluation.identity import weights_identity
-from tokenprune.evaluation.items import scene_items
-from tokenprune.matching import checked_match, matched_keep
-from tokenprune.schedule import LayerEvent, LayerSchedule
-from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.components.layerwise.attention import AttentionRows
+from tokenprune.core.errors import BudgetError, ConfigError, UnreachableBudgetError
+from tokenprune.core.matching import checked_match, matched_keep
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
+from tokenprune.data.items import scene_items
+from tokenprune.diagnostics.doctor import examine, mask_out, prompt_inputs
+from tokenprune.evaluation.compare import compare
+from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.results.fingerprint import weights_identity
+from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 N, LAYERS = 576, 32
 """LLaVA-1.5-7B."""

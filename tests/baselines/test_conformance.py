@@ -18,7 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from tokenprune.cli.conformance import conformance
-from tokenprune.errors import ConfigError, UnknownNameError
+from tokenprune.core.errors import ConfigError, UnknownNameError
 from tokenprune.testing.conformance import GROUP, Replayed, mismatch, replay_folder
 from tokenprune_strategies.mmtok import keywords, padded
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.errors import TokenPruneWarning
-from tokenprune.schedule import LayerSchedule
+from tokenprune.core.errors import TokenPruneWarning
+from tokenprune.core.schedule import LayerSchedule
 
 SIZES: Final = {"d": 8, "e": 6, "h": 2, "k": 5, "c": 4, "s": 2}
 """Sizes of the axes of signals; 3 for an axis of a signal that comes later."""

@@ -24,8 +24,8 @@ from tokenprune.components.objectives import FacilityLocation, GraphCut, LogDete
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.components.scorers import ConditionedRelevance, TextAlignment
 from tokenprune.components.selectors import Candidates, Greedy, Prefilter, Strided, TopK, TwoStage
-from tokenprune.errors import ConfigError, MissingSignalError
-from tokenprune.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.errors import ConfigError, MissingSignalError
+from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.testing import features
 
 VECTORS = Path(__file__).parents[1] / "vectors"

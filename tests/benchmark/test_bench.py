@@ -18,7 +18,7 @@ from tokenprune.benchmark.clock import Peaks, peaks, timed
 from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
 from tokenprune.benchmark.table import HEADER, cells, markdown
 from tokenprune.cli import app
-from tokenprune.errors import ConfigError, UnknownNameError
+from tokenprune.core.errors import ConfigError, UnknownNameError
 
 SMALL = Setup(small=True, device="cpu", dtype="float32", repeats=2, warm=0, words=12)
 

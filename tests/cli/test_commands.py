@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokenprune.cli import main
-from tokenprune.testing.tiny import tiny_llava, tiny_processor
+from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 Command = Callable[..., "Done"]
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from tokenprune.cli import main
-from tokenprune.errors import UnknownNameError
-from tokenprune.models import adapter_for
-from tokenprune.models.loading import load_model
-from tokenprune.support import usable_strategies
-from tokenprune.testing.tiny import FAMILIES
+from tokenprune.core.errors import UnknownNameError
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import usable_strategies
+from tokenprune.zoo.loading import load_model
+from tokenprune.zoo.tiny import FAMILIES
 
-pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 STRATEGIES = ("mi-pruner", "attention", "sparsevlm", "mi-attention")
 """Before the language model, from the encoder's attention, between layers, and merging."""
 

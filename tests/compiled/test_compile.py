@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tokenprune.errors import (
+from tokenprune.core.errors import (
     BudgetError,
     ConfigError,
     FeatureError,
@@ -18,7 +18,7 @@ from tokenprune.errors import (
     OptionTypeError,
     UnsupportedError,
 )
-from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WINDOWED = {name for name, family in FAMILIES.items() if family.sliding}

@@ -10,11 +10,11 @@ import torch
 
 import tokenprune as tp
 from tests.waiting import watched
-from tokenprune.compiled import pipeline
-from tokenprune.compiled.stages import assemble
-from tokenprune.models import adapter_for
-from tokenprune.support import usable_strategies
-from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.compiled import pipeline
+from tokenprune.hf.compiled.stages import assemble
+from tokenprune.hf.support import usable_strategies
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 CASES = [
     pytest.param(name, kind, marks=() if kind in ("image", "image-and-video") else pytest.mark.slow)

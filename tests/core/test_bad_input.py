@@ -13,15 +13,10 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.tables import GivenScores
-from tokenprune import errors
 from tokenprune.components import (
     aggregators,
     crops,
     dedup,
-    inside_attention,
-    inside_basis,
-    inside_pivots,
-    inside_rules,
     normalizers,
     objectives,
     pairwise,
@@ -29,6 +24,9 @@ from tokenprune.components import (
     scorers,
     selectors,
 )
+from tokenprune.components.layerwise import attention as layer_attention
+from tokenprune.components.layerwise import basis, pivots, rules
+from tokenprune.core import errors, registry
 
 N, T, D = 9, 4, 6
 KEEP_ALL = 1.0
@@ -51,7 +49,7 @@ def refused(error: type[tp.TokenPruneError], words: tuple[str, ...], call: Calla
     """Hold a call to the rules: this error, also a built-in one, saying these words; no warning, no side effect."""
     assert issubclass(error, tp.TokenPruneError)
     assert issubclass(error, ValueError | TypeError)
-    names = {kind: tp.list_components(kind) for kind in tp.registry.KINDS}
+    names = {kind: tp.list_components(kind) for kind in registry.KINDS}
     draws = torch.random.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -61,7 +59,7 @@ def refused(error: type[tp.TokenPruneError], words: tuple[str, ...], call: Calla
     for word in words:
         assert word in message, f"{word!r} not in: {message}"
     assert len(message) < 600
-    assert names == {kind: tp.list_components(kind) for kind in tp.registry.KINDS}
+    assert names == {kind: tp.list_components(kind) for kind in registry.KINDS}
     assert torch.equal(draws, torch.random.get_rng_state())
 
 
@@ -285,13 +283,13 @@ def test_numbers(option: str, make: Callable[[Any], object], accepted: str) -> N
     [
         ("rate", lambda v: dedup.BipartiteDedup(v)),
         ("crops", lambda v: crops.CropBudgets(v)),
-        ("heads", lambda v: inside_attention.AttentionRows(heads=v)),
-        ("image", lambda v: inside_pivots.PivotQuota(image=v)),
-        ("text", lambda v: inside_pivots.PivotQuota(text=v)),
-        ("pivots", lambda v: inside_rules.PivotsAndQuotas(pivots=v)),
-        ("quotas", lambda v: inside_rules.PivotsAndQuotas(quotas=v)),
-        ("size", lambda v: inside_basis.FarthestPoints(size=v)),
-        ("start", lambda v: inside_basis.FarthestPoints(start=v)),
+        ("heads", lambda v: layer_attention.AttentionRows(heads=v)),
+        ("image", lambda v: pivots.PivotQuota(image=v)),
+        ("text", lambda v: pivots.PivotQuota(text=v)),
+        ("pivots", lambda v: rules.PivotsAndQuotas(pivots=v)),
+        ("quotas", lambda v: rules.PivotsAndQuotas(quotas=v)),
+        ("size", lambda v: basis.FarthestPoints(size=v)),
+        ("start", lambda v: basis.FarthestPoints(start=v)),
         ("m", lambda v: aggregators.TopM(v)),
     ],
 )

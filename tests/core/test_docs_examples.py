@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tokenprune.registry import registry
+from tokenprune.core.registry import registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

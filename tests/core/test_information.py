@@ -17,9 +17,9 @@ from torch import Tensor
 from tests import reference
 from tokenprune import Features, Grid
 from tokenprune.components import aggregators, normalizers, priors, scorers
-from tokenprune.components.base import Aggregator, Normalizer
-from tokenprune.errors import ConfigError, DegenerateRelevanceWarning, MissingSignalError
-from tokenprune.information import cosine_similarity, log_conditional, log_marginal, pmi, unit_norm
+from tokenprune.core.errors import ConfigError, DegenerateRelevanceWarning, MissingSignalError
+from tokenprune.core.information import cosine_similarity, log_conditional, log_marginal, pmi, unit_norm
+from tokenprune.core.kinds import Aggregator, Normalizer
 from tokenprune.testing import channels, embeddings, features, taus
 
 AGGREGATORS = [
@@ -282,7 +282,7 @@ def test_masking_is_removing(f: Features, normalizer: Normalizer, aggregator: Ag
         torch.testing.assert_close(scores[b, seen_v], aggregator(alone, alone_p), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::tokenprune.errors.DegenerateRelevanceWarning")
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.DegenerateRelevanceWarning")
 @given(features(batch=(1, 2), n=(2, 6), t=(1, 4), d=3), st.sampled_from([math.nan, math.inf, -math.inf, 1e38]))
 def test_what_stands_in_the_padding_is_never_read(f: Features, garbage: float) -> None:
     visual = f.visual.masked_fill(~f.valid().unsqueeze(-1), garbage)

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tokenprune import errors
 from tokenprune.components import aggregators
 from tokenprune.components.selectors import TopK
-from tokenprune.registry import KINDS, Registry, all_entries
-from tokenprune.registry import registry as shared
-from tokenprune.strategy import AnyStrategy
+from tokenprune.core import errors
+from tokenprune.core.registry import KINDS, Registry, all_entries
+from tokenprune.core.registry import registry as shared
+from tokenprune.core.strategy import AnyStrategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +83,7 @@ def test_wildcards() -> None:
 @pytest.mark.slow
 def test_listing_imports_nothing() -> None:
     code = (
-        "import json, sys, tokenprune as tp; from tokenprune.registry import KINDS, all_entries\n"
+        "import json, sys, tokenprune as tp; from tokenprune.core.registry import KINDS, all_entries\n"
         "loaded = set(sys.modules)\n"
         "assert tp.list_strategies() and all(tp.list_components(k) for k in KINDS) and all_entries()\n"
         "print(json.dumps([sorted(loaded), sorted(set(sys.modules) - loaded)]))"
@@ -357,7 +357,7 @@ def test_a_plugin_that_cannot_make_what_it_is_asked_for(install: Install) -> Non
 
 
 def test_what_a_plugin_refuses_stays_its_word(install: Install) -> None:
-    module = "import tokenprune.errors as e\ndef strict(): raise e.ConfigError('too few')\n"
+    module = "import tokenprune.core.errors as e\ndef strict(): raise e.ConfigError('too few')\n"
     install("strict-plugin", {"strategies": {"strict": "strict_plugin:strict"}}, module)
     with pytest.raises(errors.ConfigError, match=r"^too few$"):
         tp.build("strict")

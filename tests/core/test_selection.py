@@ -21,8 +21,8 @@ from tests.tables import ForbiddenPairs, GivenPairs, GivenScores, blank_features
 from tokenprune.components import normalizers, pairwise, priors, scorers
 from tokenprune.components.objectives import MaximalMarginalRelevance, Modular
 from tokenprune.components.selectors import Greedy, TopK, TwoStage, top_k
-from tokenprune.errors import ConfigError, DegenerateRelevanceWarning, FeatureError, NonFiniteError
-from tokenprune.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.errors import ConfigError, DegenerateRelevanceWarning, FeatureError, NonFiniteError
+from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.testing import features, gains_instances
 
 OPTIMIZERS = ("vectorized", "lazy", "naive")
@@ -223,7 +223,7 @@ def test_mi_pruner_at_lambda_one_is_top_k() -> None:
 
 
 @given(features(n=(2, 8), t=(2, 4), d=3), LAMBDAS.filter(bool))
-@pytest.mark.filterwarnings("ignore::tokenprune.errors.DegenerateRelevanceWarning")
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.DegenerateRelevanceWarning")
 def test_first_pick_is_the_most_relevant(f: tp.Features, lam: float) -> None:
     selection = tp.build("mi-pruner", lam=lam).select(f, 1)
     assert selection.scores is not None
@@ -368,7 +368,7 @@ def test_scores_that_are_an_input_come_back_without_its_gradient() -> None:
 
 
 @given(features(n=(2, 8), t=(1, 4), d=3, zero_rows=True))
-@pytest.mark.filterwarnings("ignore::tokenprune.errors.DegenerateRelevanceWarning")
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.DegenerateRelevanceWarning")
 def test_inputs_are_left_alone(f: tp.Features) -> None:
     before = {name: f[name].clone() for name in f}
     for lam in (0, 0.5, 1):
@@ -377,7 +377,7 @@ def test_inputs_are_left_alone(f: tp.Features) -> None:
 
 
 @given(features(n=(2, 8), t=(1, 4), d=3, zero_rows=True), st.floats(0.01, 1))
-@pytest.mark.filterwarnings("ignore::tokenprune.errors.DegenerateRelevanceWarning")
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.DegenerateRelevanceWarning")
 def test_a_selection_is_consistent(f: tp.Features, ratio: float) -> None:
     s = tp.build("mi-pruner").select(f, ratio)
     assert s.counts.tolist() == [max(1, math.floor(ratio * c + 0.5)) for c in f.counts()]

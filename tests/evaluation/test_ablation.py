@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 import tokenprune as tp
 from tokenprune.cli import app
-from tokenprune.errors import ConfigError, TokenPruneError, UnknownNameError, UnknownOptionError
+from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameError, UnknownOptionError
+from tokenprune.core.registry import build_component, list_components
+from tokenprune.data.items import scene_items
 from tokenprune.evaluation import ablation as engine
 from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations
-from tokenprune.evaluation.contestants import contestants
-from tokenprune.evaluation.items import scene_items
-from tokenprune.figures.ablation import write_figure, write_page
-from tokenprune.models.base import adapter_for
-from tokenprune.registry import build_component, list_components
-from tokenprune.testing.tiny import tiny_llava, tiny_processor
+from tokenprune.evaluation.conditions import contestants
+from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.report.ablation import write_figure, write_page
+from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 CHECKOUT = Path(__file__).parents[2] / "experiments" / "ablations"
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity, normalize
 import tokenprune as tp
 from experiments.ablations.alignment import Turned, turned
 from experiments.ablations.models import FIELDS, accuracies, as_markdown, lines_of, named
-from tokenprune.evaluation.results import as_csv
+from tokenprune.results.store import as_csv
 
 SHARES = st.floats(0, 1)
 

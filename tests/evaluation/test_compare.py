@@ -11,16 +11,16 @@ import torch
 
 import tokenprune as tp
 from tokenprune.cli import main
-from tokenprune.errors import ConfigError, PluginError
-from tokenprune.evaluation.comparison import answers_in, compare
-from tokenprune.evaluation.contestants import Contestant, contestants
-from tokenprune.evaluation.items import scene_items
-from tokenprune.evaluation.pictures import box_overlap
-from tokenprune.evaluation.results import read_results
+from tokenprune.core.errors import ConfigError, PluginError
+from tokenprune.core.features import Grid
+from tokenprune.data.items import scene_items
+from tokenprune.evaluation.batch import box_overlap
+from tokenprune.evaluation.compare import answers_in, compare
+from tokenprune.evaluation.conditions import Contestant, contestants
 from tokenprune.evaluation.runner import Item
-from tokenprune.features import Grid
-from tokenprune.figures.report import write_report
-from tokenprune.testing.tiny import tiny_llava, tiny_processor
+from tokenprune.report.report import write_report
+from tokenprune.results.store import read_results
+from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 SIDE = 6
 CONFIG = {"model": "tiny", "seed": 0}
@@ -206,8 +206,8 @@ def test_a_broken_strategy_is_left_out_where_nobody_named_it(monkeypatch: Any) -
             raise PluginError("strategy 'sick' cannot be made")
         return real(name)
 
-    monkeypatch.setattr("tokenprune.evaluation.contestants.list_strategies", lambda pattern="*": names)
-    monkeypatch.setattr("tokenprune.evaluation.contestants.build", build)
+    monkeypatch.setattr("tokenprune.evaluation.conditions.list_strategies", lambda pattern="*": names)
+    monkeypatch.setattr("tokenprune.evaluation.conditions.build", build)
     notes: list[str] = []
     labels = {row.label for row in contestants(None, [8], notes.append)}
     assert {"mi-pruner", "mi-attention"} < labels

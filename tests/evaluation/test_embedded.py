@@ -25,10 +25,10 @@ from experiments.embedded.evaluate import generated, nearness
 from experiments.embedded.losses import branches_of
 from experiments.embedded.network import START, answer, build, encode, normalize, project
 from experiments.embedded.train import EVEN, loss_weight, weights_by_error
-from tokenprune import embedded
-from tokenprune.errors import UnsupportedError
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.evaluation.scenes import samples, scene, subfamilies
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.data.scenes import samples, scene, subfamilies
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.zoo import embedded
 
 SEED = 77
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tokenprune.errors import UnsupportedError
-from tokenprune.evaluation.comparison import compare
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.evaluation.items import scene_items
-from tokenprune.evaluation.pictures import Pictures
-from tokenprune.evaluation.results import read_results
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.data.items import scene_items
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.evaluation.batch import Pictures
+from tokenprune.evaluation.compare import compare
 from tokenprune.evaluation.runner import Item, pictures_of
-from tokenprune.figures.pruning import look, pruning_sheet
-from tokenprune.models import adapter_for
-from tokenprune.support import refusal
-from tokenprune.testing.tiny import FAMILIES, picture, tiny_model, tiny_processor
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import refusal
+from tokenprune.report.pruning import look, pruning_sheet
+from tokenprune.results.store import read_results
+from tokenprune.zoo.tiny import FAMILIES, picture, tiny_model, tiny_processor
 
-pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 
 STRATEGIES = ("mi-pruner", "fastv")
 KEEP = 5

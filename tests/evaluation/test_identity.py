@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tokenprune.evaluation.identity import identity, weights_identity
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.results.fingerprint import identity, weights_identity
+from tokenprune.zoo.tiny import tiny_llava
 
 
 def test_equal_strategies_share_it_and_others_do_not() -> None:
@@ -25,7 +25,7 @@ def test_equal_strategies_share_it_and_others_do_not() -> None:
 
 
 def test_it_is_the_same_in_another_process() -> None:
-    code = "import tokenprune as tp; from tokenprune.evaluation.identity import identity\n"
+    code = "import tokenprune as tp; from tokenprune.results.fingerprint import identity\n"
     code += "print(identity(tp.build('cdpruner')))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == identity(tp.build("cdpruner"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenprune.errors import ConfigError
-from tokenprune.evaluation.results import ResultFolder, write_atomically
+from tokenprune.core.errors import ConfigError
+from tokenprune.results.store import ResultFolder, write_atomically
 
 
 def test_rows_come_back(tmp_path: Path) -> None:

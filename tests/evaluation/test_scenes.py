@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokenprune.cli import main
-from tokenprune.errors import BudgetError, ConfigError, UnknownNameError
-from tokenprune.evaluation.scenes import FAMILIES, Question, Scene, export, samples, scene, subfamilies
-from tokenprune.evaluation.scenes.atlas import CATEGORIES
-from tokenprune.evaluation.scenes.draws import SPLITS, Draws, key_number
+from tokenprune.core.errors import BudgetError, ConfigError, UnknownNameError
+from tokenprune.data.scenes import FAMILIES, Question, Scene, export, samples, scene, subfamilies
+from tokenprune.data.scenes.atlas import CATEGORIES
+from tokenprune.data.scenes.draws import SPLITS, Draws, key_number
 
 seeds = st.integers(0, 2**40)
 scenes = st.builds(scene, seeds, st.integers(0, 2**20), st.sampled_from(sorted(SPLITS)))

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenprune.evaluation.scenes import VIDEO_SUBFAMILIES, Clip, clip
+from tokenprune.data.scenes import VIDEO_SUBFAMILIES, Clip, clip
 
 clips = st.builds(clip, st.integers(0, 2**40), st.integers(0, 2**20))
 FIRST = "830152bab2f0c85e"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 from tokenprune.evaluation import statistics
 from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value, ratio_interval
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.evaluation.answers import f1_of_yes, is_correct, yes_rate
+from tokenprune.evaluation.metrics import f1_of_yes, is_correct, yes_rate
 from tokenprune.evaluation.summary import summarize
 from tokenprune.evaluation.table import ordered, p_value
-from tokenprune.figures.report import share
+from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.report.report import share
 
 
 def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int = 0, **more: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.base import Problem, Selector
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.evaluation.thrift import Ordered, Remembered, Thrift, beginnings
-from tokenprune.models.base import adapter_for
-from tokenprune.registry import build, registry
-from tokenprune.strategy import AnyStrategy, Strategy
-from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.core.kinds import Problem, Selector
+from tokenprune.core.registry import build, registry
+from tokenprune.core.strategy import AnyStrategy, Strategy
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.evaluation.prefix_cache import Ordered, Remembered, Thrift, beginnings
+from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 QUESTIONS = (
     "what color is the dog ?",

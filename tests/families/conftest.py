@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenprune.encoded import takes_encoded
-from tokenprune.testing.laws import forward, widen_windows
-from tokenprune.testing.tiny import FAMILIES, Kind, tiny_inputs, tiny_model
+from tokenprune.diagnostics.laws import forward, widen_windows
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.zoo.tiny import FAMILIES, Kind, tiny_inputs, tiny_model
 
 CASES = [(family, kind) for family, known in FAMILIES.items() for kind in known.kinds if kind != "text"]
 """Every kind of prompt that shows something, by family."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.families.conftest import WAYS, batch_of, families, model_of, traces, ways
-from tokenprune.errors import BudgetError, MissingSignalError, UnsupportedError
-from tokenprune.models import adapter_for
-from tokenprune.testing.laws import Way, forward
+from tokenprune.core.errors import BudgetError, MissingSignalError, UnsupportedError
+from tokenprune.diagnostics.laws import Way, forward
+from tokenprune.hf.adapters import adapter_for
 
 
 def prune(way: Way, model: Any, inputs: dict[str, Tensor], keep: Any, strategy: str = "similarity") -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.families.conftest import batch_of, families, in_dtype, model_of, ways
-from tokenprune.errors import UnsupportedError
-from tokenprune.models import adapter_for
-from tokenprune.testing.laws import Way, attention_calls, forward
-from tokenprune.testing.tiny import FAMILIES
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.diagnostics.laws import Way, attention_calls, forward
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.zoo.tiny import FAMILIES
 
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -29,7 +29,7 @@ MODES: dict[str, dict[str, Any]] = {
     },
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 
 BFLOAT16 = torch.bfloat16
 

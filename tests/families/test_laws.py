@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 import tokenprune as tp
 from tests.families.conftest import attentions, batch_of, cases, families, model_of, traces, ways
-from tokenprune.errors import UnsupportedError
-from tokenprune.models import adapter_for
-from tokenprune.support import refusal
-from tokenprune.testing.laws import Way, drop, forward, keep_all
-from tokenprune.testing.tiny import FAMILIES, Kind
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.diagnostics.laws import Way, drop, forward, keep_all
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import refusal
+from tokenprune.zoo.tiny import FAMILIES, Kind
 
-pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 
 KEEP_ALL, DROP = 1e-5, 1e-4
 """Rounding, as a share of the logits' spread."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.families.conftest import CASES, batch_of, cases, model_of
-from tokenprune.features import SIGNALS
-from tokenprune.models import Block, Observation, adapter_for
-from tokenprune.testing.laws import forward
-from tokenprune.testing.tiny import Kind
+from tokenprune.core.features import SIGNALS
+from tokenprune.diagnostics.laws import forward
+from tokenprune.hf.adapters import Block, Observation, adapter_for
+from tokenprune.zoo.tiny import Kind
 
 AFTER_THE_PROJECTOR = "llava_onevision"
 """Pictures of many tiles and videos are scaled down once they are projected: tokens are means of projected patches."""

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tokenprune.errors import FeatureError
-from tokenprune.features import Grid
-from tokenprune.figures.overlay import Cell, dimmed, sheet
+from tokenprune.core.errors import FeatureError
+from tokenprune.core.features import Grid
+from tokenprune.report.overlay import Cell, dimmed, sheet
 
 grids = st.builds(Grid, st.integers(1, 6), st.integers(1, 6))
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 import tokenprune as tp
-from tokenprune.errors import BudgetError, UnknownNameError
-from tokenprune.evaluation.contestants import Contestant
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.evaluation.scenes import Question
-from tokenprune.figures.examples import as_drawn
-from tokenprune.figures.pruning import RIGHT, WRONG, View, look, pruning_sheet, seen_picture
-from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.core.errors import BudgetError, UnknownNameError
+from tokenprune.data.scenes import Question
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.evaluation.conditions import Contestant
+from tokenprune.report.examples import as_drawn
+from tokenprune.report.pruning import RIGHT, WRONG, View, look, pruning_sheet, seen_picture
+from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 QUESTION = "what color is the dog ?"
 

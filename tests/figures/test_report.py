@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokenprune.evaluation.summary import summarize
-from tokenprune.figures.curves import HEIGHT, chart
-from tokenprune.figures.examples import Example, choose_examples
-from tokenprune.figures.heatmap import heatmap
-from tokenprune.figures.panels import panels
-from tokenprune.figures.report import report
+from tokenprune.report.curves import HEIGHT, chart
+from tokenprune.report.examples import Example, choose_examples
+from tokenprune.report.heatmap import heatmap
+from tokenprune.report.panels import panels
+from tokenprune.report.report import report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 RIGHT = (("a", 16, 1), ("b", 8, 1), ("full", 0, 4), ("b", 16, 3), ("a", 8, 2))

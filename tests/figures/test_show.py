@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tokenprune.cli import app
-from tokenprune.errors import TokenPruneError
-from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.core.errors import TokenPruneError
+from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 QUESTION = "what color is the dog ?"
 

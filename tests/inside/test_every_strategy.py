@@ -11,11 +11,11 @@ from PIL import Image
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.models import adapter_for
-from tokenprune.selection import Selection
-from tokenprune.support import usable_strategies
-from tokenprune.testing.tiny import tiny_llava, tiny_processor
+from tokenprune.core.selection import Selection
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import usable_strategies
+from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 SIDE = 5
 MODEL = tiny_llava(side=SIDE, layers=4)

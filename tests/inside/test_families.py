@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.errors import UnsupportedError
-from tokenprune.models import Observation, adapter_for
-from tokenprune.testing.tiny import FAMILIES, tiny_inputs, tiny_model
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.hf.adapters import Observation, adapter_for
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.errors.SubstituteWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 
 WINDOWED = {"gemma3"}
 FULL = sorted(FAMILIES.keys() - WINDOWED)

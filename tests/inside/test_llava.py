@@ -18,9 +18,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, SIDE, N
-from tokenprune.errors import FeatureError, UnsupportedError
-from tokenprune.schedule import LayerSchedule
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.core.errors import FeatureError, UnsupportedError
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.zoo.tiny import tiny_llava
 
 LAYERS = 6
 METHODS: dict[str, Callable[[], tp.AnyStrategy]] = {
@@ -338,7 +338,7 @@ def test_everything_is_restored_after_an_exception(
         with monkeypatch.context() as patch, tp.attach(model, "fastv", 5):
             assert lm.config._attn_implementation == f"tokenprune_{attention}"
             if where == "between":
-                patch.setattr("tokenprune.components.inside_attention.AttentionRows.score", fail)
+                patch.setattr("tokenprune.components.layerwise.attention.AttentionRows.score", fail)
                 forward(model, inputs)
             raise AssertionError if where == "between" else Boom
 
@@ -403,7 +403,7 @@ def test_prompts_without_images_are_left_alone(models: Any, processor: Any) -> N
 
 
 def prompts_with_image(processor: Any) -> dict[str, Any]:
-    from tokenprune.testing.tiny import picture
+    from tokenprune.zoo.tiny import picture
 
     return dict(processor(images=[picture()], text=["USER: <image> what is this ? ASSISTANT:"], return_tensors="pt"))
 

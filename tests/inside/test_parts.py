@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import (
+from tokenprune.components.layerwise.attention import (
     AttentionInformation,
     AttentionRows,
     JointAttention,
@@ -18,7 +18,7 @@ from tokenprune.components.inside_attention import (
     rope_weight,
     text_relevance,
 )
-from tokenprune.components.inside_basis import (
+from tokenprune.components.layerwise.basis import (
     BasisMerge,
     FarthestPoints,
     ReconstructionError,
@@ -26,8 +26,8 @@ from tokenprune.components.inside_basis import (
     farthest_points,
     reconstruction_error,
 )
-from tokenprune.components.inside_pivots import KeyNorm, PivotQuota, hash_order
-from tokenprune.components.inside_recycle import Recycle, density_peaks
+from tokenprune.components.layerwise.pivots import KeyNorm, PivotQuota, hash_order
+from tokenprune.components.layerwise.recycle import Recycle, density_peaks
 from tokenprune.components.selectors import TopK
 
 SEEDS = st.integers(0, 10_000)

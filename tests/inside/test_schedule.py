@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import AttentionRows
-from tokenprune.components.inside_recycle import Recycle
-from tokenprune.components.inside_rules import Interpolated, LayerContext, Logistic, PivotsAndQuotas, Share
-from tokenprune.errors import ConfigError, UnsupportedError
-from tokenprune.schedule import LayerEvent, LayerSchedule
+from tokenprune.components.layerwise.attention import AttentionRows
+from tokenprune.components.layerwise.recycle import Recycle
+from tokenprune.components.layerwise.rules import Interpolated, LayerContext, Logistic, PivotsAndQuotas, Share
+from tokenprune.core.errors import ConfigError, UnsupportedError
+from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 METHODS = ("fastv", "sparsevlm", "dart", "apet", "autoprune")
 

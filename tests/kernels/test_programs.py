@@ -25,10 +25,10 @@ from tokenprune.components.objectives import (
 )
 from tokenprune.components.scorers import PMI, ConditionedRelevance
 from tokenprune.components.selectors import Greedy
-from tokenprune.errors import DegenerateRelevanceWarning
-from tokenprune.information import unit_norm
+from tokenprune.core.errors import DegenerateRelevanceWarning
+from tokenprune.core.information import unit_norm
+from tokenprune.hf.adapters.encoder_attention import attention_received, attention_rows
 from tokenprune.kernels import bipartite, columns, coverage, volume
-from tokenprune.models.encoder_attention import attention_received, attention_rows
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.errors import DegenerateRelevanceWarning, FeatureError, NonFiniteError
+from tokenprune.core.errors import DegenerateRelevanceWarning, FeatureError, NonFiniteError
 from tokenprune.testing import features
 
 

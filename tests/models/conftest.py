@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tokenprune.testing.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 SIDE = 5
 N = SIDE * SIDE

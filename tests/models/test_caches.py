@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tokenprune.models.caches import cache_argument, cache_in
-from tokenprune.testing.tiny import tiny_model
+from tokenprune.hf.caches import cache_argument, cache_in
+from tokenprune.zoo.tiny import tiny_model
 
 
 class Newer(nn.Module):
@@ -36,7 +36,7 @@ def test_the_name_a_forward_has(module: nn.Module, name: str) -> None:
 def test_the_installed_transformers_takes_it_by_that_name() -> None:
     from transformers import DynamicCache
 
-    from tokenprune.models import adapter_for
+    from tokenprune.hf.adapters import adapter_for
 
     model: Any = adapter_for(tiny_model("llava")).language_model
     cache = DynamicCache(config=model.config)

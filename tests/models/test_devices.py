@@ -9,8 +9,8 @@ import torch
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
-from tokenprune.evaluation.examination import ROUNDING, mask_out
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.diagnostics.doctor import ROUNDING, mask_out
+from tokenprune.zoo.tiny import tiny_llava
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 STRATEGIES = ("random", "similarity", "attention", "mi-pruner", "mi-attention")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.models.conftest import N
-from tokenprune.models import Observation, adapter_for
-from tokenprune.models.encoder_attention import ENCODER_SIGNALS, attention_received
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.hf.adapters import Observation, adapter_for
+from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, attention_received
+from tokenprune.zoo.tiny import tiny_llava
 
 
 @pytest.mark.parametrize("layer", [-2, -1, 1, 3])

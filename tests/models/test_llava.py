@@ -12,8 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, SIDE, N
-from tokenprune.encoded import takes_encoded
-from tokenprune.errors import (
+from tokenprune.core.errors import (
     BudgetError,
     FeatureError,
     MissingSignalError,
@@ -21,7 +20,8 @@ from tokenprune.errors import (
     SecondTurnError,
     UnsupportedError,
 )
-from tokenprune.testing.tiny import tiny_inputs, tiny_llava, tiny_model
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.zoo.tiny import tiny_inputs, tiny_llava, tiny_model
 
 STRATEGIES = ("random", "similarity", "attention", "mi-pruner", "mi-attention")
 MODES: dict[str, dict[str, Any]] = {
@@ -334,6 +334,6 @@ def test_half_precision_runs(prompts: Any) -> None:
 def test_prepare_refuses_transformers_that_cannot_take_its_inputs(
     model: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenprune.session.takes_encoded", lambda model: False)
+    monkeypatch.setattr("tokenprune.hf.attach.takes_encoded", lambda model: False)
     with pytest.raises(UnsupportedError, match=r"5\.18.*attach"):
         tp.prepare(model, "mi-pruner", 5, **prompts())

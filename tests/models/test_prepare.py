@@ -11,9 +11,9 @@ from transformers import DynamicCache
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
 from tests.models.test_llava import MODES, generate
-from tokenprune.encoded import takes_encoded
-from tokenprune.errors import BudgetError, UnsupportedError
-from tokenprune.testing.tiny import tiny_llava
+from tokenprune.core.errors import BudgetError, UnsupportedError
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.zoo.tiny import tiny_llava
 
 # older versions of transformers have no way to hand image features to generate; test_llava.py tests the refusal
 pytestmark = pytest.mark.skipif(not takes_encoded(tiny_llava(side=2)), reason="needs transformers >= 5.18")

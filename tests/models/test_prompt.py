@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.models.conftest import QUESTIONS
-from tokenprune.prompt import Scaffold, prompt_text
+from tokenprune.hf.prompt_text import Scaffold, prompt_text
 
 IMAGE = 4
 

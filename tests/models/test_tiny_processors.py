@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tokenprune.encoded import takes_encoded
-from tokenprune.errors import ConfigError, UnknownNameError, UnsupportedError
-from tokenprune.evaluation.examination import prompt_inputs
-from tokenprune.models import adapter_for
-from tokenprune.prompt import Scaffold, prompt_text
-from tokenprune.testing.laws import Way, drop, keep_all
-from tokenprune.testing.tiny import FAMILIES, picture, tiny_inputs, tiny_llava, tiny_model, tiny_processor
+from tokenprune.core.errors import ConfigError, UnknownNameError, UnsupportedError
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.diagnostics.laws import Way, drop, keep_all
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.hf.prompt_text import Scaffold, prompt_text
+from tokenprune.zoo.tiny import FAMILIES, picture, tiny_inputs, tiny_llava, tiny_model, tiny_processor
 
 QUESTIONS = ("what color is the dog ?", "how many", "is there a cat in the picture ?")
 SPLIT, WHOLE = (64, 128), (64, 64)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 from tokenprune.testing import embeddings, taus
 from tokenprune_theory import pmi
 

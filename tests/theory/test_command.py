@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from tokenprune.cli.theory import theory
-from tokenprune.errors import UnknownNameError
+from tokenprune.core.errors import UnknownNameError
 from tokenprune_theory.registry import CLAIMS, Verdict, all_claims
 
 app = typer.Typer()

@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import arrays
 from tokenprune.components.aggregators import LogSumExp, Max, Mean, Renyi
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.pairwise import SelfPMI
-from tokenprune.features import Features
-from tokenprune.information import cosine_similarity, log_conditional, log_marginal
-from tokenprune.information import pmi as framework_pmi
+from tokenprune.core.features import Features
+from tokenprune.core.information import cosine_similarity, log_conditional, log_marginal
+from tokenprune.core.information import pmi as framework_pmi
 from tokenprune.testing import channels, embeddings, gains_instances, joints, naive_bayes, taus
 from tokenprune_theory import laws, models, pmi
 from tokenprune_theory.discrete import Joint

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tokenprune.registry import registry
+from tokenprune.core.kinds import Oracle
+from tokenprune.core.registry import registry
 from tokenprune.testing import features
 from tokenprune_theory.conformity import PROPERTIES, Replay, objective_violations, random_features
 from tokenprune_theory.registry import all_claims, check
@@ -88,7 +89,7 @@ class Secretive(Growing):
     uses_scores = False
 
 
-class Liar(tp.components.base.Oracle):
+class Liar(Oracle):
     """Another gain than the batch's."""
 
     def gain(self, candidate):

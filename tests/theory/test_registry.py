@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from tokenprune.errors import UnknownNameError
+from tokenprune.core.errors import UnknownNameError
 from tokenprune_theory.registry import Claim, Conflict, Law, Run, Verdict, Witness, all_claims, check, find_claims
 
 CLAIMS = all_claims()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import find, given, settings
 
-from tokenprune.features import SIGNALS, Features
+from tokenprune.core.features import SIGNALS, Features
 from tokenprune.testing import channels, embeddings, features, gains_instances, joints, naive_bayes, taus
 
 quick = settings(max_examples=50, deadline=None)

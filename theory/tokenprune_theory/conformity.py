@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Objective
-from tokenprune.features import SIGNALS, Features
-from tokenprune.indexing import gather_tokens
+from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.kinds import Objective
 from tokenprune_theory.setfn import TableFunction, Violation, path_violation
 
 __all__ = ["PROPERTIES", "Replay", "objective_violations", "random_features"]

@@ -1,6 +1,6 @@
 """PMI tables of similarities and their limits, in float64 NumPy.
 
-Written from the formulas and sharing nothing with ``tokenprune.information``, which is tested against it.
+Written from the formulas and sharing nothing with ``tokenprune.core.information``, which is tested against it.
 
 ``logits`` are similarities over temperature, (N, M): row i is the visual token that conditions, column j the outcome.
 """

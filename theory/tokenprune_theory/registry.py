@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokenprune.errors import UnknownNameError, closest
+from tokenprune.core.errors import UnknownNameError, closest
 
 __all__ = [
     "CLAIMS",

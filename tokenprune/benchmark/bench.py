@@ -16,15 +16,15 @@ from tokenprune.benchmark.clock import machine, peaks
 from tokenprune.benchmark.geometry import build_model, geometry
 from tokenprune.benchmark.loops import LOOPS
 from tokenprune.benchmark.measure import Bench, Way
-from tokenprune.compiled.programs import Backend
-from tokenprune.errors import ConfigError, TokenPruneError, closest
-from tokenprune.evaluation.identity import identity
-from tokenprune.evaluation.results import ResultFolder, write_atomically
-from tokenprune.models import adapter_for
-from tokenprune.models.loading import usable_device
-from tokenprune.registry import build
-from tokenprune.schedule import LayerSchedule
-from tokenprune.support import refusal
+from tokenprune.core.errors import ConfigError, TokenPruneError, closest
+from tokenprune.core.registry import build
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.compiled.programs import Backend
+from tokenprune.hf.support import refusal
+from tokenprune.results.fingerprint import identity
+from tokenprune.results.store import ResultFolder, write_atomically
+from tokenprune.zoo.loading import usable_device
 
 __all__ = ["Case", "Setup", "bench", "cases"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from tokenprune.errors import ConfigError, UnknownNameError, closest
+from tokenprune.core.errors import ConfigError, UnknownNameError, closest
 
 __all__ = ["GEOMETRIES", "Geometry", "build_model", "geometry"]
 

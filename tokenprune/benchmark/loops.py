@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenprune.features import Features
+from tokenprune.core.features import Features
 
 __all__ = ["LOOPS", "cdpruner", "divprune", "mi_pruner", "mmtok", "vispruner"]
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from tokenprune.benchmark.clock import Peaks, Timing, synchronise, timed
-from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.benchmark.loops import LOOPS
-from tokenprune.budget import Budget
-from tokenprune.compiled import Compiled
-from tokenprune.compiled.programs import Backend
-from tokenprune.encoded import observed
-from tokenprune.features import Features
-from tokenprune.models import adapter_for
-from tokenprune.models.base import ModelAdapter
-from tokenprune.schedule import LayerSchedule
-from tokenprune.session import attach
-from tokenprune.strategy import AnyStrategy
-from tokenprune.units import Request, collect, embedded, read_batch
+from tokenprune.core.budget import Budget
+from tokenprune.core.features import Features
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.attach import attach
+from tokenprune.hf.batch import Request, collect, embedded, read_batch
+from tokenprune.hf.compiled import Compiled
+from tokenprune.hf.compiled.programs import Backend
+from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.hf.encoded import observed
 
 __all__ = ["DECODED", "Bench", "Way"]
 
@@ -182,7 +182,7 @@ class Bench:
         return {"select_ms": self._time(lambda: [loop(row, keep) for row in rows], max(3, self.repeats // 3)).row}
 
     def _compiled(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
-        from tokenprune.registry import build
+        from tokenprune.core.registry import build
 
         # everything kept: no selection runs, whatever the strategy
         request = self._request(build("similarity") if strategy is None else strategy, keep)

@@ -15,7 +15,7 @@ from tokenprune.cli.listing import listing
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.theory import theory
-from tokenprune.errors import TokenPruneError
+from tokenprune.core.errors import TokenPruneError
 
 __all__ = ["app", "main"]
 

@@ -29,13 +29,13 @@ def ablate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     import tokenprune
-    from tokenprune.errors import ConfigError
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.ablation import ablate as run_ablation
     from tokenprune.evaluation.ablation import ablation_table, ablations
-    from tokenprune.evaluation.comparison import environment
-    from tokenprune.evaluation.items import default_model, notes_on, scene_items
-    from tokenprune.figures.ablation import write_figure, write_page
-    from tokenprune.models.loading import load_model
+    from tokenprune.evaluation.compare import environment
+    from tokenprune.report.ablation import write_figure, write_page
+    from tokenprune.zoo.loading import load_model
 
     folder = configs or Path(tokenprune.__file__).parents[1] / "experiments" / "ablations"
     chosen = ablations(name, folder)

@@ -46,10 +46,10 @@ def bench(
     from tokenprune.benchmark.bench import Setup, cases
     from tokenprune.benchmark.bench import bench as run_bench
     from tokenprune.benchmark.table import HEADER, cells, ordered
-    from tokenprune.compiled.programs import Backend
-    from tokenprune.errors import ConfigError, closest
-    from tokenprune.evaluation.contestants import strategy_names
-    from tokenprune.models.loading import DTYPES
+    from tokenprune.core.errors import ConfigError, closest
+    from tokenprune.evaluation.conditions import strategy_names
+    from tokenprune.hf.compiled.programs import Backend
+    from tokenprune.zoo.loading import DTYPES
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind_of_number = dtype or ("float16" if where.startswith("cuda") else "float32")

@@ -32,15 +32,15 @@ def compare(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tokenprune.evaluation.comparison import answers_in, environment
-    from tokenprune.evaluation.comparison import compare as run_comparison
-    from tokenprune.evaluation.contestants import contestants
-    from tokenprune.evaluation.items import default_model, notes_on, scene_items
+    from tokenprune.core.matching import checked_match
+    from tokenprune.data.items import default_model, notes_on, scene_items
+    from tokenprune.evaluation.compare import answers_in, environment
+    from tokenprune.evaluation.compare import compare as run_comparison
+    from tokenprune.evaluation.conditions import contestants
     from tokenprune.evaluation.table import table
-    from tokenprune.figures.examples import example_sheets
-    from tokenprune.figures.report import write_report
-    from tokenprune.matching import checked_match
-    from tokenprune.models.loading import load_model
+    from tokenprune.report.examples import example_sheets
+    from tokenprune.report.report import write_report
+    from tokenprune.zoo.loading import load_model
 
     name = model or default_model()
     matched = checked_match(match)

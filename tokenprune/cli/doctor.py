@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tokenprune.evaluation.examination import Examination
+    from tokenprune.diagnostics.doctor import Examination
 
 __all__ = ["doctor"]
 
@@ -35,12 +35,12 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from tokenprune.benchmark.cost import layer_average
-    from tokenprune.evaluation.examination import examine, prompt_inputs
-    from tokenprune.evaluation.images import open_image
-    from tokenprune.models.base import adapter_for
-    from tokenprune.models.loading import load_model
-    from tokenprune.support import usable_strategies
+    from tokenprune.data.images import open_image
+    from tokenprune.diagnostics.doctor import examine, prompt_inputs
+    from tokenprune.hf.adapters.base import adapter_for
+    from tokenprune.hf.cost import layer_average
+    from tokenprune.hf.support import usable_strategies
+    from tokenprune.zoo.loading import load_model
 
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
@@ -91,7 +91,7 @@ def _usual_budget(model: Any, inputs: Any) -> int | float:
     """64 tokens of each image, or a quarter where an image (or tile, where tiles stand apart) has no more."""
     import torch
 
-    from tokenprune.session import attach
+    from tokenprune.hf.attach import attach
 
     with torch.no_grad(), attach(model, "random", 1.0) as run:
         model(**inputs)

@@ -22,8 +22,8 @@ def listing(
     from rich.markup import escape
     from rich.table import Table
 
-    from tokenprune.errors import ConfigError, TokenPruneError
-    from tokenprune.registry import KINDS, registry
+    from tokenprune.core.errors import ConfigError, TokenPruneError
+    from tokenprune.core.registry import KINDS, registry
 
     if kind is not None and kind not in KINDS and pattern == "*" and any(c in kind for c in "*?["):
         pattern, kinds = kind, list(KINDS)
@@ -33,9 +33,9 @@ def listing(
         raise ConfigError(f"--model {model!r}: only strategies can be listed for a model, not {kind!r}")
     entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
     if model is not None:
-        from tokenprune.models.base import adapter_for
-        from tokenprune.models.loading import load_model
-        from tokenprune.support import usable_strategies
+        from tokenprune.hf.adapters.base import adapter_for
+        from tokenprune.hf.support import usable_strategies
+        from tokenprune.zoo.loading import load_model
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))
         entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 
 __all__ = ["numbers", "words", "words_or_all"]
 

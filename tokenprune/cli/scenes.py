@@ -29,7 +29,7 @@ def export_scenes(
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
 ) -> None:
     """Write pictures and metadata.jsonl: a folder that `datasets` loads as "imagefolder"."""
-    from tokenprune.evaluation.scenes import export
+    from tokenprune.data.scenes import export
 
     pictures = export(directory, n, seed, family, split)
     typer.echo(f"{n} questions about {pictures} pictures in {directory}")

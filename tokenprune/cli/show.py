@@ -15,7 +15,7 @@ from tokenprune.cli.options import numbers, words_or_all
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tokenprune.evaluation.scenes import Question
+    from tokenprune.data.scenes import Question
 
 __all__ = ["show"]
 
@@ -40,11 +40,11 @@ def show(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Draw which patches each strategy keeps at each budget, with the model's answer under each."""
-    from tokenprune.evaluation.contestants import strategy_names
-    from tokenprune.evaluation.items import default_model, notes_on
-    from tokenprune.figures.pruning import look, pruning_sheet
-    from tokenprune.models.loading import load_model
-    from tokenprune.registry import build
+    from tokenprune.core.registry import build
+    from tokenprune.data.items import default_model, notes_on
+    from tokenprune.evaluation.conditions import strategy_names
+    from tokenprune.report.pruning import look, pruning_sheet
+    from tokenprune.zoo.loading import load_model
 
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
@@ -75,14 +75,14 @@ def show(
 
 def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Question, Sequence[Question]]:
     """Picture, question, and what else could be asked."""
-    from tokenprune.errors import ConfigError
-    from tokenprune.evaluation.images import open_image
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.images import open_image
 
     if not image.startswith("scene:"):
         if not (question or "").strip():
             raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
         return open_image(image), str(question), ()
-    from tokenprune.evaluation.scenes import FAMILIES, scene
+    from tokenprune.data.scenes import FAMILIES, scene
 
     seed, _, index = image.removeprefix("scene:").partition("/")
     if not (seed.isdecimal() and index.isdecimal()):
@@ -106,7 +106,7 @@ def _save(drawn: Image.Image, out: Path) -> None:
     """Write a picture whole or not at all: what was there before stays if it fails."""
     from PIL import Image
 
-    from tokenprune.errors import ConfigError
+    from tokenprune.core.errors import ConfigError
 
     part = out.with_name(out.name + ".part")
     try:
@@ -121,7 +121,7 @@ def _check_out(out: Path, image: str) -> None:
     """Refuse what could not or should not be written before any work is done."""
     from PIL import Image
 
-    from tokenprune.errors import ConfigError
+    from tokenprune.core.errors import ConfigError
 
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     if out.suffix.lower() not in known:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Aggregator, check_count, check_number
-from tokenprune.errors import ConfigError
-from tokenprune.features import on_host
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.features import on_host
+from tokenprune.core.kinds import Aggregator, check_count, check_number
 
 __all__ = ["LogSumExp", "Max", "Mean", "Renyi", "Sum", "TopM"]
 

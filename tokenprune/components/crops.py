@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Problem, Selector, check_choice, check_count, check_number
-from tokenprune.features import working_precision
-from tokenprune.indexing import constant, gather_tokens
-from tokenprune.information import cosine_similarity
+from tokenprune.core.features import working_precision
+from tokenprune.core.indexing import constant, gather_tokens
+from tokenprune.core.information import cosine_similarity
+from tokenprune.core.kinds import Problem, Selector, check_choice, check_count, check_number
 
 __all__ = ["CropBudgets"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Problem, Selector, check_count
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.components.selectors import top_k
-from tokenprune.indexing import constant
+from tokenprune.core.indexing import constant
+from tokenprune.core.kinds import Problem, Selector, check_count
 from tokenprune.kernels import usable
 
 __all__ = ["BipartiteDedup"]

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Merged, Merger, check_choice, check_number
 from tokenprune.components.selectors import round_one_of
-from tokenprune.errors import ConfigError
-from tokenprune.features import Features, working_precision
-from tokenprune.indexing import as_mask, gather_tokens
-from tokenprune.information import unit_norm
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.features import Features, working_precision
+from tokenprune.core.indexing import as_mask, gather_tokens
+from tokenprune.core.information import unit_norm
+from tokenprune.core.kinds import Merged, Merger, check_choice, check_number
 
 __all__ = ["NearestCentre", "PickOrder", "nearest_centre", "sum_of_members"]
 

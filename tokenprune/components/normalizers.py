@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Normalizer, check_number
-from tokenprune.information import log_partition
+from tokenprune.core.information import log_partition
+from tokenprune.core.kinds import Normalizer, check_number
 
 __all__ = ["MinMax", "Softmax"]
 

@@ -16,12 +16,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Normalizer, PairTable, Pairwise, check_choice
 from tokenprune.components.normalizers import Softmax
-from tokenprune.errors import ConfigError
-from tokenprune.features import Features, on_host, working_precision
-from tokenprune.indexing import gather_tokens
-from tokenprune.information import cosine_partition, cosine_similarity, unit_norm
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.features import Features, on_host, working_precision
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
+from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
 

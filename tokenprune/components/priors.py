@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Prior, check_number
-from tokenprune.errors import MissingSignalError
-from tokenprune.features import Features, working_precision
+from tokenprune.core.errors import MissingSignalError
+from tokenprune.core.features import Features, working_precision
+from tokenprune.core.kinds import Prior, check_number
 
 __all__ = ["Centre", "Salience", "Uniform"]
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.aggregators import Max, Mean
-from tokenprune.components.base import Aggregator, Normalizer, Prior, Scorer, check_choice
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.priors import Uniform
-from tokenprune.errors import (
+from tokenprune.core.errors import (
     ConfigError,
     DegenerateRelevanceWarning,
     FeatureError,
     NonFiniteError,
     OptionTypeError,
 )
-from tokenprune.features import Features, on_host, working_precision
-from tokenprune.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.features import Features, on_host, working_precision
+from tokenprune.core.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.kinds import Aggregator, Normalizer, Prior, Scorer, check_choice
 from tokenprune.kernels import usable
 
 __all__ = [

@@ -10,7 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import (
+from tokenprune.components.objectives import MaximalMarginalRelevance
+from tokenprune.components.scorers import relevance
+from tokenprune.core.errors import ConfigError, NonFiniteError
+from tokenprune.core.features import on_host
+from tokenprune.core.indexing import as_mask, constant, left_aligned
+from tokenprune.core.kinds import (
     Objective,
     Oracle,
     Problem,
@@ -21,11 +26,6 @@ from tokenprune.components.base import (
     check_count,
     check_number,
 )
-from tokenprune.components.objectives import MaximalMarginalRelevance
-from tokenprune.components.scorers import relevance
-from tokenprune.errors import ConfigError, NonFiniteError
-from tokenprune.features import on_host
-from tokenprune.indexing import as_mask, constant, left_aligned
 from tokenprune.kernels import LONGEST_SORT, usable
 
 __all__ = [

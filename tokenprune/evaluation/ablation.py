@@ -13,13 +13,13 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from tokenprune.errors import ConfigError, UnknownNameError, closest
-from tokenprune.evaluation.comparison import answers_in, compare
-from tokenprune.evaluation.contestants import contestants
-from tokenprune.evaluation.results import as_csv, write_atomically
+from tokenprune.core.errors import ConfigError, UnknownNameError, closest
+from tokenprune.data.scenes import FAMILIES
+from tokenprune.evaluation.compare import answers_in, compare
+from tokenprune.evaluation.conditions import contestants
 from tokenprune.evaluation.runner import Item
-from tokenprune.evaluation.scenes import FAMILIES
 from tokenprune.evaluation.summary import paired_test, summarize
+from tokenprune.results.store import as_csv, write_atomically
 
 __all__ = [
     "Ablation",

@@ -10,18 +10,18 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from tokenprune.benchmark.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.budget import Budget
-from tokenprune.evaluation.answers import is_correct
-from tokenprune.evaluation.contestants import Contestant
-from tokenprune.evaluation.pictures import Pictures
-from tokenprune.evaluation.results import ResultFolder
-from tokenprune.evaluation.thrift import Thrift
-from tokenprune.matching import Match, matched_keep
-from tokenprune.models.base import adapter_for
-from tokenprune.run import Run
-from tokenprune.session import attach
-from tokenprune.strategy import AnyStrategy
+from tokenprune.core.budget import Budget
+from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.evaluation.batch import Pictures
+from tokenprune.evaluation.conditions import Contestant
+from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.prefix_cache import Thrift
+from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.attach import attach
+from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.hf.record import Run
+from tokenprune.results.store import ResultFolder
 
 __all__ = ["Item", "batches", "pictures_of", "run"]
 
@@ -102,13 +102,13 @@ def run(
     Parameters
     ----------
     model, processor
-        As :func:`tokenprune.models.loading.load_model` returns them.
+        As :func:`tokenprune.zoo.loading.load_model` returns them.
     items : sequence of Item
     rows : sequence of Contestant
     folder : ResultFolder
     batch_size, max_new_tokens : int
     match : str, default "kept"
-        What a row's budget is; see :data:`tokenprune.matching.Match`. Solved for every picture.
+        What a row's budget is; see :data:`tokenprune.core.matching.Match`. Solved for every picture.
     progress : callable
         Called with answers so far, answers in all, and what comes next.
     """

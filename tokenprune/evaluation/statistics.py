@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenprune.errors import ConfigError
+from tokenprune.core.errors import ConfigError
 
 __all__ = ["bootstrap_interval", "paired_p_value", "ratio_interval"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenprune.evaluation.answers import f1_of_yes, yes_rate
+from tokenprune.evaluation.metrics import f1_of_yes, yes_rate
 from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value, ratio_interval
 
 __all__ = ["SummaryRow", "agreement", "paired_test", "summarize"]

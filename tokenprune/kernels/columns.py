@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.indexing import constant
+from tokenprune.core.indexing import constant
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.information import cosine_similarity
+from tokenprune.core.information import cosine_similarity
 from tokenprune.kernels import power_of_two
 
 __all__ = ["half_cosine", "half_products", "pmi_relevance", "products", "row_partition", "text_quality", "unit_rows"]

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tokenprune.errors import ConfigError, UnknownNameError, closest
+from tokenprune.core.errors import ConfigError, UnknownNameError, closest
 
 __all__ = [
     "FEATURE_TOLERANCE",

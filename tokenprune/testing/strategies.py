@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.features import SIGNALS, Features, Grid
+from tokenprune.core.features import SIGNALS, Features, Grid
 
 __all__ = ["channels", "embeddings", "features", "gains_instances", "joints", "naive_bayes", "taus"]
 
@@ -171,7 +171,7 @@ def features(
     masks : bool, default True
         Whether some tokens may be padding (anywhere in a row; each row keeps one real token).
     signals : collection of str
-        Further names of ``tokenprune.features.SIGNALS``; attention is not negative and sums to less than 1.
+        Further names of ``tokenprune.core.features.SIGNALS``; attention is not negative and sums to less than 1.
     grid : bool, default False
         Whether to lay the tokens out on a grid of one frame.
     zero_rows : bool, default False

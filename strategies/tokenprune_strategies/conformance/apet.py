@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.inside_basis import BasisMerge, FarthestPoints, ReconstructionError
+from tokenprune.components.layerwise.basis import BasisMerge, FarthestPoints, ReconstructionError
 from tokenprune.components.selectors import TopK
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.apet import apet

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import pseudo_information
-from tokenprune.components.inside_rules import Logistic
-from tokenprune.indexing import gather_tokens
-from tokenprune.schedule import LayerSchedule
+from tokenprune.components.layerwise.attention import pseudo_information
+from tokenprune.components.layerwise.rules import Logistic
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.autoprune import autoprune
 

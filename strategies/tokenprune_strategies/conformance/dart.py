@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.inside_pivots import PivotQuota
+from tokenprune.components.layerwise.pivots import PivotQuota
 from tokenprune.testing.conformance import Case
 from tokenprune_strategies.dart import dart
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.inside_attention import text_relevance
-from tokenprune.components.inside_recycle import Recycle
-from tokenprune.components.inside_rules import KeepRule, LayerContext
-from tokenprune.indexing import as_mask, gather_tokens
+from tokenprune.components.layerwise.attention import text_relevance
+from tokenprune.components.layerwise.recycle import Recycle
+from tokenprune.components.layerwise.rules import KeepRule, LayerContext
+from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.conformance._sequence import spliced
 from tokenprune_strategies.sparsevlm import sparsevlm

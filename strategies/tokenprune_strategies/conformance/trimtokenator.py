@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.base import Problem
 from tokenprune.components.selectors import Prefilter
+from tokenprune.core.kinds import Problem
 from tokenprune.testing.conformance import Case
 from tokenprune_strategies.trimtokenator import trimtokenator
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.aggregators import LogSumExp, Max, Mean, Renyi, TopM
-from tokenprune.components.base import Objective, Problem, Scorer
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.objectives import MaximalMarginalRelevance
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
 from tokenprune.components.selectors import Greedy, TopK
-from tokenprune.errors import TokenPruneError
-from tokenprune.features import Features
-from tokenprune.information import log_marginal, pmi
-from tokenprune.registry import build_component, list_components
-from tokenprune.strategy import Strategy
+from tokenprune.core.errors import TokenPruneError
+from tokenprune.core.features import Features
+from tokenprune.core.information import log_marginal, pmi
+from tokenprune.core.kinds import Objective, Problem, Scorer
+from tokenprune.core.registry import build_component, list_components
+from tokenprune.core.strategy import Strategy
 from tokenprune_theory import models
 from tokenprune_theory.conformity import Replay, objective_violations, random_features
 from tokenprune_theory.discrete import Array

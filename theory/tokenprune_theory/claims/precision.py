@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.aggregators import Max
-from tokenprune.information import cosine_similarity, log_conditional, log_marginal, pmi
+from tokenprune.core.information import cosine_similarity, log_conditional, log_marginal, pmi
 from tokenprune_theory import models
 from tokenprune_theory.pmi import cosines, cross_pmi, margin
 from tokenprune_theory.registry import Run, Verdict, claim

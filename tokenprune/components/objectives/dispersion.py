@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Objective, PairTable, Pairwise, check_number
 from tokenprune.components.pairwise import Cosine, CosineTable
-from tokenprune.features import Features
+from tokenprune.core.features import Features
+from tokenprune.core.kinds import Objective, PairTable, Pairwise, check_number
 from tokenprune.kernels import run_columns, usable
 
 __all__ = ["GraphCut", "MeanDispersion"]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.components.base import Objective, Oracle, PairTable, Pairwise, check_number
 from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
-from tokenprune.features import Features
+from tokenprune.core.features import Features
+from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, check_number
 from tokenprune.kernels import run_columns, usable
 
 __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance"]

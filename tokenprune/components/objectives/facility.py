@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Normalizer, Objective, check_number
 from tokenprune.components.normalizers import Softmax
-from tokenprune.errors import ConfigError
-from tokenprune.features import Features
-from tokenprune.information import cosine_similarity, log_conditional
+from tokenprune.core.errors import ConfigError
+from tokenprune.core.features import Features
+from tokenprune.core.information import cosine_similarity, log_conditional
+from tokenprune.core.kinds import Normalizer, Objective, check_number
 from tokenprune.kernels import usable
 
 __all__ = ["Coverage", "FacilityLocation", "PMICoverage", "softmax_coverage"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tokenprune.components.base import Objective, check_number
 from tokenprune.components.pairwise import CosineTable
-from tokenprune.features import Features
+from tokenprune.core.features import Features
+from tokenprune.core.kinds import Objective, check_number
 from tokenprune.kernels import usable
 
 __all__ = ["LogDeterminant"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokenprune.components.base import Objective
-from tokenprune.features import Features
+from tokenprune.core.features import Features
+from tokenprune.core.kinds import Objective
 
 __all__ = ["Modular"]
 

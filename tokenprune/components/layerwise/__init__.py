@@ -1,0 +1,1 @@
+"""Parts of strategies that act between the language model's layers."""

@@ -1,0 +1,228 @@
+"""A strategy: how to score, which set to choose, what to do with the rest, and where."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokenprune.components.scorers import relevance
+from tokenprune.components.selectors import TopK
+from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.errors import BudgetError, ConfigError, FeatureError, OptionTypeError
+from tokenprune.core.features import Features, on_host
+from tokenprune.core.indexing import left_aligned
+from tokenprune.core.kinds import Merger, Problem, Scorer, Selector, check_choice
+from tokenprune.core.selection import Selection
+
+__all__ = ["AnyStrategy", "Positions", "Strategy"]
+
+Positions = Literal["keep", "compact"]
+
+
+class AnyStrategy(ABC):
+    """What ``build`` makes and ``attach`` runs, wherever it acts.
+
+    Attributes
+    ----------
+    name : str
+        Shown in reports.
+    positions : str
+        Whether kept tokens keep the position ids they had ("keep"), or are renumbered without gaps ("compact").
+    """
+
+    name: str
+    positions: Positions
+
+    @property
+    @abstractmethod
+    def requires(self) -> frozenset[str]:
+        """Signals that have to be collected before the language model runs."""
+
+    def reads(self, given: Container[str] = ()) -> frozenset[str]:
+        """Signals to collect where those in ``given`` are to be had: ``requires``, or what is preferred to it then."""
+        return self.requires
+
+    @abstractmethod
+    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
+        """Choose the tokens to keep, given features of the place where the strategy acts."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether tokens that go on may be others than those that came; assumed of a class that does not say."""
+        return True
+
+    @property
+    def neutral(self) -> bool:
+        """Whether a budget of all tokens leaves the model as it is: nothing merged, added or moved."""
+        return False
+
+    def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
+        """Visual tokens that each decoder layer processes, for one unit of ``n_visual`` tokens.
+
+        The budget in every layer, unless the strategy acts between layers.
+        """
+        return Budget(keep).counts([n_visual]) * n_layers
+
+    def layer_average(self, n_visual: int, n_layers: int, keep: int | float) -> float:
+        """Mean of :meth:`tokens_per_layer`: what makes budgets of different strategies comparable."""
+        return sum(self.tokens_per_layer(n_visual, n_layers, keep)) / n_layers
+
+
+@dataclass(frozen=True)
+class Strategy(AnyStrategy):
+    """A composition of parts.
+
+    Parameters
+    ----------
+    scorer : Scorer, optional
+        How much each token matters; may be left out where the selector's objective uses no scores.
+    selector : Selector, default ``TopK()``
+        Which set is best.
+    merger : Merger, optional
+        What happens to the rest; dropped without one.
+    positions : str, default "keep"
+        Whether kept tokens keep the position ids they had, or are renumbered without gaps ("compact").
+    name : str, default "custom"
+        Shown in reports.
+
+    Examples
+    --------
+    >>> import torch, tokenprune as tp
+    >>> strategy = tp.build("mi-pruner", lam=0.5)
+    >>> features = tp.Features(visual=torch.randn(1, 16, 8), text=torch.randn(1, 5, 8))
+    >>> strategy.select(features, keep=4).indices.shape
+    torch.Size([1, 4])
+    """
+
+    scorer: Scorer | None = None
+    selector: Selector = TopK()  # noqa: RUF009  (immutable)
+    merger: Merger | None = None
+    positions: Positions = "keep"
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger}
+        for field, kind in kinds.items():
+            value = getattr(self, field)
+            if not isinstance(value, kind) and (value is not None or field == "selector"):
+                raise OptionTypeError(f"Strategy.{field} must be a {kind.__name__}, got {value!r}")
+        check_choice(self, "positions", get_args(Positions))
+        if self.scorer is None and self.selector.uses_scores:
+            raise ConfigError(f"Strategy.scorer is missing: {self.selector!r} chooses by scores")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Signals that the parts read; nothing else is collected from a model."""
+        return self.reads()
+
+    def reads(self, given: Container[str] = ()) -> frozenset[str]:
+        """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
+        parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
+        return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is a merger."""
+        return self.merger is not None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether a budget of all tokens leaves the model as it is: no merger, or one that then changes nothing."""
+        return self.merger is None or self.merger.neutral
+
+    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
+        """Choose the tokens to keep.
+
+        On an accelerator nothing is read back, so with built-in parts of a fixed budget the host does not wait and the
+        call may be captured in a graph (once the same shapes have run before). What is read on the host to find a part
+        that returns nonsense is left to :meth:`~tokenprune.core.selection.Selection.verify` there.
+
+        Parameters
+        ----------
+        features : Features
+            One row for each pruning unit. Inside a captured graph make them with ``check=False``.
+        keep : int, float, sequence or Budget
+            See :class:`~tokenprune.core.budget.Budget`.
+        unit : str, optional
+            "frame" gives every frame of ``features.grid`` its own budget; otherwise a row is a unit.
+
+        Raises
+        ------
+        BudgetError, MissingSignalError, NonFiniteError
+            The budget does not fit, a signal is missing, or (on the host) a scorer returned NaN or infinity.
+        """
+        if not isinstance(features, Features):
+            raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
+        budget = Budget.of(keep, unit)
+        given = frozenset(features)
+        if given not in self._complete:
+            for name in sorted(self.reads(given)):
+                features[name]  # raises, naming what is missing
+            self._complete.add(given)
+        if budget.unit == "frame":
+            return self._select_frames(features, budget)
+        sizes = tuple(features.counts())
+        counts = budget.counts(sizes)
+        with torch.no_grad():
+            scores = self._scores(features)
+            order = self.selector.select(Problem(features, scores, counts, features.valid(), sizes=sizes))
+            _check_order(order, counts, features, self.selector)
+            merged = None if self.merger is None else self.merger.merge(features, order)
+        known = None if self.scorer is None else scores
+        return Selection.from_order(order, features.n_visual, known, merged, features.visual_mask)
+
+    @cached_property
+    def _complete(self) -> set[frozenset[str]]:
+        """Sets of signals that are known to be enough: parts do not change, and asking all of them takes time."""
+        return set()
+
+    def _scores(self, features: Features) -> Tensor:
+        if self.scorer is None:
+            return torch.zeros(features.batch, features.n_visual, device=features.device)
+        return relevance(self.scorer, features)
+
+    def _select_frames(self, features: Features, budget: Budget) -> Selection:
+        if self.merger is not None:
+            raise BudgetError(f"unit='frame' is not supported by strategies that merge ({self.merger!r})")
+        per_frame = features.frames()
+        frames = per_frame.batch // features.batch
+        part = self.select(per_frame, Budget(budget.keep, "image", budget.clip))
+        offset = torch.arange(frames, device=features.device).repeat(features.batch) * per_frame.n_visual
+        order = part.order.where(part.order < 0, part.order + offset.unsqueeze(-1))
+        order = left_aligned(order.view(features.batch, -1))[
+            :, : int(part.counts.view(features.batch, -1).sum(1).max())
+        ]
+        scores = None if part.scores is None else part.scores.reshape(features.batch, -1)
+        return Selection.from_order(order, features.n_visual, scores, valid=features.visual_mask)
+
+
+def _check_order(order: object, counts: tuple[int, ...], features: Features, selector: Selector) -> None:
+    shape = (len(counts), max(counts))
+    if not isinstance(order, Tensor) or order.dtype != torch.int64 or tuple(order.shape) != shape:
+        got = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else f"{type(order).__name__}"
+        raise FeatureError(f"{selector!r} must return picks as an int64 tensor of shape {shape}, got {got}")
+    if not on_host(order):
+        return
+    padding = [set()] * len(counts) if features.visual_mask is None else _positions(~features.visual_mask)
+    for row, (picks, count, absent) in enumerate(zip(order.tolist(), counts, padding, strict=True)):
+        wrong = next((i for i in picks if not -1 <= i < features.n_visual or i in absent), None)
+        if wrong is not None:
+            what = "padding" if wrong in absent else f"positions are 0..{features.n_visual - 1}"
+            raise FeatureError(f"{selector!r} picked token {wrong} in row {row}: {what}")
+        chosen = [i for i in picks if i >= 0]
+        kept = len(chosen)
+        if kept > count or (kept < count and selector.fills_budget):
+            raise FeatureError(f"{selector!r} picked {kept} tokens in row {row}, asked for {count}")
+        if selector.distinct and len(set(chosen)) < kept:
+            twice = next(i for n, i in enumerate(chosen) if i in chosen[:n])
+            raise FeatureError(f"{selector!r} picked token {twice} twice in row {row}: picks must differ")
+
+
+def _positions(mask: Tensor) -> list[set[int]]:
+    return [{i for i, marked in enumerate(row) if marked} for row in mask.tolist()]

@@ -1,0 +1,1 @@
+"""What is asked: pictures and questions about them."""

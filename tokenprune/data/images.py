@@ -1,0 +1,34 @@
+"""Pictures from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from tokenprune.core.errors import ConfigError
+
+__all__ = ["open_image"]
+
+
+def open_image(path: str | Path | None) -> Image.Image:
+    """Open a picture as RGB; None paints a few rectangles.
+
+    Raises
+    ------
+    ConfigError
+        No such file, no picture, a damaged one, or one too large to be safely decoded.
+    """
+    if path is None:
+        from tokenprune.zoo.tiny import picture
+
+        return picture(seed=0, size=336)
+    try:
+        with Image.open(path) as image:
+            # cameras store how they were held apart from the pixels
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise ConfigError(f"image {str(path)!r}: no such file") from None
+    # damaged pictures: Pillow raises SyntaxError and ValueError too
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error

@@ -1,0 +1,69 @@
+"""Questions to ask: scenes painted from a seed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from tokenprune.core.errors import ConfigError, closest
+from tokenprune.evaluation.runner import Item
+
+__all__ = ["default_model", "notes_on", "scene_items"]
+
+
+def default_model() -> str:
+    """The embedded model where this installation has one, random weights otherwise."""
+    return "embedded" if importlib.util.find_spec("tokenprune.zoo.embedded") is not None else "tiny"
+
+
+def notes_on(model: str) -> list[str]:
+    """What a reader of results on this model must know first."""
+    if model.partition(":")[0] == "tiny":
+        return [
+            f"Model {model!r} has random weights: its answers are noise and accuracy says nothing. The table "
+            "shows that everything runs, what it costs, and how often pruning changes what the model says ('as full')."
+        ]
+    return []
+
+
+@lru_cache(maxsize=64)
+def _painted(seed: int, index: int) -> Any:
+    from tokenprune.data.scenes import scene
+
+    return scene(seed, index)
+
+
+def scene_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]:
+    """Questions about painted scenes, balanced over sub-families.
+
+    Parameters
+    ----------
+    families : sequence of str, optional
+        Question types; all by default.
+    n : int
+        Questions in all.
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        An unknown family; names the closest.
+    """
+    from tokenprune.data.scenes import FAMILIES, samples
+
+    for family in families or ():
+        if family not in FAMILIES:
+            raise ConfigError(f"--families: no {family!r}; {closest(family, FAMILIES)}")
+
+    def item(sample: Any) -> Item:
+        def paint() -> Image.Image:
+            image: Image.Image = _painted(seed, sample.scene).image
+            return image
+
+        return Item(sample.id, f"{seed}-{sample.scene}", paint, sample.question)
+
+    return [item(sample) for sample in samples(families or list(FAMILIES), n, seed)]

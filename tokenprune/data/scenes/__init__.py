@@ -1,0 +1,30 @@
+"""Procedural pictures with questions: a benchmark that needs no download and knows every answer.
+
+Everything follows from a seed by integer arithmetic, so a scene is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from tokenprune.data.scenes.export import export
+from tokenprune.data.scenes.placement import Layout, SceneObject, Sign
+from tokenprune.data.scenes.questions import Question
+from tokenprune.data.scenes.scene import Sample, Scene, samples, scene, subfamilies
+from tokenprune.data.scenes.video import VIDEO_SUBFAMILIES, Clip, clip
+from tokenprune.data.scenes.world import FAMILIES
+
+__all__ = [
+    "FAMILIES",
+    "VIDEO_SUBFAMILIES",
+    "Clip",
+    "Layout",
+    "Question",
+    "Sample",
+    "Scene",
+    "SceneObject",
+    "Sign",
+    "clip",
+    "export",
+    "samples",
+    "scene",
+    "subfamilies",
+]

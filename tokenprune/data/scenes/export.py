@@ -1,0 +1,74 @@
+"""Scenes as an ordinary folder of pictures with metadata, for other tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenprune.core.errors import ConfigError
+from tokenprune.data.scenes.scene import Sample, samples, scene
+
+__all__ = ["export"]
+
+
+def export(
+    directory: str | Path, n: int = 200, seed: int = 0, families: Iterable[str] | None = None, split: str = "test"
+) -> int:
+    """Write pictures and ``metadata.jsonl``: what ``datasets.load_dataset("imagefolder", data_dir=...)`` reads.
+
+    A line a question: ``file_name`` (several lines share one picture), ``id``, ``question``, ``answer``, ``family``,
+    ``subfamily``, ``choices``, ``boxes``.
+
+    Parameters
+    ----------
+    directory : path
+        Made if need be.
+    n, seed, families, split
+        As in :func:`~tokenprune.data.scenes.samples`.
+
+    Returns
+    -------
+    int
+        How many pictures were written.
+
+    Raises
+    ------
+    ConfigError
+        The folder cannot be written to, or holds something already; nothing is overwritten.
+    """
+    folder = Path(directory)
+    found = samples(families, n, seed, split)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"folder {str(folder)!r} is not empty: scenes are written to a new or empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(found, folder, seed, split)
+    except OSError as error:
+        raise ConfigError(f"folder {str(folder)!r} cannot be written to: {error}; give another one") from error
+
+
+def _write(found: Sequence[Sample], folder: Path, seed: int, split: str) -> int:
+    """Pictures and questions; how many pictures."""
+    indices = sorted({sample.scene for sample in found})
+    for index in indices:
+        scene(seed, index, split).image.save(folder / _file_name(index))
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for sample in found:
+            question = sample.question
+            row = {
+                "file_name": _file_name(sample.scene),
+                "id": sample.id,
+                "question": question.text,
+                "answer": question.answer,
+                "family": question.family,
+                "subfamily": question.subfamily,
+                "choices": list(question.choices),
+                "boxes": [list(box) for box in question.boxes],
+            }
+            file.write(json.dumps(row) + "\n")
+    return len(indices)
+
+
+def _file_name(index: int) -> str:
+    return f"{index:06d}.png"

@@ -1,0 +1,241 @@
+"""From a layout to pixels, in integers: the same picture on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenprune.data.scenes.atlas import LEVELS, glyph_sprite, plate_sprite, texels
+from tokenprune.data.scenes.draws import Draws
+from tokenprune.data.scenes.placement import UNIT, UPRIGHT, Layout, Rotation, SceneObject, Sign
+from tokenprune.data.scenes.world import COLORS, SIZE
+
+__all__ = ["Painting", "paint"]
+
+_NATURAL, _TINTED, _FLAT = 0, 1, 2
+_GRIDS = ((3, 45), (9, 28), (40, 20))
+"""Cells a side of each layer of the background's noise, and its largest amplitude in grey levels."""
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A picture, and what is seen where.
+
+    Attributes
+    ----------
+    image : array of uint8, (SIZE, SIZE, 3)
+    owner : array of uint8, (SIZE, SIZE)
+        1 + the index of the object, or of the sign counted after all objects; 0 is background.
+    letter : array of uint8, (SIZE, SIZE)
+        1 + the index of the character among those of all signs; 0 elsewhere.
+    """
+
+    image: NDArray[np.uint8]
+    owner: NDArray[np.uint8]
+    letter: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """One sprite to be painted; lengths in units."""
+
+    sprite: int
+    x: int
+    y: int
+    width: int
+    height: int
+    mode: int
+    color: tuple[int, int, int]
+    rotation: Rotation = UPRIGHT
+    mirrored: bool = False
+    gain: int = 256
+
+
+def _object_stamp(thing: SceneObject) -> _Stamp:
+    return _Stamp(
+        thing.category,
+        thing.x,
+        thing.y,
+        thing.size,
+        thing.size,
+        _NATURAL if thing.color is None else _TINTED,
+        thing.shade,
+        thing.rotation,
+        thing.mirrored,
+        thing.gain,
+    )
+
+
+def _plate_stamp(sign: Sign) -> _Stamp:
+    return _Stamp(plate_sprite(), sign.x, sign.y, sign.width, sign.height, _FLAT, COLORS[sign.color])
+
+
+def _letter_stamps(sign: Sign) -> Iterable[_Stamp]:
+    red, green, blue = COLORS[sign.color]
+    ink = 10 if 30 * red + 59 * green + 11 * blue > 12750 else 247
+    first = sign.x - sign.pitch * (len(sign.text) - 1) // 2
+    for i, character in enumerate(sign.text.upper()):
+        sprite = glyph_sprite(sign.font, character)
+        x = first + sign.pitch * i
+        yield _Stamp(sprite, x, sign.y, sign.pitch * 21 // 25, sign.letter, _FLAT, (ink, ink, ink))
+
+
+def paint(layout: Layout, draws: Draws) -> Painting:
+    """Paint a layout on a background of its own.
+
+    Parameters
+    ----------
+    layout : Layout
+    draws : Draws
+        For the background and the noise.
+    """
+    image = _background(draws)
+    owner = np.zeros((SIZE, SIZE), np.uint8)
+    letter = np.zeros((SIZE, SIZE), np.uint8)
+    plates = [_plate_stamp(sign) for sign in layout.signs]
+    _stamp(image, owner, [_object_stamp(thing) for thing in layout.objects] + plates)
+    _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
+    noisy = _noise(draws)
+    noisy += image
+    return Painting(np.clip(noisy, 0, 255, out=noisy).astype(np.uint8), owner, letter)
+
+
+def _random_bytes(draws: Draws, n: int) -> NDArray[np.uint8]:
+    # the raw stream of a bit generator is fixed for good; its byte order here does not depend on the machine's
+    seed = draws.below(2**31)
+    return np.random.PCG64(seed).random_raw(-(-n // 8)).astype("<u8").view(np.uint8)[:n]
+
+
+@cache
+def _stretch(cells: int) -> NDArray[np.float32]:
+    """Weights (SIZE, cells) that stretch a row of cells to a row of pixels, in parts of 64."""
+    last = SIZE - 1
+    position = np.arange(SIZE, dtype=np.int64) * (cells - 1) * 64 // last
+    cell = np.minimum(position // 64, cells - 2)
+    weights = np.zeros((SIZE, cells), np.int64)
+    rows = np.arange(SIZE)
+    weights[rows, cell] = 64 - (position - 64 * cell)
+    weights[rows, cell + 1] = position - 64 * cell
+    return weights.astype(np.float32)
+
+
+def _background(draws: Draws) -> NDArray[np.uint8]:
+    """Draw a colour, three layers of soft noise, and often stripes: (SIZE, SIZE, 3)."""
+    base = [draws.below(256) for _ in range(3)]
+    grey = sum(base) // 3
+    colors = [(grey + (c - grey) * 11 // 20) * 4 // 5 + 25 for c in base]
+    left, right = [], []
+    for cells, most in _GRIDS:
+        amplitude = draws.between(0, 8 * most)  # in eighths of a grey level
+        values = _random_bytes(draws, 3 * cells * cells).reshape(3, cells, cells).astype(np.int64) - 128
+        values = (values * 9 + values.sum(0) * 11 // 3) // 20
+        weights = _stretch(cells)
+        # every number here is an integer below 2**24, which float32 holds exactly: the order of a sum cannot matter
+        left.append(weights @ (values * amplitude // 256).astype(np.float32))
+        right.append(weights)
+    soft = np.concatenate(left, 2) @ np.concatenate(right, 1).T
+    image: NDArray[np.int32] = soft.astype(np.int32) >> 15
+    if draws.chance(50):
+        image += _stripes(draws)
+    image += np.array(colors, np.int32)[:, None, None]
+    return np.ascontiguousarray(np.clip(image, 0, 255, out=image).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _stripes(draws: Draws) -> NDArray[np.int32]:
+    """Stripes of any direction, 3 to 34 pixels apart and up to 23 grey levels strong: (3, SIZE, SIZE)."""
+    cosine, sine = Rotation(draws.between(-127, 127)).scaled
+    step = draws.between(30, 330)  # of a period of 1024, a pixel
+    across, down = (np.arange(SIZE) * (part * step) >> 14 for part in (cosine, sine))
+    wave = np.abs((down[:, None] + across[None, :] & 1023) - 512) - 256
+    strength = np.array([draws.between(0, 23) for _ in range(3)])
+    result: NDArray[np.int32] = (wave[None] * strength[:, None, None] >> 8).astype(np.int32)
+    return result
+
+
+@cache
+def _noise_of_byte() -> NDArray[np.int16]:
+    byte = np.arange(256)
+    return (((byte & 15) + (byte >> 4) - 15) * 3 >> 2).astype(np.int16)
+
+
+def _noise(draws: Draws) -> NDArray[np.int16]:
+    values = _noise_of_byte()[_random_bytes(draws, SIZE * SIZE * 3)]
+    return values.reshape(SIZE, SIZE, 3)
+
+
+def _texture(stamp: _Stamp) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+    """Which pixels a stamp may touch, and where in its sprite they fall.
+
+    Returns
+    -------
+    tuple
+        Flat pixel indices, columns and rows in 2**-8 texel (all of one length), and the level.
+    """
+    cosine, sine = stamp.rotation.scaled
+    reach = [
+        (abs(cosine) * stamp.width + abs(sine) * stamp.height) // (2 * UNIT << 14) + 2,
+        (abs(sine) * stamp.width + abs(cosine) * stamp.height) // (2 * UNIT << 14) + 2,
+    ]
+    xs, ys = (
+        np.arange(max(centre // UNIT - r, 0), min(centre // UNIT + r + 1, SIZE))
+        for centre, r in zip((stamp.x, stamp.y), reach, strict=True)
+    )
+    biggest = max(stamp.width, stamp.height)
+    level = 0 if biggest > 40 * UNIT else 1 if biggest > 18 * UNIT else 2
+    side = LEVELS[level]
+    dx, dy = xs * UNIT + UNIT // 2 - stamp.x, ys * UNIT + UNIT // 2 - stamp.y
+    # columns and rows are sums of a part that depends on x and a part that depends on y
+    column = (cosine * side * dx // (stamp.width >> 1) >> 7, sine * side * dy // (stamp.width >> 1) >> 7)
+    row = (-sine * side * dx // (stamp.height >> 1) >> 7, cosine * side * dy // (stamp.height >> 1) >> 7)
+    u = column[0][None, :] + column[1][:, None]
+    v = row[0][None, :] + row[1][:, None]
+    if stamp.mirrored:
+        u = -u
+    u, v = u + side * 128, v + side * 128
+    inside = (u > 0) & (u < side * 256) & (v > 0) & (v < side * 256)
+    pixels = (ys * SIZE)[:, None] + xs[None, :]
+    return pixels[inside], u[inside], v[inside], level
+
+
+def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: list[_Stamp]) -> None:
+    """Paint stamps that do not overlap, all in one pass, and note in ``seen`` which is where."""
+    if not stamps:
+        return
+    table, starts = texels()
+    parts = [_texture(stamp) for stamp in stamps]
+    lengths = [len(part[0]) for part in parts]
+
+    def spread(values: list[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.repeat(np.asarray(values, np.int32), lengths, axis=0)
+
+    pixels, u, v = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    sides = spread([LEVELS[part[3]] for part in parts])
+    bases = spread([starts[p[3]] + s.sprite * LEVELS[p[3]] ** 2 for s, p in zip(stamps, parts, strict=True)])
+    # the middle of the first texel is at half a texel; what lies further out is that texel
+    u, v = (np.clip(w - 128, 0, (sides - 1) * 256 - 1).astype(np.int32) for w in (u, v))
+    first = bases + (v >> 8) * sides + (u >> 8)
+    fu, fv = (u & 255)[:, None], (v & 255)[:, None]
+
+    def corner(index: NDArray[np.int32]) -> NDArray[np.int32]:
+        return table[index].astype(np.int32)
+
+    upper = corner(first) * (256 - fu) + corner(first + 1) * fu
+    lower = corner(first + sides) * (256 - fu) + corner(first + sides + 1) * fu
+    texel = upper * (256 - fv) + lower * fv + 32768 >> 16
+    alpha = texel[:, 3:]
+    modes = spread([s.mode for s in stamps])[:, None]
+    colors = spread(np.array([s.color for s in stamps], np.int32))
+    light = (texel[:, :3] @ np.array([77, 150, 29], np.int32) >> 8)[:, None]
+    # a tint keeps the sprite's light and dark; black keeps a little light, or its inside could not be seen
+    tinted = colors * (light * 205 + alpha * 51) >> 16
+    tinted += np.where(colors.sum(1, keepdims=True) < 102, light * 56 >> 8, 0)
+    rgb = np.where(modes == _NATURAL, texel[:, :3], np.where(modes == _TINTED, tinted, colors * alpha // 255))
+    rgb = np.minimum(rgb * spread([s.gain for s in stamps])[:, None] >> 8, 255)
+    flat = image.reshape(-1, 3)
+    flat[pixels] = (flat[pixels].astype(np.int32) * (255 - alpha) // 255 + rgb).clip(0, 255).astype(np.uint8)
+    hit = alpha[:, 0] > 127
+    seen.reshape(-1)[pixels[hit]] = spread(list(range(1, len(stamps) + 1)))[hit]

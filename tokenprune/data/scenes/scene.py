@@ -1,0 +1,183 @@
+"""Scenes by seed and index, and balanced samples of their questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL import Image
+
+from tokenprune.core.errors import BudgetError, UnknownNameError, closest
+from tokenprune.data.scenes.draws import Draws, key_number
+from tokenprune.data.scenes.painter import Painting, paint
+from tokenprune.data.scenes.placement import Layout, SceneObject, Sign, draw_layout
+from tokenprune.data.scenes.questions import Question, ask
+from tokenprune.data.scenes.world import FAMILIES
+
+__all__ = ["Sample", "Scene", "samples", "scene", "subfamilies"]
+
+PER_SCENE = 8
+"""Questions that a sample asks about one picture at most."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture that can be asked about. The picture is painted when it is first looked at.
+
+    Attributes
+    ----------
+    split : str
+    seed, index : int
+    layout : Layout
+    questions : tuple of Question
+        One of each sub-family that the layout allows.
+    """
+
+    split: str
+    seed: int
+    index: int
+    layout: Layout
+    questions: tuple[Question, ...]
+
+    @cached_property
+    def painting(self) -> Painting:
+        """The pixels, and what is seen where."""
+        return paint(self.layout, Draws(key_number(self.split, self.seed, self.index, "paint")))
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture: RGB, 336 x 336."""
+        return Image.fromarray(self.painting.image)
+
+    @property
+    def objects(self) -> tuple[SceneObject, ...]:
+        """Objects with name, colour and box."""
+        return self.layout.objects
+
+    @property
+    def signs(self) -> tuple[Sign, ...]:
+        """Signs with text, colour and box."""
+        return self.layout.signs
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question and the scene it is about.
+
+    Attributes
+    ----------
+    id : str
+        The same for the same split, seed, scene and sub-family.
+    scene : int
+        Index of the scene.
+    question : Question
+    """
+
+    id: str
+    scene: int
+    question: Question
+
+
+def scene(seed: int, index: int, split: str = "test") -> Scene:
+    """Return a scene.
+
+    Parameters
+    ----------
+    seed, index : int
+        Any integers. Every pair has its own scene.
+    split : {"test", "validation", "train"}, default "test"
+        Generators of two splits never share a seed.
+
+    Raises
+    ------
+    ConfigError
+        Unknown split.
+    """
+    layout = draw_layout(Draws(key_number(split, seed, index, "layout")))
+    questions = (
+        ask(family, sub, layout, Draws(key_number(split, seed, index, f"{family}/{sub}")))
+        for family, subs in FAMILIES.items()
+        for sub in subs
+    )
+    return Scene(split, seed, index, layout, tuple(q for q in questions if q is not None))
+
+
+def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Sub-families by name.
+
+    Parameters
+    ----------
+    families : iterable of str, optional
+        Each "gqa" (all its sub-families) or "gqa/color"; default all.
+
+    Returns
+    -------
+    tuple of (family, sub-family)
+        In the order of ``FAMILIES``, each once.
+
+    Raises
+    ------
+    UnknownNameError
+    """
+    known = {f"{family}/{sub}": (family, sub) for family, subs in FAMILIES.items() for sub in subs}
+    if families is None:
+        return tuple(known.values())
+    wanted: set[str] = set()
+    for name in families:
+        if name not in known and name not in FAMILIES:
+            raise UnknownNameError(f"no family of questions {name!r}; {closest(name, [*FAMILIES, *known])}")
+        wanted |= {key for key in known if name in (key, key.split("/")[0])}
+    return tuple(pair for key, pair in known.items() if key in wanted)
+
+
+def samples(
+    families: Iterable[str] | None = None, n: int = 200, seed: int = 0, split: str = "test", per_scene: int = PER_SCENE
+) -> list[Sample]:
+    """Questions spread evenly over sub-families, several to a picture.
+
+    Parameters
+    ----------
+    families : iterable of str, optional
+        As in :func:`subfamilies`; default all.
+    n : int, default 200
+        How many questions. Sub-families differ by at most one question.
+    seed : int, default 0
+    split : str, default "test"
+    per_scene : int, default 8
+        Questions about one picture at most.
+
+    Returns
+    -------
+    list of Sample
+        By scene, then in the order of ``FAMILIES``. No two of a scene are of one sub-family.
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown family.
+    BudgetError
+        ``n`` or ``per_scene`` is below one, or ``families`` is empty.
+    """
+    wanted = subfamilies(families)
+    if n < 1 or per_scene < 1 or not wanted:
+        raise BudgetError(f"n={n} questions, {per_scene} a scene, of {len(wanted)} sub-families: each is at least 1")
+    left = _quotas(wanted, n)
+    found: list[Sample] = []
+    index = 0
+    while any(left.values()):
+        asked = [q for q in scene(seed, index, split).questions if left.get((q.family, q.subfamily))]
+        # what is furthest from its quota comes first, so that rare questions are not crowded out
+        asked.sort(key=lambda q: -left[q.family, q.subfamily])
+        chosen = asked[:per_scene]
+        for question in sorted(chosen, key=lambda q: wanted.index((q.family, q.subfamily))):
+            left[question.family, question.subfamily] -= 1
+            name = f"{split}-{seed}-{index}-{question.family}-{question.subfamily}"
+            found.append(Sample(name, index, question))
+        index += 1
+    return found
+
+
+def _quotas(wanted: Sequence[tuple[str, str]], n: int) -> dict[tuple[str, str], int]:
+    each, rest = divmod(n, len(wanted))
+    return {pair: each + (i < rest) for i, pair in enumerate(wanted)}

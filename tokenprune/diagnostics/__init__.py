@@ -1,0 +1,1 @@
+"""Whether pruning takes place on a model, and keeps its laws."""

@@ -1,0 +1,191 @@
+"""Pictures of a batch of questions, as any model takes them: encoded once, exchanged, and where their tokens lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tokenprune.core.features import Grid
+from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
+from tokenprune.hf.attach import attach
+from tokenprune.hf.encoded import Encoded, observed, takes_encoded
+
+__all__ = ["Box", "Pictures", "Shown", "box_overlap"]
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom edge in pixels of a picture."""
+
+
+def box_overlap(boxes: Sequence[Box], grid: Grid, size: tuple[int, int]) -> Tensor:
+    """Area of each token's patch that some box covers, in pixels: (N,).
+
+    Parameters
+    ----------
+    boxes : sequence of (x0, y0, x1, y1)
+        Pixels of the picture.
+    grid : Grid
+    size : (width, height) of the picture
+    """
+    height, width = size[1] / grid.height, size[0] / grid.width
+    top = torch.arange(grid.height, dtype=torch.float64) * height
+    left = torch.arange(grid.width, dtype=torch.float64) * width
+    covered = torch.zeros(grid.height, grid.width, dtype=torch.float64)
+    for x0, y0, x1, y1 in boxes:
+        rows = (torch.minimum(top + height, torch.tensor(float(y1))) - top.clamp_min(y0)).clamp_min(0)
+        columns = (torch.minimum(left + width, torch.tensor(float(x1))) - left.clamp_min(x0)).clamp_min(0)
+        covered = torch.maximum(covered, rows[:, None] * columns[None])
+    return covered.flatten()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Prompts with pictures, ready for ``generate``.
+
+    Attributes
+    ----------
+    inputs : dict
+        ``input_ids`` and all else.
+    encoded : Encoded or None
+        The pictures, where they were encoded beforehand; ``attach`` takes it too.
+    prunable : tuple of int
+        Visual tokens of each prompt that a strategy chooses among.
+    staying : tuple of int
+        Other tokens of each prompt, padding not counted: text, and visual tokens that always stay, such as the ends of
+        rows and a frame's [CLS].
+    """
+
+    inputs: dict[str, Any]
+    encoded: Encoded | None
+    prunable: tuple[int, ...]
+    staying: tuple[int, ...]
+
+
+class Pictures:
+    """Pictures and questions about them, a question each.
+
+    A picture that several questions are about is encoded once, unless the model cuts pictures into tiles or takes no
+    pictures encoded beforehand.
+
+    Parameters
+    ----------
+    model, processor
+        As :func:`tokenprune.zoo.loading.load_model` returns them.
+    pictures : sequence of Image
+    names : sequence of str
+        Equal for the same picture.
+    questions : sequence of str
+    others : sequence of Image
+        Pictures that no question is about, to be shown in the place of others.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        pictures: Sequence[Image.Image],
+        names: Sequence[str],
+        questions: Sequence[str],
+        others: Sequence[Image.Image] = (),
+    ) -> None:
+        self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
+        self.adapter = adapter_for(model)
+        self.sizes = tuple(picture.size for picture in pictures)
+        distinct = dict(zip(names, pictures, strict=True))
+        self.place = [list(distinct).index(name) for name in names]
+        self.pool = [*distinct.values(), *others]
+        # a lifetime of this object, not of the process
+        self.shown = lru_cache(maxsize=None)(self._shown)
+        self._prompts = lru_cache(maxsize=None)(self._prompted)
+        self._probed = lru_cache(maxsize=None)(self._probe)
+
+    @cached_property
+    def _seen(self) -> Encoded:
+        """Each picture of the pool, encoded."""
+        inputs = self._ready(self.pool, [self.questions[0]] * len(self.pool))
+        with torch.no_grad():
+            return observed(self.adapter, self.adapter.available, inputs)
+
+    @property
+    def blocks(self) -> list[Block] | None:
+        """How each picture of the pool fills placeholders; None where a picture is more than one piece."""
+        blocks = self._seen.seen.blocks.get("image", [])
+        return blocks if len(blocks) == len(self.pool) else None
+
+    @cached_property
+    def grids(self) -> list[tuple[Grid, ...]] | None:
+        """Where the prunable tokens of each question's picture lie, each grid over all of it; None where unknown."""
+        if self.blocks is None or not all(block.grids for block in self.blocks):
+            return None
+        return [self.blocks[i].grids for i in self.place]
+
+    @cached_property
+    def units(self) -> tuple[tuple[str, int], ...]:
+        """Name and prunable tokens of each unit that a strategy chooses from, in order: pictures, or their tiles."""
+        if self.blocks is not None:
+            return tuple((name, self.blocks[i].free) for name, i in zip(self.names, self.place, strict=True))
+        found, tile = [], Counter[int]()
+        for row, size in self._probed(0):
+            found.append((f"{self.names[row]}#{tile[row]}" if tile[row] else self.names[row], size))
+            tile[row] += 1
+        return tuple(found)
+
+    def overlap(self, boxes: Sequence[Sequence[Box]]) -> Tensor:
+        """Overlap of each unit's tokens with each question's boxes, (U, N) in pixels; 0 where places are not known."""
+        found = torch.zeros(len(self.units), max(size for _, size in self.units), dtype=torch.float64)
+        for row, grids in enumerate(self.grids or ()):
+            covered = torch.cat([box_overlap(boxes[row], grid, self.sizes[row]) for grid in grids])
+            found[row, : len(covered)] = covered
+        return found
+
+    def _shown(self, shift: int) -> Shown:
+        """The questions, each with the picture ``shift`` places further on among the distinct ones."""
+        inputs, encoded = self._prompts(shift)
+        if self.blocks is not None:
+            prunable = [self.blocks[i].free for i in self._chosen(shift)]
+        else:
+            prunable = [
+                sum(size for row, size in self._probed(shift) if row == mine) for mine in range(len(self.place))
+            ]
+        staying = [n - free for n, free in zip(inputs["attention_mask"].sum(1).tolist(), prunable, strict=True)]
+        return Shown(inputs, encoded, tuple(prunable), tuple(staying))
+
+    def _chosen(self, shift: int) -> list[int]:
+        """Place in the pool of each question's picture, ``shift`` further on."""
+        return [(i + shift) % len(self.pool) for i in self.place]
+
+    def _prompted(self, shift: int) -> tuple[dict[str, Any], Encoded | None]:
+        """Inputs of ``generate``, and the pictures where they were encoded beforehand."""
+        chosen = self._chosen(shift)
+        inputs = self._ready([self.pool[i] for i in chosen], self.questions)
+        if self.blocks is None or not takes_encoded(self.model):
+            return inputs, None
+        encoded = self._seen.pick(chosen)
+        # grids and sizes stay: models count positions with them
+        pixels = {name for names in PIXELS.values() for name in names}
+        kept = {name: value for name, value in inputs.items() if name not in pixels}
+        return {**kept, "mm_encoder_outputs": encoded.outputs}, encoded
+
+    def _probe(self, shift: int) -> list[tuple[int, int]]:
+        """Question and prunable tokens of each unit, found out by pruning; the choice does not matter here."""
+        with torch.no_grad(), attach(self.model, "random", 1.0, processor=self.processor) as run:
+            self.model(**self._prompts(shift)[0])
+        prefill = run.history[-1]
+        return [(row, len(places)) for row, places in zip(prefill.rows, prefill.places, strict=True)]
+
+    def _ready(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:
+        """A processor's outputs on the model's device, in its precision."""
+        inputs: Mapping[str, Any] = prompt_inputs(self.processor, pictures, questions)
+        return {
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else value.dtype)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in inputs.items()
+        }

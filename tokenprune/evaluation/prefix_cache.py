@@ -1,0 +1,341 @@
+"""Answers for less: what a decoder would compute twice, or for nobody, is left out.
+
+Questions about one picture begin with the same tokens where a strategy does not look at the question, and everything
+up to where rows part is the same in each by causality. What the last layer makes of a prompt's tokens before the last
+is read by nobody. What the first layers make of a whole prompt is the same for every strategy that prunes behind them.
+And where picks do not depend on how many follow, one selection serves all budgets. Selections are the same to the bit,
+logits those of the plain pass up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.features import Features
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.selection import Selection
+from tokenprune.core.strategy import AnyStrategy, Strategy
+from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.attention_tap import implementation
+from tokenprune.hf.caches import NAMES as CACHE_NAMES
+from tokenprune.hf.caches import cache_in
+from tokenprune.hf.patching import replaced
+
+__all__ = ["Beginnings", "Ordered", "Remembered", "Thrift", "beginnings"]
+
+WORTH = 0.2
+"""Share of a batch's tokens that has to be shared before two passes are cheaper than one."""
+
+
+class Thrift:
+    """Cheaper prefills of one batch of left-padded prompts, for any number of strategies.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+        Of the model that generates. Language models with anything but plain causal attention over one axis of
+        positions run beginnings as often as ever.
+    """
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self.adapter = adapter
+        self.decoder: Any = adapter.language_model
+        self.remembered: dict[nn.Module, Remembered] = {}
+        self.ordered: dict[int, Ordered] = {}
+
+    def once(self, strategy: AnyStrategy) -> AnyStrategy:
+        """The same strategy, which selects once for all budgets where it can; give it the largest one first."""
+        if not isinstance(strategy, Strategy) or strategy.merges or not strategy.selector.nested:
+            return strategy
+        return self.ordered.setdefault(id(strategy), Ordered(strategy))
+
+    @contextmanager
+    def during(self, strategy: AnyStrategy | None) -> Iterator[None]:
+        """While open, only the last token's hidden state of a prefill may be read.
+
+        Parameters
+        ----------
+        strategy : AnyStrategy or None
+            What prunes; None where nothing does.
+        """
+        with ExitStack() as stack:
+            for name in ("mlp", "self_attn.o_proj"):
+                part = _part(self.decoder.layers[-1], name)
+                if part is not None:
+                    _replace(stack, part, _last_only(part.forward))
+            if not isinstance(strategy, LayerSchedule):
+                kinds = set(getattr(self.decoder.config, "layer_types", None) or ()) - {"full_attention"}
+                if not kinds and not self.adapter.multi_axis:
+                    _replace(stack, self.decoder, _shared(self.decoder.forward))
+            elif strategy.before is None:
+                # all tokens go through the layers up to the first event
+                first, _ = strategy.placed(len(self.decoder.layers))[0]
+                for module in self.decoder.layers[: first + 1].modules():
+                    if type(module) is nn.Linear:
+                        _replace(stack, module, self.remembered.setdefault(module, Remembered(module.forward)))
+                stack.enter_context(self._attention(self.decoder.layers[: first + 1]))
+            yield
+
+    @contextmanager
+    def _attention(self, layers: nn.ModuleList) -> Iterator[None]:
+        """Remember what some layers' attention gives, whoever taps their queries."""
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        name = implementation(self.decoder.config)
+        if name != "sdpa":
+            yield
+            return
+        attend, modules = ALL_ATTENTION_FUNCTIONS[name], set(layers.modules())
+
+        def remembered(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if module not in modules:
+                return attend(module, *args, **kwargs)
+            return self.remembered.setdefault(module, Remembered(partial(attend, module)))(*args, **kwargs)
+
+        # what is registered for everybody stays: assigning goes into a table over it, to be left as it was
+        with replaced(ALL_ATTENTION_FUNCTIONS._local_mapping, name, remembered):
+            yield
+
+
+class Ordered(AnyStrategy):
+    """A strategy whose smaller budgets are beginnings of larger ones: one selection for the same features.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Its selector is ``nested``, and it merges nothing.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy, self.name, self.positions = strategy, strategy.name, strategy.positions
+        self.known: tuple[Features, Selection] | None = None
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """As the strategy."""
+        return self.strategy.requires
+
+    def reads(self, given: Container[str] = ()) -> frozenset[str]:
+        """As the strategy."""
+        return self.strategy.reads(given)
+
+    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
+        """The first picks of what was selected before, where that was of the same features and no fewer."""
+        budget = Budget.of(keep, unit)
+        if budget.unit == "frame":
+            return self.strategy.select(features, budget)
+        counts = torch.tensor(budget.counts(features.counts()), device=features.device)
+        if self.known is None or not (_same(self.known[0], features) and bool((self.known[1].counts >= counts).all())):
+            self.known = (features, self.strategy.select(features, budget))
+        whole = self.known[1]
+        order = whole.order[:, : int(counts.max())]
+        order = order.masked_fill(torch.arange(order.shape[1], device=order.device) >= counts.unsqueeze(1), -1)
+        return Selection.from_order(order, features.n_visual, whole.scores, valid=features.visual_mask)
+
+
+def _same(a: Features, b: Features) -> bool:
+    masks = ((a.visual_mask, b.visual_mask), (a.text_mask, b.text_mask))
+    return (
+        sorted(a) == sorted(b)
+        and a.grid == b.grid
+        and all(_equal(a[name], b[name]) for name in a)
+        and all(_equal(mine, other) for mine, other in masks)
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return bool(a is b or (type(a) is type(b) and a == b))
+
+
+def _replace(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
+    stack.enter_context(replaced(vars(module), "forward", forward))
+
+
+def _part(layer: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return layer.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _last_only(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """A function of every token on its own, evaluated at the last one; zero elsewhere."""
+
+    def forward(x: Tensor) -> Any:
+        last = original(x[:, -1:])
+        if not isinstance(last, Tensor):
+            return original(x)  # experts that say how they were chosen
+        return torch.cat([last.new_zeros(*x.shape[:-1], last.shape[-1])[:, :-1], last], dim=1)
+
+    return forward
+
+
+class Remembered:
+    """A function that gives its last result again where it is asked the same.
+
+    Parameters
+    ----------
+    original : callable
+        Pure; its first argument is a tensor.
+    least : int, default 65536
+        Smaller tensors (a decoding step's) are neither compared nor kept.
+    """
+
+    def __init__(self, original: Callable[..., Any], least: int = 65536) -> None:
+        self.original, self.least = original, least
+        self.known: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Look, then ask."""
+        if x.numel() < self.least:
+            return self.original(x, *args, **kwargs)
+        asked = (x, *args)
+        if self.known is not None:
+            before, named, made = self.known
+            alike = len(before) == len(asked) and named.keys() == kwargs.keys()
+            if alike and all(map(_equal, before, asked)) and all(_equal(named[k], kwargs[k]) for k in named):
+                return made
+        made = self.original(x, *args, **kwargs)
+        self.known = (asked, kwargs, made)
+        return made
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """Rows of a batch that begin alike.
+
+    Attributes
+    ----------
+    group : int64 Tensor, (B,)
+        Which beginning each row has.
+    leaders : tuple of int
+        A row of each group.
+    length : int
+        Tokens of a beginning, the same in every group.
+    """
+
+    group: Tensor
+    leaders: tuple[int, ...]
+    length: int
+
+
+def beginnings(embeds: Tensor, positions: Tensor, mask: Tensor) -> Beginnings | None:
+    """Find rows that begin alike, or None where too few tokens are shared.
+
+    Parameters
+    ----------
+    embeds : Tensor, (B, S, d)
+    positions : int64 Tensor, (B, S)
+        Position ids.
+    mask : bool Tensor, (B, S)
+        Real tokens, padding on the left.
+    """
+    lengths = [int(n) for n in mask.sum(1).tolist()]
+    total = mask.shape[1]
+    leaders: list[int] = []
+    shared: list[int] = []
+    group: list[int] = []
+    for row, length in enumerate(lengths):
+        for g, leader in enumerate(leaders):
+            n = min(length, lengths[leader])
+            mine, other = (slice(total - k, total - k + n) for k in (length, lengths[leader]))
+            same = (embeds[row, mine] == embeds[leader, other]).all(-1) & (
+                positions[row, mine] == positions[leader, other]
+            )
+            alike = int(same.long().cumprod(0).sum())
+            if 2 * alike > n:
+                group.append(g)
+                shared[g] = min(shared[g], alike)
+                break
+        else:
+            group.append(len(leaders))
+            leaders.append(row)
+            shared.append(length)
+    common = min(*shared, min(lengths) - 1)
+    if (len(group) - len(leaders)) * common < WORTH * sum(lengths):
+        return None
+    return Beginnings(torch.tensor(group, device=embeds.device), tuple(leaders), common)
+
+
+def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A decoder's forward that runs beginnings once, then every row's rest, and leaves the cache of the plain pass."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given: dict[str, Any] = {n: kwargs.get(n) for n in ("inputs_embeds", "position_ids", "attention_mask")}
+        cache: Any = cache_in(kwargs)
+        if args or not _plain_prefill(given, cache):
+            return original(*args, **kwargs)
+        embeds, positions, mask = given.values()
+        batch, total = mask.shape
+        positions = positions.expand(batch, -1)
+        found = beginnings(embeds, positions, mask.bool())
+        if found is None:
+            return original(**kwargs)
+        n, leaders = found.length, list(found.leaders)
+        lengths = mask.sum(1)
+        # place of each token in its own prompt, negative at padding
+        place = torch.arange(total, device=embeds.device) - (total - lengths).unsqueeze(1)
+        first = (torch.arange(n, device=embeds.device) - place[leaders, :1]).clamp_max(total - 1)
+        grown = type(cache)()
+        before = original(
+            **{
+                **kwargs,
+                "inputs_embeds": gather_tokens(embeds[leaders], first),
+                "position_ids": positions[leaders].gather(1, first),
+                "attention_mask": mask.new_ones(first.shape),
+                **{name: grown for name in CACHE_NAMES if name in kwargs},
+            }
+        )
+        grown.batch_select_indices(found.group)
+        rest = int(lengths.max()) - n
+        mine = (place[:, -rest:] >= n).to(mask.dtype)
+        after = original(
+            **{
+                **kwargs,
+                "inputs_embeds": embeds[:, -rest:],
+                "position_ids": positions[:, -rest:],
+                "attention_mask": torch.cat([mask.new_ones(batch, n), mine], dim=1),
+                **{name: grown for name in CACHE_NAMES if name in kwargs},
+            }
+        )
+        # where each place of the padded prompt is found in beginning + rest; what stands at padding is masked
+        ahead = torch.arange(total, device=embeds.device) - (total - rest) + n
+        source = torch.where(place < n, place.clamp_min(0), ahead)
+        for number, layer in enumerate(grown.layers):
+            keys, values = (
+                gather_tokens(x.transpose(1, 2), source).transpose(1, 2) for x in (layer.keys, layer.values)
+            )
+            cache.update(keys, values, number)
+        hidden = torch.cat([before.last_hidden_state[found.group], after.last_hidden_state], dim=1)
+        after.last_hidden_state = gather_tokens(hidden, source)
+        setattr(after, next(name for name in CACHE_NAMES if hasattr(after, name)), cache)
+        return after
+
+    return forward
+
+
+def _plain_prefill(given: Mapping[str, Any], cache: Any) -> bool:
+    """Whether this is a prompt, padded on the left, with an empty cache that grows."""
+    from transformers import DynamicCache
+
+    if (
+        type(cache) is not DynamicCache
+        or cache.get_seq_length()
+        or not all(isinstance(x, Tensor) for x in given.values())
+    ):
+        return False
+    embeds, positions, mask = given.values()
+    if positions.ndim != 2 or mask.ndim != 2 or mask.shape != embeds.shape[:2] or len(mask) < 2:
+        return False
+    return bool((mask[:, 1:] >= mask[:, :-1]).all())

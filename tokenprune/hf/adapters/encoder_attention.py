@@ -1,0 +1,160 @@
+"""Read one encoder layer's attention without switching the encoder to eager attention.
+
+The layer's queries and keys are seen as they meet, after rotary embedding and norms; only the rows asked for are
+multiplied out. The [CLS] row costs O(H N) numbers, the attention each patch receives O(H N * chunk), never the whole
+O(H N^2) map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.core.features import working_precision
+from tokenprune.hf.attention_tap import tapped
+from tokenprune.kernels import usable
+
+__all__ = ["ENCODER_SIGNALS", "Readings", "attention_received", "attention_rows", "read_layer"]
+
+ENCODER_SIGNALS = frozenset({"cls_attention", "received_attention", "keys", "encoder_cls"})
+"""Signals that come from one encoder layer."""
+
+Readings = dict[str, list[Tensor]]
+"""Signal name -> one tensor for each sequence the encoder attended over (an image, a tile, a frame), in order: shaped
+as in :data:`~tokenprune.core.features.SIGNALS` without ``b``, with ``n`` the encoder's own patches in their order."""
+
+
+def attention_rows(queries: Tensor, keys: Tensor, scale: float, visible: Tensor | None = None) -> Tensor:
+    """Attention probabilities of some query rows, in float32 or better.
+
+    Parameters
+    ----------
+    queries, keys : Tensor, (B, H, r, k) and (B, H, L, k)
+    scale : float
+        Factor on the logits.
+    visible : bool Tensor, (B, L), optional
+        False at keys that are padding.
+
+    Returns
+    -------
+    Tensor, (B, H, r, L)
+    """
+    if queries.shape[2] == 1 and _by_program(queries, keys):
+        from tokenprune.kernels.attention import query_row  # needs Triton
+
+        return query_row(queries, keys, scale, visible)
+    logits = working_precision(queries) @ working_precision(keys).mT * scale
+    if visible is not None:
+        logits = logits.masked_fill(~visible[:, None, None], -torch.inf)
+    return logits.softmax(-1)
+
+
+def _by_program(queries: Tensor, keys: Tensor) -> bool:
+    """Whether the programs of :mod:`tokenprune.kernels.attention` take these."""
+    alike = queries.shape[:2] == keys.shape[:2] and queries.dtype == keys.dtype != torch.float64
+    return alike and queries.stride(3) == keys.stride(3) == 1 and usable(queries, keys)
+
+
+def attention_received(
+    queries: Tensor, keys: Tensor, scale: float, skip: int, chunk: int = 128, visible: Tensor | None = None
+) -> Tensor:
+    """Sum over patches i != j of the head-mean attention A_ij (MI-Pruner, Eqn 4, right).
+
+    Parameters
+    ----------
+    queries, keys : Tensor, (B, H, L, k)
+    scale : float
+        Factor on the logits.
+    skip : int
+        Leading tokens that are no patches ([CLS]): neither rows nor columns of the result, but part of the softmax.
+    chunk : int, default 128
+        Query rows multiplied out at a time.
+    visible : bool Tensor, (B, L), optional
+        False at patches that are padding: they neither give nor receive.
+
+    Returns
+    -------
+    Tensor, (B, L - skip)
+    """
+    if _by_program(queries, keys):
+        from tokenprune.kernels import attention  # needs Triton
+
+        return attention.received(queries, keys, scale, skip, visible)
+    length = queries.shape[2]
+    received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
+    for start in range(skip, length, chunk):
+        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
+        if visible is not None:
+            rows = rows * visible[:, start : start + chunk, None]
+        received += rows.sum(1)
+        own = torch.arange(rows.shape[1], device=rows.device)
+        received[:, start + own] -= rows[:, own, start + own]
+    return received[:, skip:]
+
+
+def _visible(mask: Any, keys: Tensor) -> Tensor | None:
+    """Keys that some query may see, (B, L), from a mask (B, 1, L, L) or (B, L), bool or additive."""
+    if not isinstance(mask, Tensor):
+        return None
+    allowed = mask if mask.dtype == torch.bool else mask > -1 if mask.is_floating_point() else mask > 0
+    if allowed.ndim == 4:
+        allowed = allowed.any(1).any(1)
+    return allowed.expand(keys.shape[0], -1)
+
+
+@contextmanager
+def read_layer(
+    layer: nn.Module, attention: nn.Module, config: Any, signals: frozenset[str], *, has_cls: bool = False
+) -> Iterator[Readings]:
+    """While open, note what a layer's attention says about each sequence that the encoder attends over.
+
+    Parameters
+    ----------
+    layer : Module
+        Encoder layer; its output holds the [CLS] feature.
+    attention : Module
+        Its attention module.
+    config : PretrainedConfig
+        In which the module looks its attention implementation up.
+    signals : frozenset of str
+        Which of :data:`ENCODER_SIGNALS` to compute.
+    has_cls : bool, default False
+        Whether token 0 is [CLS].
+    """
+    found: Readings = {name: [] for name in ENCODER_SIGNALS & signals}
+    skip = int(has_cls)
+
+    @torch.no_grad()
+    def tap(queries: Tensor, keys: Tensor, scale: float, more: Mapping[str, Any]) -> None:
+        visible = _visible(more.get("attention_mask"), keys)
+        for q, k in _sequences(queries, keys, more):
+            if "cls_attention" in found:
+                found["cls_attention"].extend(attention_rows(q[:, :, :1], k, scale, visible)[:, :, 0, skip:])
+            if "received_attention" in found:
+                found["received_attention"].extend(attention_received(q, k, scale, skip, visible=visible))
+            if "keys" in found:
+                found["keys"].extend(working_precision(k).mean(1)[:, skip:])
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> None:
+        found["encoder_cls"].extend((output[0] if isinstance(output, tuple) else output)[:, 0])
+
+    with ExitStack() as stack:
+        if found.keys() - {"encoder_cls"}:
+            stack.enter_context(tapped(config, {attention: tap}))
+        if "encoder_cls" in found:
+            stack.callback(layer.register_forward_hook(after).remove)
+        yield found
+
+
+def _sequences(queries: Tensor, keys: Tensor, more: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split sequences that were packed into one row for a variable-length kernel."""
+    bounds = more.get("cu_seq_lens_q")
+    if bounds is None:
+        yield queries, keys
+        return
+    lengths = (bounds[1:] - bounds[:-1]).tolist()
+    yield from zip(torch.split(queries, lengths, 2), torch.split(keys, lengths, 2), strict=True)

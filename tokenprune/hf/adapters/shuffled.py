@@ -1,0 +1,90 @@
+"""InternVL, Idefics3 and SmolVLM: images cut into square tiles, neighbouring patches joined before the projector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.core.features import SIGNALS, Grid
+from tokenprune.hf.adapters.base import Block
+from tokenprune.hf.adapters.encoder_attention import Readings
+from tokenprune.hf.adapters.llava import LlavaAdapter, PatchesAlone
+from tokenprune.hf.encoded import tokens_of
+
+__all__ = ["Idefics3Adapter", "InternVLAdapter"]
+
+
+class InternVLAdapter(LlavaAdapter):
+    """``InternVLForConditionalGeneration``.
+
+    Tiles stand side by side in the prompt: an image is all tiles without anything between them, unless the unit is
+    "tile". A frame of a video is an image. ``encoder`` is what the projector is given; attention and keys are means
+    over the patches joined in a token.
+    """
+
+    joins_adjacent = True
+
+    @property
+    def available(self) -> frozenset[str]:
+        """As in LLaVA, but [CLS] has no feature in the space of joined patches."""
+        return super().available - {"encoder_cls"}
+
+    @property
+    def joined(self) -> int:
+        """Patches along each side of a token."""
+        ratio: float = self.model.config.downsample_ratio
+        return round(1 / ratio)
+
+    def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
+        """One block a tile."""
+        side = self.side // self.joined
+        signals = {
+            name: values if name == "encoder" else [self._token_means(name, value) for value in values]
+            for name, values in readings.items()
+        }
+        return [
+            Block(side**2, (Grid(side, side),), signals={name: values[i] for name, values in signals.items()})
+            for i in range(len(tokens_of(output)) // side**2)
+        ]
+
+    def _token_means(self, name: str, value: Tensor) -> Tensor:
+        """Mean over the patches of each token, tokens in raster order."""
+        letters = SIGNALS[name].shape.split()[1:]
+        if "n" not in letters:
+            return value
+        axis = letters.index("n")
+        side, each = self.side // self.joined, self.joined
+        patches = torch.unflatten(value, axis, (side, each, side, each))
+        return patches.mean((axis + 1, axis + 3)).flatten(axis, axis + 1)
+
+    def grid(self, n_tokens: int) -> Grid | None:
+        """Square grid of tokens."""
+        side = self.side // self.joined
+        return Grid(side, side) if side**2 == n_tokens else None
+
+
+class Idefics3Adapter(PatchesAlone, InternVLAdapter):
+    """``Idefics3ForConditionalGeneration`` and ``SmolVLMForConditionalGeneration``.
+
+    Tiles stand apart in the prompt, with their row and column before them, so each is a unit of its own.
+    """
+
+    joins_adjacent = False
+    projector = "connector.modality_projection"
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder."""
+        return self.core.get_submodule("text_model")
+
+    def tower(self, modality: str) -> nn.Module:
+        """The encoder."""
+        return self.core.get_submodule("vision_model")
+
+    @property
+    def joined(self) -> int:
+        """Patches along each side of a token."""
+        return int(self.model.config.scale_factor)

@@ -1,0 +1,89 @@
+"""See the queries and keys of an attention module without changing how it attends.
+
+Transformers looks attention functions up by the name in a config. Inside :func:`tapped` that name stands for a wrapper
+of the implementation that was there: it hands queries and keys to whoever waits at the module, then attends as ever.
+Nothing is switched to eager attention, and nothing outlives the ``with`` block but a name in a table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokenprune.hf.patching import replaced
+
+__all__ = ["Tap", "implementation", "tapped"]
+
+Tap = Callable[[Tensor, Tensor, float, Mapping[str, Any]], None]
+"""Takes queries (B, H, M, k) and keys (B, G, M, k) as they meet, the factor on logits, and further arguments."""
+
+PREFIX = "tokenprune_"
+"""Before the name of the attention implementation that is wrapped."""
+
+_HANDLE = "_tokenprune_tap"
+"""Attribute of an attention module under which a tap waits."""
+
+
+def implementation(config: Any) -> str:
+    """Name of a config's attention implementation, wrapped or not."""
+    return str(config._attn_implementation).removeprefix(PREFIX)
+
+
+@contextmanager
+def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
+    """Let taps see what their attention modules attend with.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        The one in which the modules look up their implementation.
+    taps : mapping of Module to Tap
+        Attention modules of interest.
+    """
+    # imported here: it takes seconds, and strategies on tensors need none of it
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    before = config._attn_implementation
+    base = implementation(config)
+    name = PREFIX + base
+    AttentionInterface.register(name, partial(_attend, base))
+    # to implementations without a mask function transformers gives no mask: the wrapper has to lack one too
+    if (mask := ALL_MASK_ATTENTION_FUNCTIONS.get(base)) is not None:
+        AttentionMaskInterface.register(name, mask)
+    with ExitStack() as stack:
+        for module, tap in taps.items():
+            stack.enter_context(replaced(vars(module), _HANDLE, tap))
+        stack.callback(setattr, config, "_attn_implementation", before)
+        config._attn_implementation = name
+        yield
+
+
+def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    tap = vars(module).get(_HANDLE)
+    if tap is not None:
+        scaling = kwargs.get("scaling")
+        seen = {**kwargs, "attention_mask": args[1] if len(args) > 1 else kwargs.get("attention_mask")}
+        tap(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, seen)
+    if base == "eager":
+        return vars(sys.modules[type(module).__module__])["eager_attention_forward"](
+            module, query, key, *args, **kwargs
+        )
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    attend = ALL_ATTENTION_FUNCTIONS[base]
+    if "flash" not in base:
+        return attend(module, query, key, *args, **kwargs)
+    config: Any = module.config
+    name = config._attn_implementation
+    # flash attention looks its kernel up under the name in the config
+    config._attn_implementation = base
+    try:
+        return attend(module, query, key, *args, **kwargs)
+    finally:
+        config._attn_implementation = name

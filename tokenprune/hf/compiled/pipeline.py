@@ -1,0 +1,491 @@
+"""A model, a strategy and a budget, ready to answer: graphs of fixed shapes from pixels to tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor
+
+from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.errors import ConfigError, NotCompiledWarning, OptionTypeError, UnsupportedError, closest
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.hf.adapters.base import Observation
+from tokenprune.hf.attach import attach
+from tokenprune.hf.attention_tap import implementation
+from tokenprune.hf.batch import Request
+from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
+from tokenprune.hf.compiled.programs import Backend, Program
+from tokenprune.hf.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight
+from tokenprune.hf.encoded import observed, pixels_in
+from tokenprune.hf.prompt_text import Text
+
+if TYPE_CHECKING:
+    from tokenprune.hf.compiled.cache import FixedCache
+
+__all__ = ["Built", "Compiled", "Decoder", "Seen", "compile"]
+
+Key = tuple[Any, ...]
+"""What a program was made for: the stage and everything its shapes follow from."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """One program that was made.
+
+    Attributes
+    ----------
+    stage : str
+        "encode", "select", "prefill" or "decode".
+    shape : str
+        For which shapes.
+    seconds : float
+        Time to compile, try and capture.
+    captured : bool
+        Whether it replays a CUDA graph.
+    why : str or None
+        Why not, on a GPU.
+    """
+
+    stage: str
+    shape: str
+    seconds: float
+    captured: bool
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Encoded visual inputs: what they gave, on the device; their sizes, on the host; which program made them."""
+
+    given: dict[str, Tensor]
+    sizes: Observation
+    key: Key
+
+    @property
+    def whole(self) -> bool:
+        """Whether every placeholder has its token here; some models add tokens later, when they build the prompt."""
+        return len(self.given["tokens"]) == sum(b.size for blocks in self.sizes.blocks.values() for b in blocks)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A cache and where decoding stands in it."""
+
+    cache: FixedCache
+    step: Step
+
+
+def compile(
+    model: Any,
+    strategy: AnyStrategy | str | Mapping[str, Any],
+    keep: Keep | Budget,
+    *,
+    unit: Unit | None = None,
+    positions: Positions | None = None,
+    text: Text = "prompt",
+    processor: Any = None,
+    backend: Backend = "graphs",
+    bucket: int = 32,
+) -> Compiled:
+    """Make encoder, selection, prefill and decoding run as CUDA graphs of fixed shapes.
+
+    A fixed budget makes every image as long as every other. What is left to vary is the question's length, which is
+    rounded up; the first question of a length is slow, those that follow replay graphs. Greedy decoding gives the
+    tokens of :func:`tokenprune.attach` with ``model.generate``, up to the rounding of other kernels. The model itself
+    is not changed and may be used beside.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Its weights must stay where they are.
+    strategy, keep, unit, positions, text, processor
+        As in :func:`tokenprune.attach`.
+    backend : str, default "graphs"
+        "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model with
+        ``torch.compile`` first; about a minute for a length, faster afterwards, and kept on disk between processes.
+        "none" runs the same functions as they are. On a CPU there are no graphs.
+    bucket : int, default 32
+        Lengths are rounded up to multiples of this.
+
+    Returns
+    -------
+    Compiled
+
+    Raises
+    ------
+    ConfigError, OptionTypeError
+        An unknown backend, or a bucket that is no positive number. Otherwise as :func:`tokenprune.attach`.
+
+    Warns
+    -----
+    NotCompiledWarning
+        The strategy acts between layers, the language model has sliding windows, or its attention is neither "sdpa"
+        nor "eager": ``generate`` then attaches and runs the plain way.
+    """
+    if backend not in get_args(Backend):
+        raise ConfigError(f"backend: no {backend!r}; {closest(backend, get_args(Backend))}")
+    if isinstance(bucket, bool) or not isinstance(bucket, int):
+        raise OptionTypeError(f"bucket must be an int, got {type(bucket).__name__} {bucket!r}")
+    if bucket < 1:
+        raise ConfigError(f"bucket must be at least 1, got {bucket}")
+    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    return Compiled(request, backend, bucket, processor)
+
+
+class Compiled:
+    """What :func:`compile` returns. Keeps one program for every shape it has met.
+
+    Attributes
+    ----------
+    built : list of Built
+        The programs made so far, and what making them took.
+    """
+
+    def __init__(self, request: Request, backend: Backend, bucket: int, processor: Any = None) -> None:
+        self.request, self.backend, self.bucket, self.processor = request, backend, bucket, processor
+        self.built: list[Built] = []
+        self._programs: dict[Key, Program[Any]] = {}
+        self._sizes: dict[Key, Observation] = {}
+        self._slots: dict[Key, int] = {}
+        self._decoders: dict[tuple[int, int], Decoder] = {}
+        self._pool: Any = None
+        self.obstacle = _obstacle(request)
+        if self.obstacle is not None:
+            _warn(f"{self.obstacle}: generate attaches and runs the plain way")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.request.adapter.model.device
+        return device
+
+    @torch.no_grad()
+    def generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
+        """Answer greedily.
+
+        Parameters
+        ----------
+        max_new_tokens : int, optional
+            As in ``model.generate``: by default what the generation config says, or 20.
+        **inputs
+            What the processor returned. Token ids are best left on the CPU: the host reads them. With options of
+            ``generate`` that ask for anything but greedy decoding the call runs the plain way, with a warning.
+
+        Returns
+        -------
+        int64 Tensor, (B, S + new)
+            What ``model.generate`` returns: the prompt as it was given, and the new tokens.
+        """
+        config = self.request.adapter.model.generation_config
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor):
+            raise UnsupportedError("generate needs input_ids, as the processor returns them")
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        options = {name: value for name, value in inputs.items() if name not in tensors and value is not None}
+        reason = self.obstacle or _not_greedy(config, options)
+        if reason is None and not pixels_in(inputs):
+            reason = "the prompts show nothing"
+        if reason is not None:
+            if self.obstacle is None:
+                _warn(f"{reason}: this call runs the plain way")
+            return self._plainly(max_new_tokens, inputs)
+        new = _new_tokens(config, max_new_tokens)
+        # to the host before the encoder starts: the copy would wait for it
+        tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
+        seen = self.encode(**tensors)
+        if not seen.whole:
+            self.obstacle = "this model adds visual tokens after its encoder has run"
+            _warn(f"{self.obstacle}: generate attaches and runs the plain way")
+            return self._plainly(max_new_tokens, inputs)
+        prompt = self.select(seen, **tensors)
+        if prompt is None:
+            _warn("the prompts show nothing: this call runs the plain way")
+            return self._plainly(max_new_tokens, inputs)
+        return torch.cat([ids.to(self.device), self.decode(prompt, new)], 1)
+
+    def _plainly(self, max_new_tokens: int | None, inputs: Mapping[str, Any]) -> Tensor:
+        request, model = self.request, self.request.adapter.model
+        more = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        with attach(
+            model,
+            request.strategy,
+            request.budget,
+            positions=None if request.adapter.multi_axis else request.positions,
+            text=request.text,
+            processor=self.processor,
+        ):
+            out: Tensor = model.generate(**moved, **more)
+        return out
+
+    @torch.no_grad()
+    def encode(self, **inputs: Any) -> Seen:
+        """Encode the visual inputs among the processor's outputs. The next call overwrites what this one returns."""
+        adapter = self.request.adapter
+        vision = {
+            name: value
+            for modality in pixels_in(inputs)
+            for name, value in adapter.vision_inputs(modality, inputs).items()
+            if value is not None
+        }
+        pixels = {k: v for k, v in vision.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        rest = {k: v for k, v in vision.items() if k not in pixels}
+        shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(pixels.items()))
+        known = tuple((k, v.tolist() if isinstance(v, Tensor) else v) for k, v in sorted(rest.items()))
+        key = ("encode", shapes, str(known))
+        on_device = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in rest.items()}
+
+        def see(**given: Tensor) -> dict[str, Tensor]:
+            encoded = observed(adapter, self.request.signals, {**on_device, **given})
+            if key not in self._sizes:
+                self._sizes[key] = sizes_only(encoded.seen)
+            return sight(adapter, encoded)
+
+        found = self._run(key, see, pixels, ", ".join(f"{name} {shape}" for name, shape, _ in shapes))
+        return Seen(found, self._sizes[key], key)
+
+    @torch.no_grad()
+    def select(self, seen: Seen, **inputs: Any) -> Prompt | None:
+        """Choose visual tokens and lay the shorter prompts out; None where no prompt shows anything.
+
+        The next call of the same shapes overwrites what this one returns.
+        """
+        on_host = {k: v.cpu() if isinstance(v, Tensor) and not v.is_floating_point() else v for k, v in inputs.items()}
+        counted = ("slots", seen.key, tuple(on_host["input_ids"].shape))
+        plan = plan_prompts(self.request, on_host, seen.sizes, self._slots.get(counted), self.bucket)
+        if plan is None:
+            return None
+        key = ("select", seen.key, plan.key)
+        if key not in self._programs:
+            # how many tokens a unit becomes is the strategy's business: ask it once
+            wide = self._kept(plan, seen)
+            if wide != max(self.request.budget.counts(plan.sizes)):
+                self._slots[counted] = wide
+                plan = plan_prompts(self.request, on_host, seen.sizes, wide, self.bucket)
+                assert plan is not None
+                key = ("select", seen.key, plan.key)
+        final = plan
+
+        def lay_out(**given: Tensor) -> Prompt:
+            return assemble(self.request, final, seen.sizes, given)
+
+        batch, width = plan.tensors["stay_ids"].shape
+        stable = seen.given if self._programs[seen.key].captured else ()
+        inputs = {**plan.tensors, **seen.given}
+        prompt: Prompt = self._run(key, lay_out, inputs, f"{batch} prompts, {width} tokens stay", stable)
+        return prompt
+
+    def _kept(self, plan: Plan, seen: Seen) -> int:
+        given = {name: value.to(self.device) for name, value in {**plan.tensors, **seen.given}.items()}
+        selection = assemble(self.request, plan, seen.sizes, given).selection
+        return max(plan.sizes) if selection is None else selection.sequence.shape[1]
+
+    @torch.no_grad()
+    def prefill(self, prompt: Prompt, room: int = 1) -> Tensor:
+        """Read prompts: logits of the next token, (B, V).
+
+        Parameters
+        ----------
+        prompt : Prompt
+        room : int, default 1
+            How many tokens are to follow.
+        """
+        decoder = self._decoder(prompt, room)
+        shape = tuple(prompt.embeds.shape[:2])
+        key = ("prefill", shape, decoder.cache.capacity, len(prompt.deepstack))
+        if key not in self._programs:
+            run = self._compiled(read_prompt(self.request.adapter, decoder.cache))
+            self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens")
+        logits: Tensor = self._programs[key](**prompt.tensors)
+        return logits
+
+    @torch.no_grad()
+    def decode(self, prompt: Prompt, max_new_tokens: int) -> Tensor:
+        """Read prompts and answer greedily: int64 (B, new), padded behind each row's end."""
+        model = self.request.adapter.model
+        ends = _ends(model.generation_config)
+        pad = model.generation_config.pad_token_id
+        pad = (ends[0] if ends else 0) if pad is None else pad
+        stop = torch.tensor(ends, dtype=torch.int64, device=self.device)
+        logits = self.prefill(prompt, max_new_tokens)
+        decoder = self._decoder(prompt, max_new_tokens)
+        step, cache = decoder.step, decoder.cache
+        step.begin(prompt.mask, prompt.positions)
+        cache.place.fill_(prompt.mask.shape[1])
+        tokens = [step.take(logits, stop, pad)]
+        batch = len(logits)
+        while len(tokens) < max_new_tokens:
+            # the host looks every few steps whether all rows have ended
+            if ends and len(tokens) % LOOK == 0 and bool(step.done.all()):
+                break
+            key = ("decode", batch, cache.capacity, tuple(ends), pad)
+            if key not in self._programs:
+                self._begin_decoding(key, decoder, stop, pad)
+            tokens.append(self._programs[key]().clone())
+        return _cut(torch.cat(tokens, 1), stop)
+
+    def _begin_decoding(self, key: Key, decoder: Decoder, stop: Tensor, pad: int) -> None:
+        """Make the program of a step; trying it out moves the state, which is put back."""
+        state = (decoder.cache.place, decoder.step.token, decoder.step.position, decoder.step.seen, decoder.step.done)
+        before = [value.clone() for value in state]
+        run = self._compiled(decode_step(self.request.adapter, decoder.cache, decoder.step, stop, pad))
+        self._build(key, run, {}, f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}")
+        for value, old in zip(state, before, strict=True):
+            value.copy_(old)
+
+    def _decoder(self, prompt: Prompt, room: int) -> Decoder:
+        batch, length = prompt.embeds.shape[:2]
+        capacity = round_up(length + room, CACHE_BUCKET)
+        if (batch, capacity) not in self._decoders:
+            from tokenprune.hf.compiled.cache import FixedCache  # transformers takes seconds to import
+
+            adapter = self.request.adapter
+            layers = adapter.model.config.get_text_config().num_hidden_layers
+            cache = FixedCache(layers, capacity, self.device)
+            self._decoders[batch, capacity] = Decoder(cache, Step.empty(batch, capacity, self.device))
+            _allocate(adapter.language_model, cache, prompt)
+        return self._decoders[batch, capacity]
+
+    def _compiled(self, function: Any) -> Any:
+        return torch.compile(function, dynamic=False) if self.backend == "inductor" else function
+
+    def _run(
+        self, key: Key, function: Any, inputs: Mapping[str, Tensor], shape: str, fixed: Container[str] = ()
+    ) -> Any:
+        if key in self._programs:
+            return self._programs[key](**inputs)
+        return self._build(key, function, inputs, shape, fixed).output
+
+    def _build(
+        self, key: Key, function: Any, inputs: Mapping[str, Tensor], shape: str, fixed: Container[str] = ()
+    ) -> Program[Any]:
+        if self._pool is None and self.device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        with _many_shapes() if self.backend == "inductor" else nullcontext():
+            capture = self.backend != "none"
+            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed)
+        self._programs[key] = program
+        self.built.append(Built(key[0], shape, program.seconds, program.captured, program.why))
+        if program.why is not None:
+            _warn(f"the stage {key[0]!r} ({shape}) is not captured: {program.why}")
+        return program
+
+    def replay(self, stage: str) -> Any:
+        """Run the last program of a stage again on what it was given: what a stage costs by itself."""
+        found = [program for key, program in self._programs.items() if key[0] == stage]
+        if not found:
+            raise ConfigError(f"no program of stage {stage!r} has been made yet: {closest(stage, STAGES)}")
+        return found[-1]()
+
+    def report(self) -> str:
+        """A line for each program: stage, shapes, seconds to make, captured or not."""
+        how = {True: "captured", False: "not captured"}
+        return "\n".join(f"{b.stage:8} {b.shape:40} {b.seconds:7.2f} s  {how[b.captured]}" for b in self.built)
+
+
+STAGES = ("encode", "select", "prefill", "decode")
+"""Programs of a prompt, in order."""
+
+LOOK = 8
+"""Decoding steps between two looks at whether all rows have ended."""
+
+CACHE_BUCKET = 128
+"""Caches are made for multiples of this."""
+
+
+def _obstacle(request: Request) -> str | None:
+    """Why nothing can be compiled."""
+    if isinstance(request.strategy, LayerSchedule):
+        return f"strategy {request.strategy.name!r} acts between the language model's layers"
+    config: Any = request.adapter.language_model.config
+    windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
+    if windows:
+        return f"this language model has layers of {', '.join(windows)}"
+    if implementation(config) not in ("sdpa", "eager"):
+        return f"attention {implementation(config)!r} takes no masks of fixed shape"
+    if request.adapter.model.get_output_embeddings() is None:
+        return "the model has no output embeddings"
+    return None
+
+
+GREEDY: Mapping[str, tuple[Any, ...]] = {
+    "do_sample": (False,),
+    "num_beams": (1,),
+    "num_return_sequences": (1,),
+    "use_cache": (True,),
+    "repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "return_dict_in_generate": (False,),
+    "temperature": (),
+    "top_p": (),
+    "top_k": (),
+}
+"""Options of ``generate`` and the values at which greedy decoding is what they ask for; () where any will do, because
+they only matter to sampling."""
+
+
+def _not_greedy(config: Any, options: Mapping[str, Any]) -> str | None:
+    """Which option asks for more than greedy decoding."""
+    unknown = [name for name in options if name not in GREEDY]
+    if unknown:
+        return f"generate was given {unknown[0]}"
+    for name, values in GREEDY.items():
+        value = options.get(name, getattr(config, name, None))
+        if value is not None and values and value not in values:
+            return f"generate is to run with {name}={value!r}"
+    for name in ("suppress_tokens", "bad_words_ids", "forced_eos_token_id", "begin_suppress_tokens", "max_time"):
+        if getattr(config, name, None):
+            return f"the generation config sets {name}"
+    return None
+
+
+def _new_tokens(config: Any, asked: int | None) -> int:
+    new = asked if asked is not None else getattr(config, "max_new_tokens", None) or 20
+    if isinstance(new, bool) or not isinstance(new, int) or new < 1:
+        raise ConfigError(f"max_new_tokens must be an int of at least 1, got {new!r}")
+    return new
+
+
+def _ends(config: Any) -> list[int]:
+    ends = config.eos_token_id
+    return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [int(ends)]
+
+
+def _cut(tokens: Tensor, stop: Tensor) -> Tensor:
+    """Drop what follows the end of the last row."""
+    if not len(stop):
+        return tokens
+    ended = torch.isin(tokens, stop).cumsum(1) > 0
+    needed = int((~ended).sum(1).max()) + 1
+    return tokens[:, :needed]
+
+
+def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
+    """Let the cache take its room outside of anything compiled or captured: it is made when first written to."""
+    embeds = prompt.embeds[:, :2]
+    model(
+        inputs_embeds=embeds,
+        position_ids=prompt.positions[0, :, :2] if len(prompt.positions) == 1 else prompt.positions[:, :, :2],
+        use_cache=True,
+        **{cache_argument(model): cache},
+    )
+
+
+def _many_shapes() -> Any:
+    """Each length is compiled for itself; torch would give up after a few."""
+    import torch._dynamo
+
+    return torch._dynamo.config.patch(recompile_limit=256, cache_size_limit=256)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, NotCompiledWarning, stacklevel=4)

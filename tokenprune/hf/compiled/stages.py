@@ -1,0 +1,286 @@
+"""The stages of a prompt as functions on tensors of fixed shapes: see, choose, read the prompt, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.selection import Selection
+from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
+from tokenprune.hf.attention_tap import implementation
+from tokenprune.hf.batch import Request, choose, gathered
+from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.plan import NOWHERE, Plan
+from tokenprune.hf.encoded import Encoded, deepstack_of, tokens_of
+from tokenprune.hf.patching import replaced
+from tokenprune.hf.splice import next_position
+
+if TYPE_CHECKING:
+    from tokenprune.hf.compiled.cache import FixedCache
+
+__all__ = ["Prompt", "Step", "assemble", "decode_step", "read_prompt", "sight", "visible"]
+
+
+def sight(adapter: ModelAdapter, encoded: Encoded) -> dict[str, Tensor]:
+    """What encoding gave, as tensors by name.
+
+    ``tokens`` (M, d) of all modalities, ``deepstack 0`` ..., and a block's signals (``image 0 cls_attention``).
+    """
+    outputs = [encoded.outputs[name] for name in adapter.placeholders if name in encoded.outputs]
+    found = {"tokens": torch.cat([tokens_of(output) for output in outputs])}
+    for i, layers in enumerate(zip(*(deepstack_of(output) for output in outputs), strict=True)):
+        found[f"deepstack {i}"] = torch.cat(layers)
+    for modality, blocks in encoded.seen.blocks.items():
+        for number, block in enumerate(blocks):
+            found |= {f"{modality} {number} {name}": value for name, value in block.signals.items()}
+    return found
+
+
+def _recalled(sizes: Observation, given: Mapping[str, Tensor]) -> Observation:
+    """The visual inputs with their signals."""
+    blocks: dict[str, list[Block]] = {}
+    for modality, known in sizes.blocks.items():
+        for number, block in enumerate(known):
+            start = f"{modality} {number} "
+            own = {name.removeprefix(start): value for name, value in given.items() if name.startswith(start)}
+            blocks.setdefault(modality, []).append(replace(block, signals=own))
+    return Observation(blocks)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Pruned prompts, padded behind their ends to one length L: under a causal mask nobody looks there.
+
+    Attributes
+    ----------
+    embeds : Tensor, (B, L, d)
+    mask : bool Tensor, (B, L)
+    positions : int64 Tensor, (R, B, L)
+    deepstack : tuple of Tensor, (B, L, d)
+        What is added after each of the first layers; empty for most families.
+    selection : Selection or None
+        A row for each unit; None where all tokens are kept.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    positions: Tensor
+    deepstack: tuple[Tensor, ...]
+    selection: Selection | None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a program."""
+        layers = {f"deepstack_{i}": layer for i, layer in enumerate(self.deepstack)}
+        return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **layers}
+
+
+def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[str, Tensor]) -> Prompt:
+    """Choose visual tokens and put them between the tokens that stay; nothing is read back.
+
+    Parameters
+    ----------
+    request : Request
+    plan : Plan
+        For everything that is no tensor; its numbers come from ``given``.
+    sizes : Observation
+    given : mapping of str to Tensor
+        ``plan.tensors`` and what :func:`sight` returned, on the device.
+    """
+    embed = request.adapter.model.get_input_embeddings()
+    tokens = given["tokens"]
+    visual = tokens[given["unit_visual"]]
+    unit_mask = given.get("unit_mask")
+    counts = request.budget.counts(plan.sizes)
+    selection: Selection | None = None
+    if request.strategy.neutral and counts == plan.sizes:
+        sequence = torch.arange(visual.shape[1], device=visual.device).expand(visual.shape[:2])
+        sequence = sequence if unit_mask is None else sequence.where(unit_mask, -1)
+        chosen = visual
+    else:
+        text = embed(given["text_ids"]) if "text_ids" in given else None
+        features = gathered(
+            request,
+            visual,
+            unit_mask,
+            text,
+            given.get("text_mask"),
+            plan.members,
+            plan.grid,
+            _recalled(sizes, given),
+            check=False,
+            sizes=plan.sizes,
+        )
+        selection, made = choose(request, features)
+        sequence = selection.sequence
+        chosen = gather_tokens(visual, sequence) if made is None else made.to(visual.dtype)
+    # kept tokens stand where kept tokens of their unit stood, in the order of the sequence
+    sequence, chosen = _padding_last(sequence, chosen)
+    seats = given["unit_places"].gather(1, sequence.clamp_min(0)).masked_fill(sequence < 0, NOWHERE).sort(1).values
+    rows = given["rows"]
+    seats = seats[rows.clamp_min(0)].where((rows >= 0).unsqueeze(-1), NOWHERE).flatten(1)
+    places = torch.cat([given["stay_places"], seats], 1)
+    order = places.argsort(dim=1, stable=True)
+    mask = places.gather(1, order) < NOWHERE
+
+    stays = embed(given["stay_ids"])
+    fixed = given["stay_visual"]
+    stays = torch.where((fixed >= 0).unsqueeze(-1), tokens[fixed.clamp_min(0)].to(stays.dtype), stays)
+
+    def arranged(stay: Tensor, unit: Tensor) -> Tensor:
+        """What stays (B, F, ...) and what was kept (U, K, ...), as they stand."""
+        kept = unit[rows.clamp_min(0)].flatten(1, 2).to(stay.dtype)
+        both = torch.cat([stay, kept], 1)
+        return both.gather(1, order.view(*order.shape, *[1] * (both.ndim - 2)).expand_as(both))
+
+    embeds = arranged(stays, chosen)
+    deepstack = []
+    for layer in (value for name, value in given.items() if name.startswith("deepstack ")):
+        own = torch.where((fixed >= 0).unsqueeze(-1), layer[fixed.clamp_min(0)], 0)
+        added = arranged(own, gather_tokens(layer[given["unit_visual"]], sequence))
+        deepstack.append(added.masked_fill(~mask.unsqueeze(-1), 0))
+    old = torch.stack(
+        [
+            arranged(stay, unit.gather(1, sequence.clamp_min(0)))
+            for stay, unit in zip(given["stay_positions"], given["unit_positions"], strict=True)
+        ]
+    )
+    return Prompt(embeds, mask, _positions(old, mask, request.positions), tuple(deepstack), selection)
+
+
+def _padding_last(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    order = (sequence < 0).to(torch.int8).argsort(dim=1, stable=True)
+    return sequence.gather(1, order), tokens.gather(1, order.unsqueeze(-1).expand_as(tokens))
+
+
+def _positions(old: Tensor, mask: Tensor, how: str) -> Tensor:
+    """Position ids (R, B, L), as :meth:`tokenprune.hf.splice.Splice.positions` makes them."""
+    counted = (mask.cumsum(1) - 1).clamp_min(0)
+    if len(old) == 1 and how == "compact":
+        first = old.masked_fill(~mask, torch.iinfo(old.dtype).max).amin(-1, keepdim=True)
+        return counted.unsqueeze(0) + first
+    if len(old) == 4:
+        return torch.cat([counted.unsqueeze(0), old[1:]])
+    return old.masked_fill(~mask, 0)
+
+
+def visible(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask (B, 1, L, M), bool (True: look there), as the attention implementation takes it."""
+    if implementation(config) == "eager":
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    return mask
+
+
+def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tensor]:
+    """The prefill: a function of :attr:`Prompt.tensors` that fills the cache and returns logits (B, V)."""
+    model: Any = adapter.language_model
+    head = adapter.model.get_output_embeddings()
+    name = cache_argument(model)
+
+    def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Tensor:
+        extra: dict[str, Any] = {name: cache}
+        if implementation(model.config) == "eager":  # transformers makes its mask of numbers that the host sends
+            length = mask.shape[1]
+            causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+            extra["attention_mask"] = visible(model.config, causal.expand(len(mask), 1, -1, -1), embeds.dtype)
+        if deepstack:
+            extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
+        with dense_deepstack(model):
+            hidden = model(
+                inputs_embeds=embeds,
+                position_ids=positions[0] if len(positions) == 1 else positions,
+                use_cache=True,
+                **extra,
+            ).last_hidden_state
+        last = (mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        logits: Tensor = head(hidden.gather(1, last)[:, 0])
+        return logits
+
+    return prefill
+
+
+@contextmanager
+def dense_deepstack(model: nn.Module) -> Iterator[None]:
+    """Add deepstack features that are zero elsewhere, instead of looking for their places on the device."""
+    if not hasattr(model, "_deepstack_process"):
+        yield
+        return
+
+    def dense(hidden: Tensor, _places: Tensor, features: Tensor) -> Tensor:
+        return hidden + features.to(hidden.dtype)
+
+    with replaced(vars(model), "_deepstack_process", dense):
+        yield
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where decoding stands; every tensor is updated in place.
+
+    Attributes
+    ----------
+    token : int64 Tensor, (B, 1)
+        The last token.
+    position : int64 Tensor, (B, 1)
+        Its position id.
+    seen : bool Tensor, (B, 1, 1, C)
+        Places of the cache that hold real tokens.
+    done : bool Tensor, (B, 1)
+        Rows that have ended.
+    """
+
+    token: Tensor
+    position: Tensor
+    seen: Tensor
+    done: Tensor
+
+    @classmethod
+    def empty(cls, batch: int, capacity: int, device: torch.device) -> Step:
+        """Room for a batch."""
+        number = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        seen = torch.zeros(batch, 1, 1, capacity, dtype=torch.bool, device=device)
+        return cls(number, number.clone(), seen, torch.zeros_like(number, dtype=torch.bool))
+
+    def begin(self, mask: Tensor, positions: Tensor) -> None:
+        """Stand right behind a prompt."""
+        self.seen.zero_()
+        self.seen[:, 0, 0, : mask.shape[1]] = mask
+        self.position.copy_(next_position(positions[-3:], mask).unsqueeze(-1))
+        self.done.zero_()
+
+    def take(self, logits: Tensor, ends: Tensor, pad: int) -> Tensor:
+        """Choose the likeliest token of each row; rows that have ended get padding. Returns it, (B, 1)."""
+        best = logits.argmax(-1, keepdim=True).masked_fill(self.done, pad)
+        self.done.logical_or_(torch.isin(best, ends))
+        self.token.copy_(best)
+        return best
+
+
+def decode_step(adapter: ModelAdapter, cache: FixedCache, step: Step, ends: Tensor, pad: int) -> Callable[[], Tensor]:
+    """One greedy step: feeds the last token, moves on, and returns the next one, (B, 1)."""
+    model: Any = adapter.language_model
+    embed, head = adapter.model.get_input_embeddings(), adapter.model.get_output_embeddings()
+    name = cache_argument(model)
+
+    def advance() -> Tensor:
+        step.seen.index_fill_(3, cache.place, True)
+        positions = step.position
+        hidden = model(
+            inputs_embeds=embed(step.token),
+            attention_mask=visible(model.config, step.seen, embed.weight.dtype),
+            position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
+            use_cache=True,
+            **{name: cache},
+        ).last_hidden_state
+        token = step.take(head(hidden[:, -1]), ends, pad)
+        step.position.add_(1)
+        cache.place.add_(1)
+        return token
+
+    return advance

@@ -1,0 +1,509 @@
+"""Prune between decoder layers of a stock transformers model.
+
+A pre-hook on every decoder layer re-slices what the layer is given: hidden states right after an event, and from then
+on rotary embeddings, position ids and mask, because the model hands every layer those of its whole input. Attention
+rows and keys come from a registered attention function that wraps the model's own and multiplies out only the rows
+that an event asked for; nothing else runs differently, and no whole attention map exists.
+
+Each layer's cache simply holds what the layer saw. The stretch of layers between two events is a :class:`Segment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from tokenprune.components.layerwise.rules import LayerContext
+from tokenprune.core.errors import FeatureError, UnsupportedError
+from tokenprune.core.features import SIGNALS, Features, working_precision
+from tokenprune.core.indexing import gather_tokens, to_batch
+from tokenprune.core.schedule import INSIDE_SIGNALS, LayerEvent, LayerSchedule
+from tokenprune.core.selection import Selection
+from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.attention_tap import Tap, implementation, tapped
+from tokenprune.hf.caches import cache_in
+from tokenprune.hf.patching import replaced
+from tokenprune.hf.record import Prefill, Stage
+from tokenprune.hf.splice import Layout, Splice, next_position, splice
+
+__all__ = ["Entered", "Inside", "Outcome", "Segment"]
+
+CAPTURED = frozenset({"attention", "llm_keys", "text_keys"})
+"""Signals that only a layer's attention function sees."""
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A batch of prompts as they enter the language model.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``text`` marks everything of the prompt that is neither visual nor padding.
+    embeds : Tensor, (B, M, d)
+    positions : Tensor, (B, M) or (R, B, M)
+        Position ids.
+    keep : tuple of int
+        Budget of each span.
+    signals : Features
+        What was collected before, a row for each distinct unit with all the tokens that it had then.
+    owner : tuple of int
+        For each span, its row in ``signals``.
+    distinct : tuple of int
+        For each row of ``signals``, its first span.
+    origin : tuple of int64 Tensor
+        For each span, the place in ``signals`` of each token that entered.
+    """
+
+    layout: Layout
+    embeds: Tensor
+    positions: Tensor
+    keep: tuple[int, ...]
+    signals: Features
+    owner: tuple[int, ...]
+    distinct: tuple[int, ...]
+    origin: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of layers that see the same tokens.
+
+    Attributes
+    ----------
+    first : int
+        Its first layer.
+    source : int64 Tensor, (B, M)
+        Place of each token among those that entered the language model.
+    layout : Layout
+    positions : Tensor, (B, M) or (R, B, M)
+    sliced : dict
+        What its layers are given in the current prefill or decoding step, made once for all of them.
+    """
+
+    first: int
+    source: Tensor
+    layout: Layout
+    positions: Tensor
+    sliced: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def same_tokens(self, other: Segment) -> bool:
+        """Whether nothing went or moved: layers of the other segment are then given what this one's are, to the bit."""
+        return torch.equal(self.source, other.source)
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether there is no padding (asked once: on an accelerator the answer has to be waited for)."""
+        return bool(self.layout.mask.all())
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position id of the first new token, (B,)."""
+        return next_position(self.positions, self.layout.mask)
+
+
+@dataclass
+class _Forward:
+    """One prompt under way: what changes from layer to layer of a prefill, and what decoding needs of it later."""
+
+    entered: Entered | None
+    context: LayerContext
+    segments: list[Segment]
+    origin: list[Tensor]
+    stages: list[Stage] = field(default_factory=list)
+    capture: _Capture | None = None
+    done: int | None = None
+    """Tokens decoded since the prompt; None during the prefill."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a prompt between layers: what went in, the last segment, the events, and what is left.
+
+    ``origin`` holds for each span the original place of each token left; a merged token counts as the one whose place
+    it takes.
+    """
+
+    entered: Entered
+    last: Segment
+    stages: tuple[Stage, ...]
+    origin: tuple[Tensor, ...]
+
+    def splice(self, before: Splice) -> Splice:
+        """From the original sequence to what the last layer saw, given the splice in front of the first layer."""
+        slots = tuple(span.positions for span in self.last.layout.spans)
+        return Splice(before.index.gather(1, self.last.source), self.last.layout.mask, slots)
+
+    def complete(self, prefill: Prefill) -> Prefill:
+        """Bring a record up to date that ends at the first layer."""
+        order = pad_sequence([self.origin[span] for span in self.entered.distinct], True, -1)
+        return replace(
+            prefill,
+            selection=Selection.from_order(order, self.entered.signals.n_visual),
+            tokens_after=_per_sample(self.last.layout),
+            sequence_after=self.last.layout.length,
+            layer_tokens=tuple(self._layers_of(row, counts) for row, counts in enumerate(prefill.layer_tokens)),
+            splice=self.splice(prefill.splice),
+            stages=self.stages,
+        )
+
+    def _layers_of(self, row: int, entered: tuple[int, ...]) -> tuple[int, ...]:
+        counts = list(entered)
+        for stage in self.stages:
+            counts[stage.layer + 1 :] = [stage.tokens_after[row]] * (len(counts) - stage.layer - 1)
+        return tuple(counts)
+
+
+class Inside:
+    """One schedule on one model, for the time of an ``attach`` block.
+
+    Parameters
+    ----------
+    schedule : LayerSchedule
+    adapter : ModelAdapter
+
+    Raises
+    ------
+    UnsupportedError
+        The language model's layers, its attention, or their number do not fit.
+    """
+
+    def __init__(self, schedule: LayerSchedule, adapter: ModelAdapter) -> None:
+        self.schedule = schedule
+        model: Any = adapter.language_model
+        self.model = model
+        self.layers: list[nn.Module] = list(self.model.layers)
+        # nothing reads what an event after the last layer would leave
+        last = len(self.layers) - 1
+        self.events = {layer: event for layer, event in schedule.placed(len(self.layers)) if layer < last}
+        self.forward: _Forward | None = None
+        self._check()
+
+    def _check(self) -> None:
+        config, name = self.model.config, self.schedule.name
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+        if kinds:
+            raise UnsupportedError(
+                f"strategy {name!r} acts between layers, which needs full attention in all of them; this language "
+                f"model has {sorted(kinds)}. Strategies that act before the language model work"
+            )
+        if implementation(config) == "flex_attention":
+            raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hook the decoder layers and, where an event reads attention or keys, wrap the attention function."""
+        with ExitStack() as stack:
+            stack.callback(self.rest)
+            for number, layer in enumerate(self.layers):
+                hook = partial(self._before_layer, number)
+                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
+                mine = partial(self._deepstack, deepstack)
+                stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
+            asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
+            if asked:
+                taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
+                stack.enter_context(tapped(self.model.config, taps))
+            yield
+
+    def rest(self) -> None:
+        """Prune nothing in the forward passes that follow."""
+        self.forward = None
+
+    def begin(self, entered: Entered) -> None:
+        """Take up a new prompt; the language model's forward pass follows."""
+        sizes = tuple(len(origin) for origin in entered.origin)
+        context = self.schedule.begin(entered.keep, sizes, len(self.layers))
+        batch, length = entered.layout.mask.shape
+        source = torch.arange(length, device=entered.embeds.device).expand(batch, -1)
+        base = Segment(0, source, entered.layout, entered.positions)
+        self.forward = _Forward(entered, context, [base], list(entered.origin))
+        if self.schedule.measures:
+            needs = frozenset().union(*(measure.required_signals() for measure in self.schedule.measures))
+            features = self._features(needs, entered.embeds, base, self.forward, None)
+            self.forward.context = self.schedule.measure(features, context)
+
+    def resume(self, done: int) -> None:
+        """Go on decoding; ``done`` tokens follow the prompt in the cache of the first layer."""
+        if self.forward is not None:
+            self.forward.done = done
+
+    def finish(self) -> Outcome | None:
+        """End a prefill; None where there is nothing to end."""
+        forward = self.forward
+        if forward is None or forward.entered is None:
+            return None
+        outcome = Outcome(forward.entered, forward.segments[-1], tuple(forward.stages), tuple(forward.origin))
+        # decoding needs masks and positions only
+        forward.segments = [replace(segment, sliced={}) for segment in forward.segments]
+        forward.entered = None
+        return outcome
+
+    def _before_layer(
+        self, number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        forward = self.forward
+        if forward is None:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if forward.done is not None:
+            segment = [s for s in forward.segments if s.first <= number][-1]
+            return None if segment.first == 0 else (args, self._continued(segment, hidden, kwargs, forward.done))
+        if number == 0:
+            _check_cache(cache_in(kwargs), self.schedule.name)
+        if number - 1 in self.events:
+            hidden = self._act(number - 1, hidden, forward)
+        segment = forward.segments[-1]
+        if number in self.events and self.events[number].requires & CAPTURED:
+            forward.capture = _Capture(segment.layout, self.events[number])
+        if segment.first == 0:
+            return None
+        if not segment.sliced:
+            segment.sliced.update(self._sliced(segment, hidden, kwargs))
+        if args:
+            return (hidden, *args[1:]), {**kwargs, **segment.sliced}
+        return args, {**kwargs, **segment.sliced, "hidden_states": hidden}
+
+    def _capture(self, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
+        forward = self.forward
+        if forward is not None and forward.done is None and forward.capture is not None:
+            forward.capture.take(query, key, scaling, more.get("softcap"))
+
+    def _deepstack(self, process: Callable[..., Tensor], hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
+        """Add image features between layers to those tokens that are still there."""
+        forward = self.forward
+        if forward is not None and forward.done is None and (segment := forward.segments[-1]).first > 0:
+            left = Splice(segment.source, segment.layout.mask, ())
+            features = left.scattered(places, features)
+            places = left.tokens(places) & left.mask
+            features = features[places]
+        return process(hidden, places, features)
+
+    def _act(self, layer: int, hidden: Tensor, forward: _Forward) -> Tensor:
+        """Let an event choose, and make the segment that follows."""
+        event, segment = self.events[layer], forward.segments[-1]
+        states = self.model.norm(hidden) if event.normed else hidden
+        with torch.no_grad():
+            features = self._features(event.requires, states, segment, forward, forward.capture)
+            selection, context = event.decide(features, replace(forward.context, layer=layer))
+        forward.context, forward.capture = context, None
+        kept = [row[row >= 0] for row in selection.sequence]
+        plan = splice(segment.layout, kept)
+        hidden = plan.tokens(hidden)
+        if selection.merged is not None:
+            made = selection.merged.tokens.to(hidden.dtype)
+            for unit, (span, slots) in enumerate(zip(segment.layout.spans, plan.slots, strict=True)):
+                hidden[span.row, slots] = made[unit, : len(slots)]
+        after = Segment(
+            layer + 1,
+            segment.source.gather(1, plan.index),
+            plan.layout(segment.layout),
+            plan.positions(segment.positions, self.schedule.positions),
+        )
+        if not segment.same_tokens(after):
+            forward.segments.append(after)
+        forward.origin = [origin[chosen] for origin, chosen in zip(forward.origin, kept, strict=True)]
+        forward.stages.append(
+            Stage(layer, replace(selection, merged=None), selection.sequence, _per_sample(after.layout))
+        )
+        return hidden
+
+    def _features(
+        self, needs: frozenset[str], states: Tensor, segment: Segment, forward: _Forward, capture: _Capture | None
+    ) -> Features:
+        """Gather what an event reads, one row for each span."""
+        entered, layout = forward.entered, segment.layout
+        assert entered is not None
+        places = capture.places if capture is not None else _Places(layout)
+        given: dict[str, Any] = {}
+        extra: dict[str, Tensor] = {}
+        with_text = "text" in needs or "text_keys" in needs or "text_positions" in needs
+        if with_text or (capture is not None and capture.rows_are_text):
+            places.need_text(self.schedule.name)
+            given["text"] = places.of(states, places.text)
+        if capture is not None:
+            for name, value in capture.found.items():
+                (given if name in SIGNALS else extra)[name] = value
+        ids = segment.positions if segment.positions.ndim == 2 else segment.positions[-1]
+        if "visual_positions" in needs:
+            extra["visual_positions"] = places.of(ids.unsqueeze(-1), places.visual).squeeze(-1)
+        if "text_positions" in needs:
+            extra["text_positions"] = places.of(ids.unsqueeze(-1), places.text).squeeze(-1)
+        if "rope_frequencies" in needs:
+            extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
+        for name in sorted(needs & SIGNALS.keys() - INSIDE_SIGNALS.keys()):
+            given[name] = _still_there(entered, name, forward.origin)
+        return Features(
+            places.of(states, places.visual),
+            visual_mask=places.visual >= 0,
+            text_mask=places.text >= 0 if "text" in given else None,
+            extra=extra,
+            **given,
+        )
+
+    def _sliced(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Rotary embeddings, position ids and mask of a segment in the prefill."""
+        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+            rotary = self.model.rotary_emb(hidden, position_ids=segment.positions)
+        else:
+            rotary = tuple(_gather_rotary(part, segment.source) for part in kwargs["position_embeddings"])
+        mask = segment.layout.mask
+
+        def visible() -> Tensor:
+            square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
+            # a padding row sees itself, so that its softmax is over something
+            return (square.tril() & mask.unsqueeze(1)) | (square.tril() & square.triu())
+
+        return {
+            "position_embeddings": rotary,
+            "position_ids": segment.positions,
+            "attention_mask": self._mask(not segment.full, mask, visible, hidden.dtype),
+        }
+
+    def _continued(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int) -> dict[str, Any]:
+        """Mask of a decoding step, and positions where this segment counts its own."""
+        if segment.sliced.get("done") != done:
+            segment.sliced.clear()
+            segment.sliced.update(done=done, changes=self._step(segment, hidden, done))
+        return {**kwargs, **segment.sliced["changes"]}
+
+    def _step(self, segment: Segment, hidden: Tensor, done: int) -> dict[str, Any]:
+        batch, fresh = hidden.shape[:2]
+        mask = to_batch(segment.layout.mask, batch)
+        seen = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
+        old = mask.shape[1] + done
+
+        def visible() -> Tensor:
+            ahead = torch.ones(fresh, old + fresh, dtype=torch.bool, device=mask.device).tril(old)
+            return ahead & seen.unsqueeze(1)
+
+        # without a mask a single new token sees the whole cache, several would not
+        hides = fresh > 1 or not segment.full
+        changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
+        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+            ahead = torch.arange(done, done + fresh, device=mask.device)
+            positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
+            changes["position_ids"] = positions
+            changes["position_embeddings"] = self.model.rotary_emb(hidden, position_ids=positions)
+        return changes
+
+    def _mask(self, hides: bool, real: Tensor, visible: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
+        """A mask of the kind that the attention implementation takes, or none where it would hide nothing."""
+        kind = implementation(self.model.config)
+        if not hides and kind != "eager":
+            return None
+        if "flash" in kind:
+            return real
+        allowed = visible().unsqueeze(1)
+        if kind != "eager":
+            return allowed
+        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+class _Places:
+    """Where each span's visual tokens and the text after them stand in a layout, -1 as padding."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.rows = torch.tensor([span.row for span in layout.spans], device=layout.mask.device)
+        texts, lasts = [], []
+        place = torch.arange(layout.length, device=layout.mask.device)
+        for span in layout.spans:
+            end = int(span.positions[-1])
+            texts.append((layout.text[span.row] & (place > end)).nonzero().flatten())
+            lasts.append(max(end, int(texts[-1][-1]) if len(texts[-1]) else end))
+        self.visual = pad_sequence([span.positions for span in layout.spans], batch_first=True, padding_value=-1)
+        self.text = pad_sequence(texts, batch_first=True, padding_value=-1)
+        self.last = torch.tensor(lasts, device=layout.mask.device).unsqueeze(1)
+
+    def need_text(self, name: str) -> None:
+        """Raise where no text follows the visual tokens."""
+        silent = (self.text < 0).all(1).nonzero().flatten().tolist()
+        if silent:
+            raise FeatureError(
+                f"strategy {name!r} reads the text after the image, and sample {int(self.rows[silent[0]])} has none "
+                "there: put the question behind the image"
+            )
+
+    def of(self, x: Tensor, places: Tensor) -> Tensor:
+        """Gather (B, M, ...) at each span's places: (U, K, ...), zero at padding."""
+        return gather_tokens(x[self.rows], places)
+
+
+class _Capture:
+    """Attention rows and keys of one layer, for the event after it."""
+
+    def __init__(self, layout: Layout, event: LayerEvent) -> None:
+        self.places = _Places(layout)
+        self.mask = layout.mask
+        self.needs = event.requires
+        self.rows_are_text = event.rows == "text" and "attention" in event.requires
+        self.found: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:
+        """Multiply out what is needed: query (B, H, M, k), key (B, G, M, k) after rotary embedding."""
+        places = self.places
+        flat = key.transpose(1, 2).flatten(2)
+        if "llm_keys" in self.needs:
+            self.found["llm_keys"] = places.of(flat, places.visual)
+        if "text_keys" in self.needs:
+            self.found["text_keys"] = places.of(flat, places.text)
+        if "attention" not in self.needs:
+            return
+        # padding rows repeat the last one, which is real; the text mask leaves them out
+        rows = places.last if not self.rows_are_text else places.text.where(places.text >= 0, places.last)
+        queries = working_precision(places.of(query.transpose(1, 2), rows)).transpose(1, 2)
+        keys = working_precision(key[places.rows])
+        groups = queries.reshape(len(queries), keys.shape[1], -1, *queries.shape[2:])
+        logits = groups @ keys.unsqueeze(2).mT * scaling
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        before = torch.arange(keys.shape[2], device=keys.device) <= rows.unsqueeze(-1)
+        visible = before & self.mask[places.rows].unsqueeze(1)
+        weights = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
+        columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
+        self.found["attention"] = weights.gather(-1, columns)
+
+
+def _check_cache(cache: Any, name: str) -> None:
+    if getattr(cache, "is_compileable", False):
+        raise UnsupportedError(
+            f"strategy {name!r} leaves each layer a cache of its own length, which a static cache cannot hold: use "
+            "the default dynamic cache"
+        )
+
+
+def _gather_rotary(part: Tensor, source: Tensor) -> Tensor:
+    """Rows of a cosine or sine table, (1 or B, M, k), at ``source`` (B, m); several tables are stacked in front."""
+    if part.ndim > 3:
+        return torch.stack([_gather_rotary(one, source) for one in part])
+    return gather_tokens(part.expand(source.shape[0], -1, -1), source)
+
+
+def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
+    """A signal collected before the language model, for the tokens that each span still has."""
+    signal = entered.signals[name]
+    letters = SIGNALS[name].shape.split()
+    owner = torch.tensor(entered.owner, device=signal.device)
+    rows = signal[owner]
+    if "n" not in letters:
+        return rows
+    axis = letters.index("n")
+    places = pad_sequence(origin, batch_first=True, padding_value=-1)
+    return gather_tokens(rows.movedim(axis, 1), places).movedim(1, axis)
+
+
+def _per_sample(layout: Layout) -> tuple[int, ...]:
+    """Visual tokens of each sample."""
+    counts = [0] * layout.mask.shape[0]
+    for span in layout.spans:
+        counts[span.row] += len(span.positions)
+    return tuple(counts)

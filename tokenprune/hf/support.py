@@ -1,0 +1,52 @@
+"""Which strategies a model can run, and why not the others."""
+
+from __future__ import annotations
+
+from tokenprune.core.errors import MissingSignalError, TokenPruneError
+from tokenprune.core.registry import registry
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.layerwise import Inside
+
+__all__ = ["check", "refusal", "usable_strategies"]
+
+
+def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
+    """Raise if a model cannot run a strategy.
+
+    Raises
+    ------
+    MissingSignalError
+        It can give neither a signal that the strategy reads nor a substitute; names strategies that work.
+    UnsupportedError
+        Its layers are not such that tokens can go between them.
+    """
+    needed = strategy.requires
+    missing = sorted(needed - adapter.available - adapter.substitutes(needed).keys())
+    if missing:
+        fits = ", ".join(usable_strategies(adapter)) or "none"
+        raise MissingSignalError(
+            f"strategy {strategy.name!r} needs {', '.join(map(repr, missing))}, which {type(adapter.model).__name__} "
+            f"cannot give (it gives {', '.join(sorted(adapter.available))}). Strategies that work on it: {fits}"
+        )
+    if isinstance(strategy, LayerSchedule):
+        Inside(strategy, adapter)
+
+
+def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
+    """Why a model cannot run a strategy; None if it can."""
+    missing = sorted(strategy.requires - adapter.available - adapter.substitutes(strategy.requires).keys())
+    if missing:
+        return "no " + ", ".join(missing)
+    try:
+        check(adapter, strategy)
+    except TokenPruneError as error:
+        return str(error)
+    return None
+
+
+def usable_strategies(adapter: ModelAdapter) -> list[str]:
+    """Names of the strategies that ship with tokenprune and run on a model."""
+    own = [e for e in registry.entries("strategies") if e.target.startswith("tokenprune_strategies.")]
+    return [e.name for e in own if not e.clashes and refusal(adapter, registry.build(e.name)) is None]

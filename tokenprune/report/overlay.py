@@ -1,0 +1,149 @@
+"""Which patches were kept, drawn over the picture, and such pictures laid out as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from tokenprune.core.errors import FeatureError
+from tokenprune.core.features import Grid
+
+__all__ = ["Cell", "dimmed", "sheet"]
+
+_FONT, _SMALL = 14, 12
+_GAP = 8
+
+
+def dimmed(
+    image: Image.Image, kept: Sequence[int], grids: Grid | Sequence[Grid], side: int = 240, strength: float = 0.8
+) -> Image.Image:
+    """Return the picture with pruned patches faded towards white.
+
+    Parameters
+    ----------
+    image : Image
+        What the tokens cover, edge to edge.
+    kept : sequence of int
+        Raster positions of kept tokens.
+    grids : Grid or sequence of Grid
+        Of one frame. Several are stretches of tokens, one after another, each over all of the picture (a thumbnail,
+        then the picture itself): what any of them kept is left as it is.
+    side : int, default 240
+        Pixels along the longer side of what is returned; the other follows from the last grid.
+    strength : float, default 0.8
+        How far pruned patches fade, in [0, 1].
+
+    Raises
+    ------
+    FeatureError
+        A position outside the grid.
+    """
+    grids = (grids,) if isinstance(grids, Grid) else tuple(grids)
+    ends = list(accumulate(grid.height * grid.width for grid in grids))
+    outside = [place for place in kept if not 0 <= place < ends[-1]]
+    if outside:
+        shapes = " and ".join(f"{grid.height} x {grid.width}" for grid in grids)
+        raise FeatureError(f"kept token {outside[0]} lies outside a grid of {shapes} tokens")
+    last = grids[-1]
+    longest = max(last.height, last.width)
+    size = (max(1, side * last.width // longest), max(1, side * last.height // longest))
+    marked = torch.zeros(ends[-1], dtype=torch.uint8)
+    marked[list(kept)] = 255
+    mask = Image.new("L", size)
+    for end, grid in zip(ends, grids, strict=True):
+        cells = marked[end - grid.height * grid.width : end].view(grid.height, grid.width).numpy()
+        mask = ImageChops.lighter(mask, Image.fromarray(cells).resize(size, Image.Resampling.NEAREST))
+    picture = image.convert("RGB").resize(size)
+    faded = Image.blend(picture, Image.new("RGB", size, "white"), strength)
+    return Image.composite(picture, faded, mask)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes
+    ----------
+    picture : Image
+    caption : str
+        What stands under it: the model's answer. Up to two lines, cut where it is longer.
+    note : str
+        A small grey line under that.
+    color : str
+        Of the caption.
+    """
+
+    picture: Image.Image
+    caption: str = ""
+    note: str = ""
+    color: str = "black"
+
+
+def sheet(
+    cells: Sequence[Sequence[Cell | None]], columns: Sequence[str], rows: Sequence[str], title: str = ""
+) -> Image.Image:
+    """Lay pictures out as a table: one column a strategy, one row a budget, a caption under each.
+
+    Parameters
+    ----------
+    cells : sequence of rows of Cell or None
+        Pictures of one size; None leaves a place empty.
+    columns, rows : sequence of str
+        Headings.
+    title : str
+        Above everything; wrapped to the width of the page.
+    """
+    font, small = ImageFont.load_default(size=_FONT), ImageFont.load_default(size=_SMALL)
+    width, height = next(cell.picture.size for row in cells for cell in row if cell is not None)
+    line, foot = _FONT + 4, 2 * (_FONT + 4) + _SMALL + 6
+    margin = 2 * _GAP + int(max((font.getlength(name) for name in rows), default=0))
+    page_width = max(margin + len(columns) * (width + _GAP), 320)
+    heading = _wrapped(title, font, page_width - 2 * _GAP, lines=6)
+    top = _GAP + line * (len(heading) + 1)
+    page = Image.new("RGB", (page_width, top + len(rows) * (height + foot + _GAP)), "white")
+    draw = ImageDraw.Draw(page)
+    for i, words in enumerate(heading):
+        draw.text((_GAP, _GAP // 2 + i * line), words, fill="black", font=font)
+    for c, name in enumerate(columns):
+        draw.text((margin + c * (width + _GAP), top - line - 2), _cut(name, font, width), fill="black", font=font)
+    for r, name in enumerate(rows):
+        y = top + r * (height + foot + _GAP)
+        draw.text((_GAP, y + height // 2 - line // 2), name, fill="black", font=font)
+        for c, cell in enumerate(cells[r]):
+            if cell is None:
+                continue
+            x = margin + c * (width + _GAP)
+            page.paste(cell.picture, (x, y))
+            below = y + height + 2
+            for words in _wrapped(cell.caption, font, width, lines=2):
+                draw.text((x, below), words, fill=cell.color, font=font)
+                below += line
+            draw.text((x, below + 1), cell.note, fill="#777777", font=small)
+    return page
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """Break text at spaces; what does not fit ends with three dots."""
+    out: list[str] = []
+    words = text.split()
+    while words and len(out) < lines:
+        taken = 1
+        while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:
+            taken += 1
+        out.append(_cut(" ".join(words[:taken]), font, width))
+        words = words[taken:]
+    if words:
+        out[-1] = _cut(out[-1] + " ...", font, width)
+    return out
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

@@ -1,0 +1,199 @@
+"""What strategies leave of a picture, and what the model then answers (MI-Pruner, Figs. 1 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.core.features import Grid
+from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.registry import build
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.evaluation.batch import Pictures
+from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.runner import Question
+from tokenprune.hf.adapters.base import PIXELS
+from tokenprune.hf.attach import attach
+from tokenprune.hf.cost import layer_average
+from tokenprune.report.overlay import Cell, dimmed, sheet
+
+__all__ = ["Look", "View", "look", "pruning_sheet", "seen_picture"]
+
+RIGHT, WRONG, BOX = "#1a7f37", "#c0392b", "#d61f69"
+
+
+@dataclass(frozen=True)
+class View:
+    """What one strategy left at one budget.
+
+    Attributes
+    ----------
+    strategy : str
+        "full" where nothing is pruned.
+    keep : int
+        Budget asked for; 0 where nothing is pruned.
+    answer : str
+    kept : tuple of int
+        Raster positions that are left after the strategy's last event; a token made of several counts as the one
+        whose place it takes.
+    layer_average : float
+        Visual tokens that a decoder layer processed on average.
+    """
+
+    strategy: str
+    keep: int
+    answer: str
+    kept: tuple[int, ...]
+    layer_average: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture under several strategies and budgets.
+
+    Attributes
+    ----------
+    picture : Image
+        What the model saw: resized and cropped by its processor.
+    size : (width, height)
+        Of the picture that was given.
+    grids : tuple of Grid
+        Where its tokens lie, stretch after stretch, each over all of it (a thumbnail, then the picture).
+    full : View
+    views : tuple of tuple of View
+        A row a budget, a column a strategy.
+    """
+
+    picture: Image.Image
+    size: tuple[int, int]
+    grids: tuple[Grid, ...]
+    full: View
+    views: tuple[tuple[View, ...], ...]
+
+
+def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
+    """Return what the encoder receives as a picture: cropped, resized, normalisation undone.
+
+    Parameters
+    ----------
+    processor
+    image : Image
+        Returned where the encoder takes something else than one picture of three channels.
+    """
+    steps = processor.image_processor
+    made = steps(images=[image], return_tensors="pt")
+    pixel_values = next((made[name] for name in PIXELS["image"] if name in made), None)
+    if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
+        return image
+    pixels = pixel_values[0].float().cpu()
+    if steps.do_normalize:
+        pixels = pixels * torch.tensor(steps.image_std).view(3, 1, 1) + torch.tensor(steps.image_mean).view(3, 1, 1)
+    if steps.do_rescale:
+        pixels = pixels / steps.rescale_factor
+    return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+@torch.no_grad()
+def look(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    strategies: Sequence[str | Mapping[str, Any] | AnyStrategy],
+    budgets: Sequence[int],
+    max_new_tokens: int = 8,
+    match: Match = "kept",
+) -> Look:
+    """Ask one question about a picture, unpruned and with every strategy at every budget.
+
+    Parameters
+    ----------
+    model, processor
+        As :func:`tokenprune.zoo.loading.load_model` returns them.
+    image : Image
+    question : str
+    strategies : sequence
+        What :func:`tokenprune.build` accepts.
+    budgets : sequence of int
+        Visual tokens kept.
+    max_new_tokens : int, default 8
+    match : str, default "kept"
+        What a budget is; see :data:`tokenprune.core.matching.Match`.
+
+    Raises
+    ------
+    UnsupportedError
+        Where the picture's tokens lie is not known.
+    BudgetError
+        A budget is larger than the number of visual tokens.
+    """
+    built = [build(strategy) for strategy in strategies]
+    pictures = Pictures(model, processor, [image], ["picture"], [question])
+    if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
+        raise UnsupportedError(
+            f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
+        )
+    n = pictures.units[0][1]
+    n_layers = model.config.get_text_config().num_hidden_layers
+    shown = pictures.shown(0)
+
+    def view(strategy: AnyStrategy | None, keep: int) -> View:
+        pruning: Any = nullcontext()
+        if strategy is not None:
+            asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
+            pruning = attach(model, strategy, asked_for, processor=processor, encoded=shown.encoded)
+        with pruning as run:
+            out = model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answer = " ".join(said.split())
+        if strategy is None:
+            return View("full", 0, answer, tuple(range(n)), float(n))
+        prefill = run.history[-1]
+        left, average = prefill.selection.row(0), layer_average(prefill.layer_tokens[0])
+        return View(strategy.name, keep, answer, tuple(left), average)
+
+    views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
+    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views)
+
+
+def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
+    """Draw a look: the whole picture first, then one column a strategy and one row a budget.
+
+    Parameters
+    ----------
+    looked : Look
+    title : str
+    question : Question, optional
+        One whose answer is known: answers are green or red, and what it is about is outlined.
+    side : int, default 240
+        Pixels along the longer side of each picture.
+    """
+
+    def cell(view: View) -> Cell:
+        picture = dimmed(looked.picture, view.kept, looked.grids, side)
+        color = "black"
+        if question is not None:
+            _outline(picture, question.boxes, looked.size)
+            color = RIGHT if is_correct(view.answer, question.answer, question.choices) else WRONG
+        note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
+        return Cell(picture, view.answer or "(nothing)", note, color)
+
+    columns = ["full", *(view.strategy for view in looked.views[0])]
+    rows = [f"{row[0].keep} tokens" for row in looked.views]
+    cells = [[cell(looked.full) if r == 0 else None, *map(cell, row)] for r, row in enumerate(looked.views)]
+    return sheet(cells, columns, rows, title)
+
+
+def _outline(picture: Image.Image, boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]) -> None:
+    """Outline boxes that are given in pixels of a picture of another size."""
+    draw = ImageDraw.Draw(picture)
+    x, y = picture.width / size[0], picture.height / size[1]
+    for x0, y0, x1, y1 in boxes:
+        draw.rectangle((x0 * x, y0 * y, x1 * x - 1, y1 * y - 1), outline=BOX, width=2)

@@ -1,0 +1,1 @@
+"""Models one can load: checkpoints, tiny ones with random weights, the one that ships."""

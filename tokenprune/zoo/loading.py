@@ -1,0 +1,110 @@
+"""Models by name: a folder or hub id, or one of those that need no download."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from tokenprune.core.errors import ConfigError, UnsupportedError, closest
+from tokenprune.hf.adapters.base import adapter_for
+
+__all__ = ["BUILT_IN", "DTYPES", "load_model", "usable_device"]
+
+BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
+"""``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
+model of any family (``tiny:qwen2_5_vl``). ``embedded``: the small trained model among the package data."""
+
+TINY = "tiny:"
+"""Before the model type of a tiny model."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def usable_device(name: str) -> torch.device:
+    """Look a device up and compute something on it.
+
+    Raises
+    ------
+    ConfigError
+        No such device, or none that holds numbers here; says why.
+    """
+    try:
+        tried = torch.zeros(1, device=name)
+        tried.item()  # the meta device makes tensors that hold nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return tried.device
+
+
+def load_model(
+    name: str, device: str = "cpu", dtype: str = "float32", *, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Load a model and its processor, ready to generate.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`BUILT_IN`, as ``tiny`` or ``tiny:gemma3``; a folder saved by ``save_pretrained``, or a hub id.
+    device : str, default "cpu"
+    dtype : str, default "float32"
+        One of :data:`DTYPES`.
+    trust_remote_code : bool, default False
+        Whether code that comes with a checkpoint may run.
+
+    Returns
+    -------
+    model : PreTrainedModel
+    processor : ProcessorMixin
+
+    Raises
+    ------
+    ConfigError
+        The device cannot be used here, or no such dtype.
+    UnsupportedError
+        Nothing by that name can be loaded, or its model type has no adapter.
+    UnknownNameError
+        No tiny model of that type; names those most like it.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
+    usable_device(device)
+    if name == "tiny":
+        from tokenprune.zoo.tiny import tiny_llava, tiny_processor
+
+        model, processor = tiny_llava(side=24), tiny_processor(side=24)
+    elif name.startswith(TINY):
+        from tokenprune.zoo.tiny import tiny_model, tiny_processor
+
+        model_type = name.removeprefix(TINY)
+        model, processor = tiny_model(model_type), tiny_processor(model_type)
+    elif name == "embedded" and importlib.util.find_spec("tokenprune.zoo.embedded") is not None:
+        model, processor = importlib.import_module("tokenprune.zoo.embedded").load(device, DTYPES[dtype])
+    else:
+        model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code)
+    adapter_for(model)
+    return model.to(device=device, dtype=DTYPES[dtype]).eval(), processor
+
+
+def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not Path(name).expanduser().is_dir():
+        raise UnsupportedError(f"model {name!r}: no such folder")
+    source = str(Path(name).expanduser()) if looks_like_path else name
+    try:
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedError(
+            f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
+        ) from error
+    return model, processor
