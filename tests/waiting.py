@@ -70,7 +70,7 @@ def _frames() -> Iterator[tuple[str, int]]:
 
 def _remembered() -> bool:
     """Numbers that an accelerator is given once: ``constant`` copies them when a shape is met first."""
-    return any(name.endswith("tokenprune/core/indexing.py") for name, _ in _frames())
+    return any(name.endswith("tokenprune/kernels/host.py") for name, _ in _frames())
 
 
 def _place() -> str:

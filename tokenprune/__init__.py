@@ -25,9 +25,10 @@ from tokenprune.core.kinds import (
 from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
-from tokenprune.hf.attach import attach, prepare
+from tokenprune.hf.attach import attach
 from tokenprune.hf.compiled import Compiled, compile
 from tokenprune.hf.encoded import Encoded, encode
+from tokenprune.hf.prepare import prepare
 from tokenprune.hf.record import Run
 
 __all__ = [

@@ -25,12 +25,14 @@ from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.core.strategy import AnyStrategy
-from tokenprune.data.items import scene_items
+from tokenprune.data.items import Item, scene_items
 from tokenprune.data.scenes import scene
 from tokenprune.evaluation.batch import Box
-from tokenprune.evaluation.runner import Item, batches, pictures_of
-from tokenprune.hf.batch import Request, collect, read_batch
+from tokenprune.evaluation.runner import batches, question_batch
+from tokenprune.hf.batch import read_batch
+from tokenprune.hf.collect import collect
 from tokenprune.hf.encoded import tokens_of
+from tokenprune.hf.request import Request
 from tokenprune.zoo.loading import load_model
 
 STRATEGIES = (
@@ -63,7 +65,7 @@ class Places:
 
     def __init__(self, model: Any, processor: Any, batch: list[Item], seed: int) -> None:
         self.model, self.processor, self.batch = model, processor, batch
-        self.pictures = pictures_of(model, processor, batch)
+        self.pictures = question_batch(model, processor, batch)
         painted = [scene(seed, int(item.image_id.split("-")[1])) for item in batch]
         self.asked = self._under([item.question.boxes for item in batch])
         self.anything = self._under([[thing.box for thing in (*one.objects, *one.signs)] for one in painted])

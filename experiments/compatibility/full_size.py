@@ -23,8 +23,8 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.benchmark.clock import synchronise
 from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
-from tokenprune.diagnostics.doctor import mask_out
 from tokenprune.diagnostics.laws import difference, forward
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters import adapter_for
 
 Inputs = dict[str, Tensor]

@@ -24,8 +24,8 @@ import transformers
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.diagnostics.doctor import mask_out
 from tokenprune.diagnostics.laws import attention_calls, difference, forward, widen_windows
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.encoded import takes_encoded
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model

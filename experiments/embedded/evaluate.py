@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from experiments.embedded.batches import patch_labels
 from tokenprune.data.scenes import Scene, scene
-from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.zoo import embedded
 
 

@@ -28,7 +28,7 @@ import torch
 import tokenprune as tp
 from tokenprune.benchmark.clock import synchronise, timed
 from tokenprune.benchmark.loops import LOOPS
-from tokenprune.components.scorers import relevance
+from tokenprune.core.ranking import relevance
 
 FIXED = ("random", "similarity", "attention", "mi-pruner", "mi-attention", "divprune", "cdpruner", "mmtok", "visionzip")
 FIXED += ("vispruner", "holov", "trimtokenator")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenprune as tp
 from tokenprune.components.layerwise.basis import BasisMerge, FarthestPoints, ReconstructionError, WithBasis
 from tokenprune.components.layerwise.rules import Remainder, Share
-from tokenprune.components.selectors import TopK
+from tokenprune.core.ranking import TopK
 from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 

@@ -19,7 +19,7 @@ from tokenprune.core.errors import UnreachableBudgetError
 from tokenprune.core.features import SIGNALS
 from tokenprune.core.matching import matched_keep
 from tokenprune.core.registry import registry
-from tokenprune.core.schedule import INSIDE_SIGNALS, LayerSchedule
+from tokenprune.core.schedule import LAYER_SIGNALS, LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 
 __all__ = ["PATH", "Docstring", "Method", "methods", "render", "write"]
@@ -176,7 +176,7 @@ class Method:
         parts += [event.requires for event in self.strategy.events]
         parts += [measure.required_signals() for measure in self.strategy.measures]
         every = {name for part in parts for name in part}
-        return frozenset(every & (SIGNALS.keys() | INSIDE_SIGNALS.keys()))
+        return frozenset(every & (SIGNALS.keys() | LAYER_SIGNALS.keys()))
 
     @property
     def spoken_to(self) -> str:

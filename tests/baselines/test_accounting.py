@@ -17,10 +17,12 @@ from tokenprune.core.errors import BudgetError, ConfigError, UnreachableBudgetEr
 from tokenprune.core.matching import checked_match, matched_keep
 from tokenprune.core.schedule import LayerEvent, LayerSchedule
 from tokenprune.data.items import scene_items
-from tokenprune.diagnostics.doctor import examine, mask_out, prompt_inputs
+from tokenprune.diagnostics.doctor import diagnose
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.evaluation.compare import compare
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.results.fingerprint import weights_identity
+from tokenprune.results.fingerprint import weights_fingerprint
 from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 N, LAYERS = 576, 32
@@ -191,7 +193,7 @@ def test_compare_matches_layer_averages_and_names_what_it_cannot(tmp_path: Path)
     summary = json.loads((tmp_path / "matched" / "summary.json").read_text())
     assert [(row["strategy"], row["keep"]) for row in summary["unmatched"]] == [("fastv", 6)]
     config = json.loads((tmp_path / "matched" / "config.json").read_text())
-    assert config == {"match": "layer-average", "weights": weights_identity(model)}
+    assert config == {"match": "layer-average", "weights": weights_fingerprint(model)}
     with pytest.raises(ConfigError, match="match: 'layer-average' there, 'kept' now"):
         compare(model, processor, items, tmp_path / "matched", {}, **options)
     rows = compare(model, processor, items, tmp_path / "kept", {}, **options)
@@ -215,7 +217,7 @@ def test_prefill_of_a_seven_billion_model_by_hand() -> None:
 @pytest.mark.parametrize("name", tp.list_strategies())
 def test_laws_hold_wherever_a_strategy_acts(tiny: tuple[Any, Any, Any], name: str) -> None:
     model, processor, inputs = tiny
-    found = examine(model, processor, name, 30, inputs)
+    found = diagnose(model, processor, name, 30, inputs)
     assert found.healthy
     laws = {"keep all = plain", "drop = mask out", "hooks gone"}
     # what merges is not what was there; visionzip's [CLS] is not even with everything kept

@@ -23,9 +23,10 @@ from tokenprune.components.mergers import NearestCentre, PickOrder
 from tokenprune.components.objectives import FacilityLocation, GraphCut, LogDeterminant, MaxMin, MeanDispersion, Modular
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.components.scorers import ConditionedRelevance, TextAlignment
-from tokenprune.components.selectors import Candidates, Greedy, Prefilter, Strided, TopK, TwoStage
+from tokenprune.components.selectors import Candidates, Greedy, Prefilter, Strided, TwoStage
 from tokenprune.core.errors import ConfigError, MissingSignalError
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.ranking import TopK
 from tokenprune.testing import features
 
 VECTORS = Path(__file__).parents[1] / "vectors"

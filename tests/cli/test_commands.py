@@ -99,7 +99,7 @@ def test_doctor_proves_pruning_on_a_saved_model(tokenprune: Command, tmp_path: P
     chosen = ("--strategy", "mi-pruner", "--strategy", "attention", "--strategy", "mi-attention")
     done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", *chosen, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)["examinations"]
+    found = json.loads(done.stdout)["diagnoses"]
     assert [f["strategy"] for f in found] == ["mi-pruner", "attention", "mi-attention"]
     for f in found:
         assert (f["tokens_before"], f["tokens_after"]) == (36, 9)

@@ -39,7 +39,7 @@ def test_doctor_and_list(family: str, capsys: pytest.CaptureFixture[str], monkey
     options = [word for strategy in asked for word in ("--strategy", strategy)]
     code, out, err = run(capsys, monkeypatch, "doctor", "--model", name, *options, "--json")
     assert code == 0, out + err
-    found = json.loads(out)["examinations"]
+    found = json.loads(out)["diagnoses"]
     assert [f["strategy"] for f in found] == asked
     assert all(f["healthy"] and 0 < f["tokens_after"] < f["tokens_before"] for f in found)
     # Gemma's windows are narrower than the prompt, and then the law is about something else
@@ -53,7 +53,7 @@ def test_the_usual_budget_is_a_quarter_of_small_images(
     for name in ("tiny:video_llava", "tiny:qwen2_vl"):
         code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "random", "--json")
         assert code == 0
-        (found,) = json.loads(out)["examinations"]
+        (found,) = json.loads(out)["diagnoses"]
         kept[name] = (found["tokens_before"], found["tokens_after"])
     assert kept == {"tiny:video_llava": (16, 4), "tiny:qwen2_vl": (144, 64)}
 

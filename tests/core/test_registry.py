@@ -17,8 +17,8 @@ import torch
 
 import tokenprune as tp
 from tokenprune.components import aggregators
-from tokenprune.components.selectors import TopK
 from tokenprune.core import errors
+from tokenprune.core.ranking import TopK
 from tokenprune.core.registry import KINDS, Registry, all_entries
 from tokenprune.core.registry import registry as shared
 from tokenprune.core.strategy import AnyStrategy

@@ -20,9 +20,10 @@ from tests import reference
 from tests.tables import ForbiddenPairs, GivenPairs, GivenScores, blank_features, problem, rows
 from tokenprune.components import normalizers, pairwise, priors, scorers
 from tokenprune.components.objectives import MaximalMarginalRelevance, Modular
-from tokenprune.components.selectors import Greedy, TopK, TwoStage, top_k
+from tokenprune.components.selectors import Greedy, TwoStage
 from tokenprune.core.errors import ConfigError, DegenerateRelevanceWarning, FeatureError, NonFiniteError
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
+from tokenprune.core.ranking import TopK, top_k
 from tokenprune.testing import features, gains_instances
 
 OPTIMIZERS = ("vectorized", "lazy", "naive")

@@ -21,7 +21,7 @@ from tokenprune.core.registry import build_component, list_components
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation import ablation as engine
 from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations
-from tokenprune.evaluation.conditions import contestants
+from tokenprune.evaluation.conditions import conditions
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.report.ablation import write_figure, write_page
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
@@ -127,7 +127,7 @@ def test_the_cross_leaves_out_nothing_that_ships() -> None:
 
 def test_a_row_may_be_any_composition() -> None:
     spec = {"scorer": {"name": "pmi", "aggregator": "mean"}, "selector": "top-k"}
-    rows = contestants(["mi-pruner", {"label": "mine", "strategy": spec}], [4])
+    rows = conditions(["mi-pruner", {"label": "mine", "strategy": spec}], [4])
     assert [row.label for row in rows if row.kind == "strategy" and row.label != "random"] == ["mi-pruner", "mine"]
     assert rows[-1].strategy == tp.build(spec)
 

@@ -13,11 +13,10 @@ import tokenprune as tp
 from tokenprune.cli import main
 from tokenprune.core.errors import ConfigError, PluginError
 from tokenprune.core.features import Grid
-from tokenprune.data.items import scene_items
+from tokenprune.data.items import Item, scene_items
 from tokenprune.evaluation.batch import box_overlap
 from tokenprune.evaluation.compare import answers_in, compare
-from tokenprune.evaluation.conditions import Contestant, contestants
-from tokenprune.evaluation.runner import Item
+from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.report.report import write_report
 from tokenprune.results.store import read_results
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
@@ -209,23 +208,23 @@ def test_a_broken_strategy_is_left_out_where_nobody_named_it(monkeypatch: Any) -
     monkeypatch.setattr("tokenprune.evaluation.conditions.list_strategies", lambda pattern="*": names)
     monkeypatch.setattr("tokenprune.evaluation.conditions.build", build)
     notes: list[str] = []
-    labels = {row.label for row in contestants(None, [8], notes.append)}
+    labels = {row.label for row in conditions(None, [8], notes.append)}
     assert {"mi-pruner", "mi-attention"} < labels
     assert "sick" not in labels
     assert notes == ["sick is left out: strategy 'sick' cannot be made"]
     with pytest.raises(PluginError):
-        contestants(["sick"], [8])
+        conditions(["sick"], [8])
 
 
 def test_labels_are_taken_once() -> None:
     for label in ("mine", "full", "oracle"):
         row = {"label": label, "strategy": "divprune"}
         with pytest.raises(ConfigError, match=f"two rows are called '{label}'"):
-            contestants([row, row], [8])
+            conditions([row, row], [8])
 
 
 def test_names_and_wildcards() -> None:
-    labels = [row.label for row in contestants(["mi*", "fastv", "random"], [8])]
+    labels = [row.label for row in conditions(["mi*", "fastv", "random"], [8])]
     assert labels == [
         "full",
         "wrong image",
@@ -238,7 +237,7 @@ def test_names_and_wildcards() -> None:
         "fastv",
     ]
     with pytest.raises(ConfigError, match="mi-pruner"):
-        contestants(["nothing*"], [8])
+        conditions(["nothing*"], [8])
 
 
 def test_overlap_is_the_area_covered_in_pixels() -> None:
@@ -249,17 +248,17 @@ def test_overlap_is_the_area_covered_in_pixels() -> None:
 
 def test_the_oracle_keeps_the_queried_object(model: Any) -> None:
     wanted = torch.tensor([[0.0, 3, 0, 5], [0, 0, 0, 0]], dtype=torch.float64)
-    strategy = Contestant("oracle", "oracle", 2).for_batch(["a", "b"], wanted)
+    strategy = Condition("oracle", "oracle", 2).for_batch(["a", "b"], wanted)
     assert strategy is not None
     selection = strategy.select(tp.Features(torch.randn(2, 4, 3)), 2)
     assert selection.row(0) == [1, 3]
 
 
 def test_random_draws_belong_to_pictures() -> None:
-    rows = [row for row in contestants(["random"], [8]) if row.label == "random"]
+    rows = [row for row in conditions(["random"], [8]) if row.label == "random"]
     features = tp.Features(torch.zeros(4, 36, 1))
 
-    def kept(row: Contestant, pictures: list[str]) -> list[list[int]]:
+    def kept(row: Condition, pictures: list[str]) -> list[list[int]]:
         strategy = row.for_batch(pictures, torch.zeros(len(pictures), 36))
         assert strategy is not None
         selection = strategy.select(features, 8)

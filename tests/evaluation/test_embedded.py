@@ -27,7 +27,7 @@ from experiments.embedded.network import START, answer, build, encode, normalize
 from experiments.embedded.train import EVEN, loss_weight, weights_by_error
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.data.scenes import samples, scene, subfamilies
-from tokenprune.diagnostics.doctor import prompt_inputs
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.zoo import embedded
 
 SEED = 77

@@ -11,12 +11,12 @@ import torch
 
 import tokenprune as tp
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.data.items import scene_items
-from tokenprune.diagnostics.doctor import prompt_inputs
-from tokenprune.evaluation.batch import Pictures
+from tokenprune.data.items import Item, scene_items
+from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.compare import compare
-from tokenprune.evaluation.runner import Item, pictures_of
+from tokenprune.evaluation.runner import question_batch
 from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.support import refusal
 from tokenprune.report.pruning import look, pruning_sheet
 from tokenprune.results.store import read_results
@@ -69,7 +69,7 @@ def test_answers_are_those_of_generate(family: str, tmp_path: Path) -> None:
 def test_units_are_those_that_strategies_choose_from(family: str) -> None:
     model, processor = tiny_model(family), tiny_processor(family)
     items = scene_items(["gqa"], 4, seed=2)
-    pictures = pictures_of(model, processor, items)
+    pictures = question_batch(model, processor, items)
     with torch.no_grad(), tp.attach(model, "random", 1.0, processor=processor) as run:
         model(**prompt_inputs(processor, [i.image() for i in items], [i.question.text for i in items]))
     (prefill,) = run.history
@@ -91,7 +91,7 @@ def test_pictures_of_different_sizes_are_exchanged() -> None:
     """The wrong image brings its own number of tokens."""
     model, processor = tiny_model("qwen2_5_vl"), tiny_processor("qwen2_5_vl")
     wide, tall = picture(0).resize((64, 32)), picture(1).resize((24, 64))
-    pictures = Pictures(model, processor, [wide, tall], ["wide", "tall"], ["how many ?", "is it red ?"])
+    pictures = QuestionBatch(model, processor, [wide, tall], ["wide", "tall"], ["how many ?", "is it red ?"])
     own, other = pictures.shown(0), pictures.shown(1)
     assert own.prunable == other.prunable[::-1]
     assert own.prunable[0] != own.prunable[1]
@@ -105,7 +105,7 @@ def test_what_always_stays_is_counted_in_every_row(family: str, tmp_path: Path) 
     """Keeping all that can be pruned costs what the unpruned model costs, newlines and [CLS] included."""
     model, processor = tiny_model(family), tiny_processor(family)
     items = scene_items(["gqa"], 3, seed=2)
-    size = max(size for _, size in pictures_of(model, processor, items).units)
+    size = max(size for _, size in question_batch(model, processor, items).units)
     options: dict[str, Any] = {"strategies": ["random"], "budgets": (size,), "batch_size": 2, "note": lambda text: None}
     compare(model, processor, items, tmp_path, {}, **options)
     cost: dict[str, set[tuple[float, ...]]] = {}

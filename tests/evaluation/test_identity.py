@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tokenprune.results.fingerprint import identity, weights_identity
+from tokenprune.results.fingerprint import identity, weights_fingerprint
 from tokenprune.zoo.tiny import tiny_llava
 
 
@@ -75,9 +75,9 @@ def test_a_circle_ends() -> None:
 
 def test_weights() -> None:
     model = tiny_llava(side=4)
-    before = weights_identity(model)
-    assert weights_identity(tiny_llava(side=4)) == before
-    assert weights_identity(tiny_llava(side=4).to(torch.bfloat16)) != before
+    before = weights_fingerprint(model)
+    assert weights_fingerprint(tiny_llava(side=4)) == before
+    assert weights_fingerprint(tiny_llava(side=4).to(torch.bfloat16)) != before
     with torch.no_grad():
         model.lm_head.weight.add_(0.01)
-    assert weights_identity(model) != before
+    assert weights_fingerprint(model) != before

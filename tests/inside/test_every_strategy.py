@@ -12,8 +12,8 @@ from PIL import Image
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
 from tokenprune.core.selection import Selection
-from tokenprune.diagnostics.doctor import prompt_inputs
 from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.support import usable_strategies
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 

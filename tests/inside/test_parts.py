@@ -28,7 +28,7 @@ from tokenprune.components.layerwise.basis import (
 )
 from tokenprune.components.layerwise.pivots import KeyNorm, PivotQuota, hash_order
 from tokenprune.components.layerwise.recycle import Recycle, density_peaks
-from tokenprune.components.selectors import TopK
+from tokenprune.core.ranking import TopK
 
 SEEDS = st.integers(0, 10_000)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import tokenprune as tp
 from tokenprune.components.layerwise.attention import AttentionRows
 from tokenprune.components.layerwise.recycle import Recycle
-from tokenprune.components.layerwise.rules import Interpolated, LayerContext, Logistic, PivotsAndQuotas, Share
+from tokenprune.components.layerwise.rules import Interpolated, Logistic, PivotsAndQuotas, Share
 from tokenprune.core.errors import ConfigError, UnsupportedError
+from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LayerEvent, LayerSchedule
 
 METHODS = ("fastv", "sparsevlm", "dart", "apet", "autoprune")

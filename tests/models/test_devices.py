@@ -9,7 +9,8 @@ import torch
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS, N
-from tokenprune.diagnostics.doctor import ROUNDING, mask_out
+from tokenprune.diagnostics.doctor import ROUNDING
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.zoo.tiny import tiny_llava
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

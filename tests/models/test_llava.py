@@ -334,6 +334,6 @@ def test_half_precision_runs(prompts: Any) -> None:
 def test_prepare_refuses_transformers_that_cannot_take_its_inputs(
     model: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenprune.hf.attach.takes_encoded", lambda model: False)
+    monkeypatch.setattr("tokenprune.hf.prepare.takes_encoded", lambda model: False)
     with pytest.raises(UnsupportedError, match=r"5\.18.*attach"):
         tp.prepare(model, "mi-pruner", 5, **prompts())

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError, UnknownNameError, UnsupportedError
-from tokenprune.diagnostics.doctor import prompt_inputs
 from tokenprune.diagnostics.laws import Way, drop, keep_all
 from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.encoded import takes_encoded
 from tokenprune.hf.prompt_text import Scaffold, prompt_text
 from tokenprune.zoo.tiny import FAMILIES, picture, tiny_inputs, tiny_llava, tiny_model, tiny_processor

@@ -19,11 +19,13 @@ from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attach import attach
-from tokenprune.hf.batch import Request, collect, embedded, read_batch
+from tokenprune.hf.batch import read_batch
+from tokenprune.hf.collect import collect, embedded
 from tokenprune.hf.compiled import Compiled
 from tokenprune.hf.compiled.programs import Backend
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.hf.encoded import observed
+from tokenprune.hf.request import Request
 
 __all__ = ["DECODED", "Bench", "Way"]
 

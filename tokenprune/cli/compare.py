@@ -36,7 +36,7 @@ def compare(
     from tokenprune.data.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.compare import answers_in, environment
     from tokenprune.evaluation.compare import compare as run_comparison
-    from tokenprune.evaluation.conditions import contestants
+    from tokenprune.evaluation.conditions import conditions
     from tokenprune.evaluation.table import table
     from tokenprune.report.examples import example_sheets
     from tokenprune.report.report import write_report
@@ -46,7 +46,7 @@ def compare(
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     chosen = words_or_all("--strategies", strategies)
-    contestants(chosen, keeps)  # misspelt ones are told before a model is loaded
+    conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     items = scene_items(words_or_all("--families", families), limit, seed)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name)

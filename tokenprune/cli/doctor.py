@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tokenprune.diagnostics.doctor import Examination
+    from tokenprune.diagnostics.doctor import Diagnosis
 
 __all__ = ["doctor"]
 
@@ -36,8 +36,9 @@ def doctor(
     from rich.table import Table
 
     from tokenprune.data.images import open_image
-    from tokenprune.diagnostics.doctor import examine, prompt_inputs
+    from tokenprune.diagnostics.doctor import diagnose
     from tokenprune.hf.adapters.base import adapter_for
+    from tokenprune.hf.chat import prompt_inputs
     from tokenprune.hf.cost import layer_average
     from tokenprune.hf.support import usable_strategies
     from tokenprune.zoo.loading import load_model
@@ -46,9 +47,9 @@ def doctor(
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
     names = strategy or usable_strategies(adapter_for(loaded))
     budget = _usual_budget(loaded, inputs) if keep is None else keep
-    found = [examine(loaded, processor, name, budget, inputs) for name in names]
+    found = [diagnose(loaded, processor, name, budget, inputs) for name in names]
     if as_json:
-        typer.echo(json.dumps({"model": model, "examinations": [f.as_dict() for f in found]}, indent=1))
+        typer.echo(json.dumps({"model": model, "diagnoses": [f.as_dict() for f in found]}, indent=1))
     else:
         if model.partition(":")[0] == "tiny":
             typer.echo(f"model {model!r} has random weights: it proves that pruning is wired up, not that it is good")
@@ -76,8 +77,8 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _trouble(found: Examination) -> str:
-    """Why an examination is not healthy, in a line."""
+def _trouble(found: Diagnosis) -> str:
+    """Why a diagnosis is not healthy, in a line."""
     broken = [name for name, law in found.laws.items() if not law.holds]
     if broken:
         return f"{found.strategy}: broken: {', '.join(broken)}"

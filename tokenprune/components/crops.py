@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.features import working_precision
-from tokenprune.core.indexing import constant, gather_tokens
+from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_similarity
 from tokenprune.core.kinds import Problem, Selector, check_choice, check_count, check_number
+from tokenprune.kernels.host import constant
 
 __all__ = ["CropBudgets"]
 

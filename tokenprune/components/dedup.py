@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.pairwise import CosineTable
-from tokenprune.components.selectors import top_k
-from tokenprune.core.indexing import constant
 from tokenprune.core.kinds import Problem, Selector, check_count
+from tokenprune.core.ranking import top_k
 from tokenprune.kernels import usable
+from tokenprune.kernels.host import constant
 
 __all__ = ["BipartiteDedup"]
 

@@ -17,8 +17,6 @@ from tokenprune.components.priors import Uniform
 from tokenprune.core.errors import (
     ConfigError,
     DegenerateRelevanceWarning,
-    FeatureError,
-    NonFiniteError,
     OptionTypeError,
 )
 from tokenprune.core.features import Features, on_host, working_precision
@@ -34,35 +32,7 @@ __all__ = [
     "ReceivedAttention",
     "TextAlignment",
     "TextSimilarity",
-    "relevance",
 ]
-
-
-def relevance(scorer: Scorer, features: Features) -> Tensor:
-    """What a scorer says, in the form that selection relies on: larger is better, finite, 0 at padding, no gradient.
-
-    Returns
-    -------
-    Tensor, (B, N)
-
-    Raises
-    ------
-    FeatureError
-        The scorer returned something else than a tensor (B, N).
-    NonFiniteError
-        It returned NaN or infinity for a real token (read on the host only; see :meth:`Selection.verify`).
-    """
-    scores = scorer.score(features)
-    shape = (features.batch, features.n_visual)
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
-        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise FeatureError(f"{scorer!r} must return scores of shape {shape}, got {got}")
-    scores = scores.detach()
-    if features.visual_mask is not None:
-        scores = scores.masked_fill(~features.visual_mask, 0)
-    if on_host(scores) and not bool(torch.isfinite(scores).all()):
-        raise NonFiniteError(f"{scorer!r} returned NaN or infinity")
-    return scores if scorer.higher_is_better else -scores
 
 
 @dataclass(frozen=True)
@@ -125,7 +95,9 @@ class PMI(Scorer):
         nearest = Max()(similarity, mask=features.text_mask)
         spread = nearest.where(valid, -torch.inf).amax(1) - nearest.where(valid, torch.inf).amin(1)
         silent = (spread <= rounding).unsqueeze(-1)
-        return torch.where(flat.unsqueeze(-1), torch.where(silent, _strewn(valid).to(nearest.dtype), nearest), scores)
+        return torch.where(
+            flat.unsqueeze(-1), torch.where(silent, _golden_ratio_order(valid).to(nearest.dtype), nearest), scores
+        )
 
 
 def _warn_degenerate(rows: list[int]) -> None:
@@ -137,7 +109,7 @@ def _warn_degenerate(rows: list[int]) -> None:
     )
 
 
-def _strewn(valid: Tensor) -> Tensor:
+def _golden_ratio_order(valid: Tensor) -> Tensor:
     """Scores whose k largest lie evenly over the real tokens, for every k: (B, N), from -1e-6 to 0.
 
     Multiples of the golden ratio modulo 1 fill the interval evenly; so small that redundancy decides where it counts.

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.objectives import MaximalMarginalRelevance
-from tokenprune.components.scorers import relevance
 from tokenprune.core.errors import ConfigError, NonFiniteError
 from tokenprune.core.features import on_host
-from tokenprune.core.indexing import as_mask, constant, left_aligned
+from tokenprune.core.indexing import as_mask, left_aligned
 from tokenprune.core.kinds import (
     Objective,
     Oracle,
@@ -26,50 +25,13 @@ from tokenprune.core.kinds import (
     check_count,
     check_number,
 )
-from tokenprune.kernels import LONGEST_SORT, usable
+from tokenprune.core.ranking import TopK, relevance, top_k, within_budget
+from tokenprune.kernels.host import constant
 
-__all__ = [
-    "Candidates",
-    "Greedy",
-    "Optimizer",
-    "Prefilter",
-    "Strided",
-    "TopK",
-    "TwoStage",
-    "round_one",
-    "round_one_of",
-    "top_k",
-]
+__all__ = ["Candidates", "Greedy", "Optimizer", "Prefilter", "Strided", "TopK", "TwoStage", "round_one", "round_one_of"]
+
 
 Optimizer = Literal["vectorized", "lazy", "naive"]
-
-
-def top_k(scores: Tensor, counts: tuple[int, ...], available: Tensor) -> Tensor:
-    """Positions of the largest scores a row, best first, ties to the lowest index: (B, max count), -1 as padding."""
-    if scores.dtype == torch.float32 and scores.shape[1] <= LONGEST_SORT and usable(scores):
-        from tokenprune.kernels.order import best_scores  # needs Triton
-
-        return _padded(best_scores(scores, available, max(counts)), counts)
-    ranked = scores.masked_fill(~available, -math.inf).argsort(dim=-1, descending=True, stable=True)
-    return _padded(ranked[:, : max(counts)], counts)
-
-
-def _padded(order: Tensor, counts: tuple[int, ...]) -> Tensor:
-    if len(set(counts)) <= 1:
-        return order
-    limit = constant(counts, order.device).unsqueeze(-1)
-    return order.masked_fill(torch.arange(order.shape[1], device=order.device) >= limit, -1)
-
-
-@dataclass(frozen=True)
-class TopK(Selector):
-    """The tokens with the largest scores."""
-
-    nested = True
-
-    def select(self, problem: Problem) -> Tensor:
-        """Best first."""
-        return top_k(problem.scores, problem.counts, problem.available)
 
 
 @dataclass(frozen=True)
@@ -277,7 +239,7 @@ class Strided(Selector):
         stride = (problem.available.sum(1, keepdim=True) // limit.clamp_min(1)).clamp_min(1)
         rank = torch.arange(max(problem.counts), device=limit.device) * stride
         ascending = problem.available.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-        return _padded(ascending.gather(1, rank.clamp_max(ascending.shape[1] - 1)), problem.counts)
+        return within_budget(ascending.gather(1, rank.clamp_max(ascending.shape[1] - 1)), problem.counts)
 
 
 @dataclass(frozen=True)
@@ -356,7 +318,7 @@ class Candidates(Selector):
         if not any(missing):
             return picks
         if self.repeat_first:
-            extra = _padded(picks.new_zeros(len(counts), max(missing)), missing)
+            extra = within_budget(picks.new_zeros(len(counts), max(missing)), missing)
         else:
             context = picks if problem.context is None else torch.cat([problem.context, picks], dim=1)
             available = _without(problem.available, picks)

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-__all__ = ["as_mask", "constant", "gather_tokens", "left_aligned", "to_batch"]
-
-
-def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """Whole numbers of the host as an int64 tensor (B,) that is not to be written to.
-
-    Equal numbers are filled in where they are needed. Others are copied to an accelerator once and remembered, because
-    a copy makes the host wait and cannot be part of a captured graph.
-    """
-    if len(set(values)) == 1:
-        return torch.full((len(values),), values[0], device=device)
-    return torch.tensor(values) if device.type == "cpu" else _copied(values, device)
-
-
-@lru_cache(maxsize=256)
-def _copied(values: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)
+__all__ = ["as_mask", "gather_tokens", "left_aligned", "to_batch"]
 
 
 def as_mask(indices: Tensor, n: int) -> Tensor:

@@ -14,20 +14,20 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from tokenprune.components.layerwise.rules import Appending, AsAsked, KeepRule, LayerContext, Measure
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import ConfigError, OptionTypeError, UnsupportedError
 from tokenprune.core.features import SIGNALS, Features
 from tokenprune.core.indexing import left_aligned
 from tokenprune.core.kinds import check_choice
+from tokenprune.core.layer_kinds import Appending, AsAsked, KeepRule, LayerContext, Measure
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
 
-__all__ = ["INSIDE_SIGNALS", "LayerEvent", "LayerSchedule", "Rows"]
+__all__ = ["LAYER_SIGNALS", "LayerEvent", "LayerSchedule", "Rows"]
 
 Rows = Literal["last", "text"]
 
-INSIDE_SIGNALS: Final[Mapping[str, str]] = {
+LAYER_SIGNALS: Final[Mapping[str, str]] = {
     "visual": "hidden states of the visual tokens still present, b n d",
     "text": "hidden states of the text tokens after them, b t d",
     "attention": "attention rows over those visual tokens, after softmax, b h r n",
@@ -49,7 +49,7 @@ class LayerEvent:
     after_layer : int
         Layer (0-based; negative counts from the end) at whose output the event acts.
     strategy : Strategy
-        Scores, selects and merges, given features of that place (:data:`INSIDE_SIGNALS`).
+        Scores, selects and merges, given features of that place (:data:`LAYER_SIGNALS`).
     rule : KeepRule, default ``AsAsked()``
         How many tokens stay.
     rows : str, default "last"
@@ -174,7 +174,7 @@ class LayerSchedule(AnyStrategy):
         check_choice(self, "positions", get_args(Positions))
         if not self.events:
             raise ConfigError("LayerSchedule.events is empty: use a Strategy")
-        known = {*SIGNALS, *INSIDE_SIGNALS, *(measure.name for measure in self.measures)}
+        known = {*SIGNALS, *LAYER_SIGNALS, *(measure.name for measure in self.measures)}
         for event in self.events:
             known |= {measure.name for measure in event.measures}
             if unknown := event.requires - known:
@@ -186,7 +186,7 @@ class LayerSchedule(AnyStrategy):
         before = frozenset() if self.before is None else self.before.requires
         measured = {measure.name for measure in self._all_measures()}
         inside = frozenset().union(*(event.requires for event in self.events))
-        return before | (inside - INSIDE_SIGNALS.keys() - measured)
+        return before | (inside - LAYER_SIGNALS.keys() - measured)
 
     @property
     def acts(self) -> tuple[Strategy, ...]:

@@ -11,13 +11,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tokenprune.components.scorers import relevance
-from tokenprune.components.selectors import TopK
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import BudgetError, ConfigError, FeatureError, OptionTypeError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.indexing import left_aligned
 from tokenprune.core.kinds import Merger, Problem, Scorer, Selector, check_choice
+from tokenprune.core.ranking import TopK, relevance
 from tokenprune.core.selection import Selection
 
 __all__ = ["AnyStrategy", "Positions", "Strategy"]

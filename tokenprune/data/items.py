@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError, closest
-from tokenprune.evaluation.runner import Item
 
-__all__ = ["default_model", "notes_on", "scene_items"]
+__all__ = ["Item", "default_model", "notes_on", "scene_items"]
 
 
 def default_model() -> str:
@@ -67,3 +67,55 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]
         return Item(sample.id, f"{seed}-{sample.scene}", paint, sample.question)
 
     return [item(sample) for sample in samples(families or list(FAMILIES), n, seed)]
+
+
+class Question(Protocol):
+    """What the runner reads of a question."""
+
+    @property
+    def text(self) -> str:
+        """What is asked."""
+
+    @property
+    def answer(self) -> str:
+        """The right one."""
+
+    @property
+    def family(self) -> str:
+        """Question type."""
+
+    @property
+    def subfamily(self) -> str:
+        """Part of the question type."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All possible answers; empty for an open question."""
+
+    @property
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """What the question is about, in pixels: left, top, right, bottom."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether the answer is yes or no."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question about a picture.
+
+    Attributes
+    ----------
+    id : str
+    image_id : str
+        Questions with the same one share the picture, and a cluster in the statistics.
+    image : callable
+        Paints or opens the picture.
+    question : Question
+    """
+
+    id: str
+    image_id: str
+    image: Callable[[], Image.Image]
+    question: Question

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tokenprune.core.errors import ConfigError
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.core.strategy import AnyStrategy
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
-from tokenprune.hf.patching import replaced
-from tokenprune.hf.record import Prefill
 
-__all__ = ["Examination", "Law", "examine", "mask_out", "prompt_inputs"]
+__all__ = ["Diagnosis", "Law", "diagnose"]
 
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
@@ -38,7 +33,7 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Examination:
+class Diagnosis:
     """What one strategy did to one prompt.
 
     Attributes
@@ -78,81 +73,8 @@ class Examination:
         return {**self.__dict__, "layer_average_tokens": average, "laws": laws, "healthy": self.healthy}
 
 
-def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
-    """Model inputs for one question about each picture, by the processor's chat template, left-padded.
-
-    Raises
-    ------
-    ConfigError
-        A question holds what stands for a picture in a prompt.
-    """
-    texts = []
-    for question in questions:
-        if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
-            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        message = [{"role": "user", "content": content}]
-        texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    with replaced(vars(processor.tokenizer), "padding_side", "left"):
-        # one list a prompt: some processors take a flat list for the images of the first one
-        return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
-
-
-def _marks(processor: Any) -> list[str]:
-    """What a processor puts visual tokens in for, wherever it stands in the text."""
-    names = ("image_token", "video_token", "boi_token")
-    return [str(mark) for name in names if (mark := getattr(processor, name, None))]
-
-
-def mask_out(model: Any, inputs: Mapping[str, Any], prefill: Prefill, positions: Positions = "keep") -> Tensor:
-    """Logits of the last token of the whole prompt, with the dropped tokens masked instead of dropped: (B, vocab).
-
-    Where a strategy renumbers ("compact"), masked tokens take no position of their own. Between layers, tokens are
-    masked from the layer on after which they were dropped; nothing may have been dropped before the first layer then.
-    """
-    ids = inputs["input_ids"]
-    mask = inputs["attention_mask"]
-    if not prefill.stages:
-        mask = torch.zeros_like(ids).scatter_(1, prefill.splice.index, prefill.splice.mask.long())
-    adapter = adapter_for(model)
-    place = (mask.cumsum(1) - 1).clamp_min(0)
-    if positions == "keep" or adapter.multi_axis:
-        place = adapter.position_ids(inputs, inputs["attention_mask"].bool())
-    with ExitStack() as stack:
-        layers: Any = adapter.language_model.layers
-        for number, seen in _seen_by_layer(inputs, prefill, len(layers)).items():
-            hook = partial(_with_mask, seen)
-            stack.callback(layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
-        logits: Tensor = model(**{**inputs, "attention_mask": mask, "position_ids": place}).logits[:, -1]
-    return logits
-
-
-def _seen_by_layer(inputs: Mapping[str, Any], prefill: Prefill, n_layers: int) -> dict[int, Tensor]:
-    """Tokens that layers after an event may see, bool (B, S), by layer."""
-    seen = inputs["attention_mask"].bool()
-    found: dict[int, Tensor] = {}
-    present = list(prefill.places)
-    for stage in prefill.stages:
-        seen = seen.clone()
-        for unit, row in enumerate(prefill.rows):
-            seen[row, present[unit]] = False
-            present[unit] = present[unit][stage.selection.row(unit)]
-            seen[row, present[unit]] = True
-        found.update(dict.fromkeys(range(stage.layer + 1, n_layers), seen))
-    return found
-
-
-def _with_mask(seen: Tensor, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Give a layer a causal mask over the tokens seen; what is masked is finite, because whole rows may be."""
-    hidden = args[0] if args else kwargs["hidden_states"]
-    length = hidden.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril() & seen.unsqueeze(1)
-    mask = hidden.new_zeros(causal.shape).masked_fill(~causal, torch.finfo(hidden.dtype).min).unsqueeze(1)
-    return args, {**kwargs, "attention_mask": mask}
-
-
 @torch.no_grad()
-def examine(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mapping[str, Any]) -> Examination:
+def diagnose(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mapping[str, Any]) -> Diagnosis:
     """Run one prompt plainly, with everything kept, pruned, and with the dropped tokens masked out."""
     built = build(strategy)
     inputs = dict(inputs)
@@ -169,7 +91,7 @@ def examine(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mappin
     if _only_drops(built, model) and prefill.sequence_before <= _window(model):
         laws["drop = mask out"] = _law(pruned, mask_out(model, inputs, prefill, built.positions))
     laws["hooks gone"] = Law(0.0, _hooks(model) == hooks)
-    return Examination(
+    return Diagnosis(
         built.name,
         sum(prefill.tokens_before),
         sum(prefill.tokens_after),

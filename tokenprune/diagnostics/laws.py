@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenprune.core.errors import ConfigError, closest
-from tokenprune.diagnostics.doctor import mask_out
+from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters.base import adapter_for
-from tokenprune.hf.attach import attach, prepare
+from tokenprune.hf.attach import attach
+from tokenprune.hf.prepare import prepare
 from tokenprune.hf.record import Prefill
 
 __all__ = ["Way", "attention_calls", "difference", "drop", "forward", "keep_all", "widen_windows"]

@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
+from tokenprune.data.items import Item
 from tokenprune.data.scenes import FAMILIES
 from tokenprune.evaluation.compare import answers_in, compare
-from tokenprune.evaluation.conditions import contestants
-from tokenprune.evaluation.runner import Item
+from tokenprune.evaluation.conditions import conditions
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
@@ -154,7 +154,7 @@ class Ablation:
             figure,
             paper,
         )
-        contestants(made.rows(), made.budgets)
+        conditions(made.rows(), made.budgets)
         return made
 
     def reference_of(self, label: str) -> str | None:

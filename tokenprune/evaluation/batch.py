@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.features import Grid
-from tokenprune.diagnostics.doctor import prompt_inputs
 from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
 
-__all__ = ["Box", "Pictures", "Shown", "box_overlap"]
+__all__ = ["Box", "QuestionBatch", "Shown", "box_overlap"]
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels of a picture."""
@@ -68,7 +68,7 @@ class Shown:
     staying: tuple[int, ...]
 
 
-class Pictures:
+class QuestionBatch:
     """Pictures and questions about them, a question each.
 
     A picture that several questions are about is encoded once, unless the model cuts pictures into tiles or takes no

@@ -15,12 +15,13 @@ import torch
 
 from tokenprune.core.errors import ConfigError, TokenPruneWarning, UnreachableBudgetError
 from tokenprune.core.matching import Match, checked_match, matched_keep
-from tokenprune.evaluation.batch import Pictures
-from tokenprune.evaluation.conditions import Contestant, contestants
-from tokenprune.evaluation.runner import Item, pictures_of, run
+from tokenprune.data.items import Item
+from tokenprune.evaluation.batch import QuestionBatch
+from tokenprune.evaluation.conditions import Condition, conditions
+from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.hf.support import refusal
-from tokenprune.results.fingerprint import weights_identity
+from tokenprune.results.fingerprint import weights_fingerprint
 from tokenprune.results.store import ResultFolder, read_results, write_atomically
 
 __all__ = ["answers_in", "compare", "environment"]
@@ -67,7 +68,7 @@ def compare(
     config : mapping
         What decides an answer, apart from strategy, budget and weights.
     strategies : sequence of str or mapping, optional
-        Names, wildcards, or rows of their own (see :func:`~tokenprune.evaluation.conditions.contestants`); all by
+        Names, wildcards, or rows of their own (see :func:`~tokenprune.evaluation.conditions.conditions`); all by
         default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
@@ -93,8 +94,8 @@ def compare(
     """
     checked_match(match)
     _check_items(items)
-    rows = contestants(strategies, budgets, note)
-    first = pictures_of(model, processor, items[:1])
+    rows = conditions(strategies, budgets, note)
+    first = question_batch(model, processor, items[:1])
     size = max(size for _, size in first.units)
     if large := [keep for keep in budgets if keep > size]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
@@ -104,10 +105,10 @@ def compare(
     rows = [row for row in rows if (row.label, row.keep) not in unmatched]
     for (label, keep), reason in unmatched.items():
         note(f"{label} at {keep} is left out: {reason}")
-    with ResultFolder(out, {**config, "match": match, "weights": weights_identity(model)}) as folder:
+    with ResultFolder(out, {**config, "match": match, "weights": weights_fingerprint(model)}) as folder:
         for label in _describe(folder, rows):
             note(f"{label} is not what it was when {str(out)!r} was filled: it is asked again")
-        run(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=progress)
+        ask(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=progress)
         lines = answers_in(out, {item.id for item in items})
         table = summarize(lines)
         missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
@@ -142,7 +143,7 @@ def _described(out: Path) -> dict[str, dict[str, str]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _describe(folder: ResultFolder, rows: Sequence[Contestant]) -> list[str]:
+def _describe(folder: ResultFolder, rows: Sequence[Condition]) -> list[str]:
     """Write what each label stands for into ``strategies.json``; return the labels that stood for something else."""
     before = _described(folder.path)
     now = {
@@ -161,7 +162,7 @@ def _check_items(items: Sequence[Item]) -> None:
         raise ConfigError(f"items: {len(twice)} ids are given to more than one question, {twice[0]!r} among them")
 
 
-def _impossible(rows: Sequence[Contestant], pictures: Pictures) -> dict[tuple[str, int], str]:
+def _impossible(rows: Sequence[Condition], pictures: QuestionBatch) -> dict[tuple[str, int], str]:
     """Rows that this model cannot run, and why."""
     found = {}
     for row in rows:
@@ -173,7 +174,7 @@ def _impossible(rows: Sequence[Contestant], pictures: Pictures) -> dict[tuple[st
     return found
 
 
-def _unmatched(rows: Sequence[Contestant], n_visual: int, n_layers: int) -> dict[tuple[str, int], str]:
+def _unmatched(rows: Sequence[Condition], n_visual: int, n_layers: int) -> dict[tuple[str, int], str]:
     """Rows whose strategy cannot process so few tokens on average, and why."""
     found = {}
     for row in rows:

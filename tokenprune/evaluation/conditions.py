@@ -18,7 +18,7 @@ from tokenprune.core.registry import build, list_strategies
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.results.fingerprint import identity
 
-__all__ = ["RANDOM_DRAWS", "Contestant", "Given", "contestants", "strategy_names"]
+__all__ = ["RANDOM_DRAWS", "Condition", "Given", "conditions", "strategy_names"]
 
 RANDOM_DRAWS = 3
 """The paper averages three independent draws."""
@@ -45,7 +45,7 @@ class Given(Scorer):
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Condition:
     """One row of the table at one budget.
 
     Attributes
@@ -133,11 +133,11 @@ def strategy_names(patterns: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def contestants(
+def conditions(
     names: Sequence[str | Mapping[str, Any]] | None,
     budgets: Sequence[int],
     note: Callable[[str], None] = lambda text: None,
-) -> list[Contestant]:
+) -> list[Condition]:
     """All rows: full, wrong image, oracle, random draws, and strategies at each budget.
 
     Parameters
@@ -175,9 +175,9 @@ def contestants(
                 if found == name:
                     raise
                 note(f"{found} is left out: {error}")
-    rows = [Contestant("full", "full"), Contestant("wrong image", "wrong image")]
+    rows = [Condition("full", "full"), Condition("wrong image", "wrong image")]
     for keep in budgets:
-        rows.append(Contestant("oracle", "oracle", keep))
-        rows += [Contestant("random", "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
-        rows += [Contestant(label, "strategy", keep, 0, strategy) for label, strategy in built.items()]
+        rows.append(Condition("oracle", "oracle", keep))
+        rows += [Condition("random", "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
+        rows += [Condition(label, "strategy", keep, 0, strategy) for label, strategy in built.items()]
     return rows

@@ -9,7 +9,7 @@ logits those of the plain pass up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,45 +18,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.features import Features
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import AnyStrategy, Strategy
+from tokenprune.evaluation.memoised import Memoised
+from tokenprune.evaluation.nested import NestedSelection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import NAMES as CACHE_NAMES
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.patching import replaced
 
-__all__ = ["Beginnings", "Ordered", "Remembered", "Thrift", "beginnings"]
+__all__ = ["SharedPrefix", "SharedWork", "shared_prefix"]
+
 
 WORTH = 0.2
 """Share of a batch's tokens that has to be shared before two passes are cheaper than one."""
 
 
-class Thrift:
+class SharedWork:
     """Cheaper prefills of one batch of left-padded prompts, for any number of strategies.
 
     Parameters
     ----------
     adapter : ModelAdapter
         Of the model that generates. Language models with anything but plain causal attention over one axis of
-        positions run beginnings as often as ever.
+        positions run shared beginnings as often as ever.
     """
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self.adapter = adapter
         self.decoder: Any = adapter.language_model
-        self.remembered: dict[nn.Module, Remembered] = {}
-        self.ordered: dict[int, Ordered] = {}
+        self.remembered: dict[nn.Module, Memoised] = {}
+        self.ordered: dict[int, NestedSelection] = {}
 
     def once(self, strategy: AnyStrategy) -> AnyStrategy:
         """The same strategy, which selects once for all budgets where it can; give it the largest one first."""
         if not isinstance(strategy, Strategy) or strategy.merges or not strategy.selector.nested:
             return strategy
-        return self.ordered.setdefault(id(strategy), Ordered(strategy))
+        return self.ordered.setdefault(id(strategy), NestedSelection(strategy))
 
     @contextmanager
     def during(self, strategy: AnyStrategy | None) -> Iterator[None]:
@@ -81,7 +81,7 @@ class Thrift:
                 first, _ = strategy.placed(len(self.decoder.layers))[0]
                 for module in self.decoder.layers[: first + 1].modules():
                     if type(module) is nn.Linear:
-                        _replace(stack, module, self.remembered.setdefault(module, Remembered(module.forward)))
+                        _replace(stack, module, self.remembered.setdefault(module, Memoised(module.forward)))
                 stack.enter_context(self._attention(self.decoder.layers[: first + 1]))
             yield
 
@@ -99,63 +99,11 @@ class Thrift:
         def remembered(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if module not in modules:
                 return attend(module, *args, **kwargs)
-            return self.remembered.setdefault(module, Remembered(partial(attend, module)))(*args, **kwargs)
+            return self.remembered.setdefault(module, Memoised(partial(attend, module)))(*args, **kwargs)
 
         # what is registered for everybody stays: assigning goes into a table over it, to be left as it was
         with replaced(ALL_ATTENTION_FUNCTIONS._local_mapping, name, remembered):
             yield
-
-
-class Ordered(AnyStrategy):
-    """A strategy whose smaller budgets are beginnings of larger ones: one selection for the same features.
-
-    Parameters
-    ----------
-    strategy : Strategy
-        Its selector is ``nested``, and it merges nothing.
-    """
-
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy, self.name, self.positions = strategy, strategy.name, strategy.positions
-        self.known: tuple[Features, Selection] | None = None
-
-    @property
-    def requires(self) -> frozenset[str]:
-        """As the strategy."""
-        return self.strategy.requires
-
-    def reads(self, given: Container[str] = ()) -> frozenset[str]:
-        """As the strategy."""
-        return self.strategy.reads(given)
-
-    def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
-        """The first picks of what was selected before, where that was of the same features and no fewer."""
-        budget = Budget.of(keep, unit)
-        if budget.unit == "frame":
-            return self.strategy.select(features, budget)
-        counts = torch.tensor(budget.counts(features.counts()), device=features.device)
-        if self.known is None or not (_same(self.known[0], features) and bool((self.known[1].counts >= counts).all())):
-            self.known = (features, self.strategy.select(features, budget))
-        whole = self.known[1]
-        order = whole.order[:, : int(counts.max())]
-        order = order.masked_fill(torch.arange(order.shape[1], device=order.device) >= counts.unsqueeze(1), -1)
-        return Selection.from_order(order, features.n_visual, whole.scores, valid=features.visual_mask)
-
-
-def _same(a: Features, b: Features) -> bool:
-    masks = ((a.visual_mask, b.visual_mask), (a.text_mask, b.text_mask))
-    return (
-        sorted(a) == sorted(b)
-        and a.grid == b.grid
-        and all(_equal(a[name], b[name]) for name in a)
-        and all(_equal(mine, other) for mine, other in masks)
-    )
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and torch.equal(a, b))
-    return bool(a is b or (type(a) is type(b) and a == b))
 
 
 def _replace(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -181,38 +129,8 @@ def _last_only(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return forward
 
 
-class Remembered:
-    """A function that gives its last result again where it is asked the same.
-
-    Parameters
-    ----------
-    original : callable
-        Pure; its first argument is a tensor.
-    least : int, default 65536
-        Smaller tensors (a decoding step's) are neither compared nor kept.
-    """
-
-    def __init__(self, original: Callable[..., Any], least: int = 65536) -> None:
-        self.original, self.least = original, least
-        self.known: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Look, then ask."""
-        if x.numel() < self.least:
-            return self.original(x, *args, **kwargs)
-        asked = (x, *args)
-        if self.known is not None:
-            before, named, made = self.known
-            alike = len(before) == len(asked) and named.keys() == kwargs.keys()
-            if alike and all(map(_equal, before, asked)) and all(_equal(named[k], kwargs[k]) for k in named):
-                return made
-        made = self.original(x, *args, **kwargs)
-        self.known = (asked, kwargs, made)
-        return made
-
-
 @dataclass(frozen=True)
-class Beginnings:
+class SharedPrefix:
     """Rows of a batch that begin alike.
 
     Attributes
@@ -230,7 +148,7 @@ class Beginnings:
     length: int
 
 
-def beginnings(embeds: Tensor, positions: Tensor, mask: Tensor) -> Beginnings | None:
+def shared_prefix(embeds: Tensor, positions: Tensor, mask: Tensor) -> SharedPrefix | None:
     """Find rows that begin alike, or None where too few tokens are shared.
 
     Parameters
@@ -265,11 +183,11 @@ def beginnings(embeds: Tensor, positions: Tensor, mask: Tensor) -> Beginnings | 
     common = min(*shared, min(lengths) - 1)
     if (len(group) - len(leaders)) * common < WORTH * sum(lengths):
         return None
-    return Beginnings(torch.tensor(group, device=embeds.device), tuple(leaders), common)
+    return SharedPrefix(torch.tensor(group, device=embeds.device), tuple(leaders), common)
 
 
 def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A decoder's forward that runs beginnings once, then every row's rest, and leaves the cache of the plain pass."""
+    """A decoder's forward that runs shared prefixes once, then every row's rest; it leaves the plain pass's cache."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given: dict[str, Any] = {n: kwargs.get(n) for n in ("inputs_embeds", "position_ids", "attention_mask")}
@@ -279,7 +197,7 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
         embeds, positions, mask = given.values()
         batch, total = mask.shape
         positions = positions.expand(batch, -1)
-        found = beginnings(embeds, positions, mask.bool())
+        found = shared_prefix(embeds, positions, mask.bool())
         if found is None:
             return original(**kwargs)
         n, leaders = found.length, list(found.leaders)

@@ -1,11 +1,10 @@
-"""Ask every contestant every question: each picture encoded once, questions in batches, answers appended, resumable."""
+"""Ask every condition every question: each picture encoded once, questions in batches, answers appended, resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,69 +12,18 @@ from PIL import Image
 from tokenprune.core.budget import Budget
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.strategy import AnyStrategy
-from tokenprune.evaluation.batch import Pictures
-from tokenprune.evaluation.conditions import Contestant
+from tokenprune.data.items import Item
+from tokenprune.evaluation.batch import QuestionBatch
+from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.metrics import is_correct
-from tokenprune.evaluation.prefix_cache import Thrift
+from tokenprune.evaluation.prefix_cache import SharedWork
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.hf.record import Run
 from tokenprune.results.store import ResultFolder
 
-__all__ = ["Item", "batches", "pictures_of", "run"]
-
-
-class Question(Protocol):
-    """What the runner reads of a question."""
-
-    @property
-    def text(self) -> str:
-        """What is asked."""
-
-    @property
-    def answer(self) -> str:
-        """The right one."""
-
-    @property
-    def family(self) -> str:
-        """Question type."""
-
-    @property
-    def subfamily(self) -> str:
-        """Part of the question type."""
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """All possible answers; empty for an open question."""
-
-    @property
-    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """What the question is about, in pixels: left, top, right, bottom."""
-
-    @property
-    def binary(self) -> bool:
-        """Whether the answer is yes or no."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question about a picture.
-
-    Attributes
-    ----------
-    id : str
-    image_id : str
-        Questions with the same one share the picture, and a cluster in the statistics.
-    image : callable
-        Paints or opens the picture.
-    question : Question
-    """
-
-    id: str
-    image_id: str
-    image: Callable[[], Image.Image]
-    question: Question
+__all__ = ["ask", "batches", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -85,11 +33,11 @@ def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
         yield ordered[start : start + size]
 
 
-def run(
+def ask(
     model: Any,
     processor: Any,
     items: Sequence[Item],
-    rows: Sequence[Contestant],
+    rows: Sequence[Condition],
     folder: ResultFolder,
     *,
     batch_size: int = 16,
@@ -104,7 +52,7 @@ def run(
     model, processor
         As :func:`tokenprune.zoo.loading.load_model` returns them.
     items : sequence of Item
-    rows : sequence of Contestant
+    rows : sequence of Condition
     folder : ResultFolder
     batch_size, max_new_tokens : int
     match : str, default "kept"
@@ -143,10 +91,12 @@ def _following(items: Sequence[Item]) -> dict[str, Item | None]:
     }
 
 
-def pictures_of(model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()) -> Pictures:
+def question_batch(
+    model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()
+) -> QuestionBatch:
     """The pictures that some questions are about."""
     painted = {item.image_id: item.image() for item in batch}
-    return Pictures(
+    return QuestionBatch(
         model,
         processor,
         [painted[item.image_id] for item in batch],
@@ -157,23 +107,23 @@ def pictures_of(model: Any, processor: Any, batch: Sequence[Item], others: Seque
 
 
 class _Asked:
-    """One batch of questions: pictures encoded, prompts tokenised, once for all contestants."""
+    """One batch of questions: pictures encoded, prompts tokenised, once for all conditions."""
 
     def __init__(self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
-        self.thrift = Thrift(adapter_for(model))
+        self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
         others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
-        self.pictures = pictures_of(model, processor, batch, others)
+        self.pictures = question_batch(model, processor, batch, others)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes for item in batch])
 
-    def answers(self, row: Contestant, max_new_tokens: int) -> list[dict[str, Any]]:
+    def answers(self, row: Condition, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
         strategy = row.for_batch(self.units, self.wanted)
         if strategy is not None and strategy is row.strategy:
-            strategy = self.thrift.once(strategy)
+            strategy = self.shared_work.once(strategy)
         shown = self.pictures.shown(1 if row.kind == "wrong image" else 0)
         pruning: Any = (
             nullcontext(Run())
@@ -186,7 +136,7 @@ class _Asked:
                 encoded=shown.encoded,
             )
         )
-        with torch.no_grad(), pruning as record, self.thrift.during(strategy):
+        with torch.no_grad(), pruning as record, self.shared_work.during(strategy):
             out = self.model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         unpruned = [(n,) * self.shape.layers for n in shown.prunable]
@@ -204,7 +154,7 @@ class _Asked:
         solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
         return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes])
 
-    def _line(self, row: Contestant, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
+    def _line(self, row: Condition, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
         question = item.question
         tokens = [n + staying for n in layers]
         bytes_each = torch.finfo(self.model.dtype).bits // 8

@@ -101,7 +101,7 @@ def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
     Returns
     -------
     list of SummaryRow
-        For every contestant and budget: all questions, each task, each sub-family.
+        For every condition and budget: all questions, each task, each sub-family.
     """
     groups: dict[tuple[str, int], Answers] = defaultdict(list)
     for line in lines:

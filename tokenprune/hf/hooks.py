@@ -15,11 +15,14 @@ from tokenprune.core.features import Features
 from tokenprune.core.indexing import to_batch
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.base import MODALITIES, Observation
-from tokenprune.hf.batch import Batch, Decision, Request, collect, decide, read_batch
+from tokenprune.hf.batch import Batch, read_batch
 from tokenprune.hf.caches import cache_in
+from tokenprune.hf.collect import collect
+from tokenprune.hf.decision import Decision, decide
 from tokenprune.hf.encoded import Encoded, pixels_in
-from tokenprune.hf.layerwise import Entered, Inside
+from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
+from tokenprune.hf.request import Request
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Hooks"]
@@ -79,12 +82,12 @@ class Hooks:
         self.generating = False
         self.decided: _Decided | None = None
         """The prompt of the current ``generate`` call."""
-        self.inside: Inside | None = None
+        self.inside: LayerHooks | None = None
         """What prunes between layers, where the strategy is a schedule."""
         self.recording = False
         """Whether the last entry of the history still lacks what happens between layers."""
         if isinstance(request.strategy, LayerSchedule):
-            self.inside = Inside(replace(request.strategy, positions=request.positions), request.adapter)
+            self.inside = LayerHooks(replace(request.strategy, positions=request.positions), request.adapter)
 
     @contextmanager
     def generation(self) -> Iterator[None]:

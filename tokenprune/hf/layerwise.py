@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tokenprune.components.layerwise.rules import LayerContext
 from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import SIGNALS, Features, working_precision
 from tokenprune.core.indexing import gather_tokens, to_batch
-from tokenprune.core.schedule import INSIDE_SIGNALS, LayerEvent, LayerSchedule
+from tokenprune.core.layer_kinds import LayerContext
+from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
@@ -33,7 +33,7 @@ from tokenprune.hf.patching import replaced
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
-__all__ = ["Entered", "Inside", "Outcome", "Segment"]
+__all__ = ["Entered", "LayerHooks", "Outcome", "Segment"]
 
 CAPTURED = frozenset({"attention", "llm_keys", "text_keys"})
 """Signals that only a layer's attention function sees."""
@@ -161,7 +161,7 @@ class Outcome:
         return tuple(counts)
 
 
-class Inside:
+class LayerHooks:
     """One schedule on one model, for the time of an ``attach`` block.
 
     Parameters
@@ -339,7 +339,7 @@ class Inside:
             extra["text_positions"] = places.of(ids.unsqueeze(-1), places.text).squeeze(-1)
         if "rope_frequencies" in needs:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
-        for name in sorted(needs & SIGNALS.keys() - INSIDE_SIGNALS.keys()):
+        for name in sorted(needs & SIGNALS.keys() - LAYER_SIGNALS.keys()):
             given[name] = _still_there(entered, name, forward.origin)
         return Features(
             places.of(states, places.visual),

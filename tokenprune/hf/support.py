@@ -7,7 +7,7 @@ from tokenprune.core.registry import registry
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import ModelAdapter
-from tokenprune.hf.layerwise import Inside
+from tokenprune.hf.layerwise import LayerHooks
 
 __all__ = ["check", "refusal", "usable_strategies"]
 
@@ -31,7 +31,7 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
             f"cannot give (it gives {', '.join(sorted(adapter.available))}). Strategies that work on it: {fits}"
         )
     if isinstance(strategy, LayerSchedule):
-        Inside(strategy, adapter)
+        LayerHooks(strategy, adapter)
 
 
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.core.indexing import constant
 from tokenprune.kernels import power_of_two
+from tokenprune.kernels.host import constant
 
 __all__ = ["bipartite_rounds"]
 

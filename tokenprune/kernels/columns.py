@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.core.indexing import constant
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
+from tokenprune.kernels.host import constant
 
 __all__ = ["Columns", "greedy_columns"]
 

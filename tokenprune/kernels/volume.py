@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.core.indexing import constant
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import best_of
+from tokenprune.kernels.host import constant
 
 __all__ = ["greedy_volume"]
 

@@ -12,8 +12,9 @@ from PIL import Image
 from tokenprune.core.matching import Match
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy
-from tokenprune.evaluation.conditions import Contestant
-from tokenprune.evaluation.runner import Item, pictures_of
+from tokenprune.data.items import Item
+from tokenprune.evaluation.conditions import Condition
+from tokenprune.evaluation.runner import question_batch
 from tokenprune.report.pruning import look, pruning_sheet
 
 __all__ = ["Example", "as_drawn", "choose_examples", "example_sheets"]
@@ -120,7 +121,7 @@ def example_sheets(
     for example in choose_examples([line for line in lines if line["sample"] in by_id]):
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
-        pictures = pictures_of(model, processor, [item])
+        pictures = question_batch(model, processor, [item])
         if pictures.grids is None:
             return []  # nobody knows where tokens of tiles lie
         random = as_drawn(item.image_id, pictures.units[0][1])
@@ -148,6 +149,6 @@ def as_drawn(picture: str, n_visual: int) -> AnyStrategy:
         Its name.
     n_visual : int
     """
-    drawn = Contestant("random", "strategy").for_batch([picture], torch.zeros(1, n_visual))
+    drawn = Condition("random", "strategy").for_batch([picture], torch.zeros(1, n_visual))
     assert drawn is not None
     return drawn

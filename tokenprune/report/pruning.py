@@ -16,9 +16,9 @@ from tokenprune.core.features import Grid
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy
-from tokenprune.evaluation.batch import Pictures
+from tokenprune.data.items import Question
+from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.metrics import is_correct
-from tokenprune.evaluation.runner import Question
 from tokenprune.hf.adapters.base import PIXELS
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
@@ -135,7 +135,7 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = Pictures(model, processor, [image], ["picture"], [question])
+    pictures = QuestionBatch(model, processor, [image], ["picture"], [question])
     if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
         raise UnsupportedError(
             f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"

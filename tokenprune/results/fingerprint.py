@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["identity", "weights_identity"]
+__all__ = ["identity", "weights_fingerprint"]
 
 _FOREIGN = frozenset({"builtins", "abc", "typing", "dataclasses", "collections", "torch", "numpy"})
 """Packages whose source is not part of what a strategy is."""
@@ -37,7 +37,7 @@ def identity(strategy: object) -> str:
     return digest.hexdigest()[:12]
 
 
-def weights_identity(model: nn.Module) -> str:
+def weights_fingerprint(model: nn.Module) -> str:
     """Hash of a model's weights: name, shape and up to 16 values, evenly spaced, of each tensor.
 
     Enough to tell checkpoints apart, and quick for models of any size. Depends on the precision they are held in.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.components.layerwise.basis import BasisMerge, FarthestPoints, ReconstructionError
-from tokenprune.components.selectors import TopK
+from tokenprune.core.ranking import TopK
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.apet import apet
 from tokenprune_strategies.conformance._sequence import spliced

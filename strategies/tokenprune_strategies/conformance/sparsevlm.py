@@ -10,8 +10,8 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.components.layerwise.attention import text_relevance
 from tokenprune.components.layerwise.recycle import Recycle
-from tokenprune.components.layerwise.rules import KeepRule, LayerContext
 from tokenprune.core.indexing import as_mask, gather_tokens
+from tokenprune.core.layer_kinds import KeepRule, LayerContext
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.conformance._sequence import spliced
 from tokenprune_strategies.sparsevlm import sparsevlm

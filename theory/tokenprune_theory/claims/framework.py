@@ -17,11 +17,12 @@ from tokenprune.components.normalizers import Softmax
 from tokenprune.components.objectives import MaximalMarginalRelevance
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
-from tokenprune.components.selectors import Greedy, TopK
+from tokenprune.components.selectors import Greedy
 from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.features import Features
 from tokenprune.core.information import log_marginal, pmi
 from tokenprune.core.kinds import Objective, Problem, Scorer
+from tokenprune.core.ranking import TopK
 from tokenprune.core.registry import build_component, list_components
 from tokenprune.core.strategy import Strategy
 from tokenprune_theory import models

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.layerwise.rules import Measure
-from tokenprune.components.scorers import ClsAttention, relevance
+from tokenprune.components.scorers import ClsAttention
 from tokenprune.core.features import Features, working_precision
 from tokenprune.core.kinds import Scorer, check_count, check_number
+from tokenprune.core.layer_kinds import Measure
+from tokenprune.core.ranking import relevance
 
 __all__ = [
     "AttentionInformation",

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.mergers import sum_of_members
-from tokenprune.components.selectors import top_k
 from tokenprune.core.features import Features, working_precision
 from tokenprune.core.indexing import as_mask, gather_tokens, left_aligned
 from tokenprune.core.kinds import (
@@ -23,6 +22,7 @@ from tokenprune.core.kinds import (
     check_count,
     check_number,
 )
+from tokenprune.core.ranking import top_k
 from tokenprune.core.selection import Selection
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.components.selectors import top_k
 from tokenprune.core.features import Features, working_precision
 from tokenprune.core.indexing import as_mask, gather_tokens, left_aligned
 from tokenprune.core.information import unit_norm
 from tokenprune.core.kinds import Problem, Scorer, Selector, check_choice, check_count
+from tokenprune.core.ranking import top_k
 
 __all__ = ["KeyNorm", "PivotQuota", "hash_order"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.layerwise.rules import Appending
-from tokenprune.components.scorers import relevance
 from tokenprune.core.features import Features, working_precision
 from tokenprune.core.indexing import as_mask
 from tokenprune.core.kinds import Merged, Scorer, check_number
+from tokenprune.core.layer_kinds import Appending
+from tokenprune.core.ranking import relevance
 from tokenprune.core.selection import Selection
 
 __all__ = ["Recycle", "density_peaks"]

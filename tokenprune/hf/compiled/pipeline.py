@@ -18,13 +18,13 @@ from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.attach import attach
 from tokenprune.hf.attention_tap import implementation
-from tokenprune.hf.batch import Request
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in
 from tokenprune.hf.prompt_text import Text
+from tokenprune.hf.request import Request
 
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tokenprune.core.errors import FeatureError
 from tokenprune.core.features import Grid
 from tokenprune.hf.adapters.base import Observation
-from tokenprune.hf.batch import Member, Request, read_batch
+from tokenprune.hf.batch import Member, read_batch
+from tokenprune.hf.request import Request
 
 __all__ = ["NOWHERE", "Plan", "plan_prompts", "round_up", "sizes_only"]
 

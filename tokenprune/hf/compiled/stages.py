@@ -14,11 +14,13 @@ from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
 from tokenprune.hf.attention_tap import implementation
-from tokenprune.hf.batch import Request, choose, gathered
 from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.collect import gathered
 from tokenprune.hf.compiled.plan import NOWHERE, Plan
+from tokenprune.hf.decision import choose
 from tokenprune.hf.encoded import Encoded, deepstack_of, tokens_of
 from tokenprune.hf.patching import replaced
+from tokenprune.hf.request import Request
 from tokenprune.hf.splice import next_position
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
+from tokenprune.data.images import picture
 from tokenprune.zoo.tiny.family import KINDS, Family, Kind, build_inputs, build_model, build_processor
 from tokenprune.zoo.tiny.llava import (
     LLAVA,
@@ -23,7 +24,6 @@ from tokenprune.zoo.tiny.llava import (
 )
 from tokenprune.zoo.tiny.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from tokenprune.zoo.tiny.tiles import GEMMA3, IDEFICS3, INTERNVL, SMOLVLM
-from tokenprune.zoo.tiny.words import picture
 
 __all__ = [
     "FAMILIES",

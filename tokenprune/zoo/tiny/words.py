@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["picture", "vocabulary", "word_tokenizer"]
+__all__ = ["vocabulary", "word_tokenizer"]
+
 
 WORDS = """USER ASSISTANT : ? . , a an the is are was what which who where how many there in on of to and or not no yes
 this that picture image photo red green blue yellow black white dog cat car tree man woman child sky sea house bird
 boat ball left right above below near color colour number word sign read count big small sits stands runs holds answer
 question using single word phrase describe scene animal object kind zero one two three four five six seven eight nine
 ten it Zebra quickly Why 7""".split()
+
 
 BASE = ("<pad>", "<s>", "</s>", "<unk>")
 
@@ -48,15 +48,3 @@ def word_tokenizer(special: Sequence[str] = (), words: Sequence[str] = (), **nam
         padding_side="left",
         **({"extra_special_tokens": named} if named else {}),
     )
-
-
-def picture(seed: int = 0, size: int = 64) -> Image.Image:
-    """A few coloured rectangles on a plain ground."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.full((size, size, 3), 200, dtype=torch.uint8)
-    for _ in range(4):
-        top, left = (int(v) for v in torch.randint(0, size * 3 // 4, (2,), generator=generator))
-        edge = int(torch.randint(size // 8, size // 3, (1,), generator=generator))
-        color = torch.randint(0, 256, (3,), generator=generator, dtype=torch.uint8)
-        image[top : top + edge, left : left + edge] = color
-    return Image.fromarray(image.numpy())

@@ -14,9 +14,11 @@ import tokenprune as tp
 from tokenprune.core.kinds import Problem, Selector
 from tokenprune.core.registry import build, registry
 from tokenprune.core.strategy import AnyStrategy, Strategy
-from tokenprune.diagnostics.doctor import prompt_inputs
-from tokenprune.evaluation.prefix_cache import Ordered, Remembered, Thrift, beginnings
+from tokenprune.evaluation.memoised import Memoised
+from tokenprune.evaluation.nested import NestedSelection
+from tokenprune.evaluation.prefix_cache import SharedWork, shared_prefix
 from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.chat import prompt_inputs
 from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 QUESTIONS = (
@@ -38,12 +40,14 @@ def inputs() -> Any:
     return prompt_inputs(tiny_processor(side=6), pictures, QUESTIONS)
 
 
-def _asked(model: Any, inputs: Any, strategy: AnyStrategy | None, keep: int, thrift: Thrift | None) -> tuple[Any, Any]:
+def _asked(
+    model: Any, inputs: Any, strategy: AnyStrategy | None, keep: int, shared_work: SharedWork | None
+) -> tuple[Any, Any]:
     """Tokens, and logits of each step."""
     from contextlib import nullcontext
 
     pruning: Any = nullcontext() if strategy is None else tp.attach(model, strategy, keep, processor=PROCESSOR)
-    saving: Any = nullcontext() if thrift is None else thrift.during(strategy)
+    saving: Any = nullcontext() if shared_work is None else shared_work.during(strategy)
     options = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad(), pruning, saving:
         out = model.generate(**inputs, **options)
@@ -58,11 +62,11 @@ PROCESSOR = tiny_processor(side=6)
 )
 def test_answers_and_logits_stay(model: Any, inputs: Any, name: str | None) -> None:
     strategy = None if name is None else build(name)
-    thrift = Thrift(adapter_for(model))
+    shared_work = SharedWork(adapter_for(model))
     for keep in (20, 9):
         tokens, logits = _asked(model, inputs, strategy, keep, None)
         for _ in range(2):  # the second time, first layers are remembered
-            saved_tokens, saved_logits = _asked(model, inputs, strategy, keep, thrift)
+            saved_tokens, saved_logits = _asked(model, inputs, strategy, keep, shared_work)
             assert torch.equal(tokens, saved_tokens)
             torch.testing.assert_close(saved_logits, logits, rtol=1e-4, atol=1e-5)
     assert "forward" not in vars(adapter_for(model).language_model)
@@ -79,7 +83,7 @@ def test_functions_of_others_are_there_again(model: Any, strategy: str | None) -
         theirs = [part.forward for part in parts]
         for part, forward in zip(parts, theirs, strict=True):
             patch.setitem(vars(part), "forward", forward)
-        with Thrift(adapter_for(model)).during(None if strategy is None else build(strategy)):
+        with SharedWork(adapter_for(model)).during(None if strategy is None else build(strategy)):
             assert [vars(part)["forward"] for part in parts] != theirs
         assert [vars(part)["forward"] for part in parts] == theirs
     assert ALL_ATTENTION_FUNCTIONS._local_mapping == attention
@@ -89,7 +93,7 @@ def test_beginnings_run_once(model: Any, inputs: Any) -> None:
     rows: list[tuple[int, int]] = []
     layer: Any = adapter_for(model).language_model
     hook = layer.layers[0].register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape[:2])))
-    _asked(model, inputs, None, 0, Thrift(adapter_for(model)))
+    _asked(model, inputs, None, 0, SharedWork(adapter_for(model)))
     hook.remove()
     # two pictures in four questions, then what follows the pictures
     assert rows[0][0] == 2
@@ -108,7 +112,7 @@ def test_beginnings_are_what_rows_share(data: st.DataObject) -> None:
     embeds = torch.tensor([[7] * (longest - len(row)) + row for row in rows]).unsqueeze(-1).float()
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]).bool()
     positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-    found = beginnings(embeds, positions, mask)
+    found = shared_prefix(embeds, positions, mask)
     kinds = {tuple(row[:6]) for row in rows}
     if found is None:
         assert len(kinds) == len(rows)
@@ -126,7 +130,7 @@ def test_a_remembered_function_is_asked_again_only_for_something_else() -> None:
         asked.append(x)
         return scale * x
 
-    remembered = Remembered(double, least=4)
+    remembered = Memoised(double, least=4)
     x = torch.arange(6.0)
     for given_x, scale, calls in ((x, 2.0, 1), (x.clone(), 2.0, 1), (x, 3.0, 2), (x + 1, 3.0, 3), (x[:2], 3.0, 4)):
         assert torch.equal(remembered(given_x, scale=scale), scale * given_x)
@@ -175,8 +179,8 @@ def test_one_selection_serves_all_budgets(model: Any, name: str) -> None:
         return tp.Features(visual, text, encoder=visual.square())
 
     strategy = build(name)
-    ordered = Thrift(adapter_for(model)).once(strategy)
-    assert isinstance(ordered, Ordered)
+    ordered = SharedWork(adapter_for(model)).once(strategy)
+    assert isinstance(ordered, NestedSelection)
     calls: list[Any] = []
     original = Strategy.select
 
@@ -201,7 +205,7 @@ def test_one_selection_serves_all_budgets(model: Any, name: str) -> None:
 
 
 def test_strategies_of_their_own_at_each_budget_are_left_alone(model: Any) -> None:
-    thrift = Thrift(adapter_for(model))
+    shared_work = SharedWork(adapter_for(model))
     for name in ("vispruner", "visionzip", "trimtokenator", "fastv", "mi-attention"):
         strategy = build(name)
-        assert thrift.once(strategy) is strategy
+        assert shared_work.once(strategy) is strategy

@@ -1,0 +1,86 @@
+"""The abstract kinds of parts that act between decoder layers, and what they know when they are asked."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tokenprune.core.features import Features
+from tokenprune.core.kinds import Component, Merger
+
+__all__ = ["Appending", "AsAsked", "KeepRule", "LayerContext", "Measure"]
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What one forward pass knows at a layer; a new one is made for every forward and for every event.
+
+    Parameters
+    ----------
+    keep : tuple of int
+        Budget of each unit.
+    entered : tuple of int
+        Visual tokens of each unit that entered the language model.
+    present : tuple of int
+        Those that are still there.
+    n_layers : int
+        Decoder layers of the model.
+    layers : tuple of int
+        Layers after which the schedule acts in this model, ascending.
+    layer : int, default -1
+        The layer that has just run; -1 before the first.
+    measured : mapping of str to Tensor
+        What earlier events measured, batch first.
+    """
+
+    keep: tuple[int, ...]
+    entered: tuple[int, ...]
+    present: tuple[int, ...]
+    n_layers: int
+    layers: tuple[int, ...] = ()
+    layer: int = -1
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Measure(Component):
+    """A quantity taken at one layer for use at later ones; later features carry it as an extra of this name."""
+
+    kind = "measures"
+    name: str
+
+    @abstractmethod
+    def measure(self, features: Features) -> Tensor:
+        """Return the quantity, batch first."""
+
+
+class Appending(Merger):
+    """A merger that adds tokens behind the kept ones, so that more are left than were kept."""
+
+    @abstractmethod
+    def added(self, dropped: int) -> int:
+        """Return how many tokens are made out of so many dropped ones."""
+
+
+class KeepRule(Component):
+    """How many of the present tokens an event keeps, before a merger adds any."""
+
+    kind = "rules"
+
+    @abstractmethod
+    def counts(self, context: LayerContext) -> tuple[int, ...]:
+        """Return a count for each unit; the event clips it to 1 .. present.
+
+        ``context.measured`` may lack what the rule reads when tokens are only counted, not pruned.
+        """
+
+
+@dataclass(frozen=True)
+class AsAsked(KeepRule):
+    """The budget itself is what stays after the layer."""
+
+    def counts(self, context: LayerContext) -> tuple[int, ...]:
+        """The budget."""
+        return context.keep

@@ -1,0 +1,170 @@
+"""From a batch of prompts to the features of its pruning units: exactly the signals that the strategy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.core.errors import FeatureError, UnsupportedError
+from tokenprune.core.features import SIGNALS, Features, Grid
+from tokenprune.hf.adapters.base import ModelAdapter, Observation
+from tokenprune.hf.batch import Batch, Member
+from tokenprune.hf.encoded import Encoded, tokens_of
+from tokenprune.hf.request import Request
+from tokenprune.kernels.host import constant
+
+__all__ = ["collect", "embedded", "gathered"]
+
+
+def embedded(adapter: ModelAdapter, ids: Tensor, encoded: Encoded) -> Tensor:
+    """Embeddings of a batch of prompts with the features of its visual inputs in place.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+    ids : int64 Tensor, (B, S)
+    encoded : Encoded
+        All the prompts' visual inputs.
+
+    Returns
+    -------
+    Tensor, (B, S, d)
+
+    Raises
+    ------
+    FeatureError
+        Placeholders are not as many as the features.
+    """
+    embeds = adapter.embed_text(ids)
+    for modality in adapter.placeholders:
+        here = adapter.image_mask(ids, modality)
+        output = encoded.outputs.get(modality)
+        features = embeds.new_zeros(0, embeds.shape[-1]) if output is None else tokens_of(output)
+        if int(here.sum()) != len(features):
+            raise FeatureError(
+                f"input_ids has {int(here.sum())} {modality} placeholders but the {modality}s have {len(features)} "
+                "tokens"
+            )
+        embeds = embeds.masked_scatter(here.unsqueeze(-1), features.to(embeds.dtype))
+    return embeds
+
+
+def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -> Features:
+    """Gather, for each distinct unit, exactly the signals that the strategy reads.
+
+    Parameters
+    ----------
+    request : Request
+    embeds : Tensor, (B, S, d)
+        Embeddings with image features in place.
+    batch : Batch
+    seen : Observation
+        What the hooks saw of these images.
+
+    Raises
+    ------
+    FeatureError
+        The strategy reads the prompt and a sample has none.
+    UnsupportedError
+        The strategy reads an encoder signal and the images were encoded elsewhere.
+    """
+    name, needed = request.strategy.name, request.signals
+    spans = [batch.layout.spans[i] for i in batch.distinct]
+    visual, visual_mask = _padded([embeds[s.row, s.positions] for s in spans], 0)
+    text = text_mask = None
+    if "text" in needed:
+        silent = [s.row for s in spans if not bool(batch.layout.text[s.row].any())]
+        if silent:
+            raise FeatureError(
+                f"sample {silent[0]} has an empty prompt (no text of its own) and strategy {name!r} reads the text: "
+                "ask a question, pass text='all' or a mask, or use a strategy that ignores the prompt"
+            )
+        text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
+    grids = {batch.grids[i] for i in batch.distinct}
+    grid = grids.pop() if len(grids) == 1 else None
+    members = [batch.members[i] for i in batch.distinct]
+    return gathered(request, visual, visual_mask, text, text_mask, members, grid, seen)
+
+
+def gathered(
+    request: Request,
+    visual: Tensor,
+    visual_mask: Tensor | None,
+    text: Tensor | None,
+    text_mask: Tensor | None,
+    members: Sequence[tuple[Member, ...]],
+    grid: Grid | None,
+    seen: Observation,
+    *,
+    check: bool = True,
+    sizes: Sequence[int] | None = None,
+) -> Features:
+    """Features of some units, given what is taken from their embeddings; other signals come from what was observed.
+
+    Parameters
+    ----------
+    request : Request
+    visual, visual_mask, text, text_mask
+        As in :class:`~tokenprune.core.features.Features`.
+    members : sequence of tuple of Member
+        What each unit consists of.
+    grid : Grid or None
+    seen : Observation
+    check, sizes
+        As in :class:`~tokenprune.core.features.Features`.
+    """
+    signals: dict[str, Any] = {}
+    for signal in sorted(request.signals - {"visual", "text"}):
+        signals[signal] = _joined(signal, members, seen, request.strategy.name)
+    for lacking, other in request.substitutes.items():
+        received = signals[other]
+        signals[lacking] = (received / received.sum(1, keepdim=True)).unsqueeze(1)
+    return Features(
+        visual,
+        text,
+        visual_mask=visual_mask,
+        text_mask=text_mask,
+        grid=grid,
+        check=check,
+        sizes=sizes,
+        extra=None,
+        **signals,
+    )
+
+
+def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:
+    """Concatenate a signal over the visual inputs of each unit and stack the units."""
+    letters = SIGNALS[signal].shape.split()[1:]
+    axis = letters.index("n") if "n" in letters else None
+    rows = []
+    for members in units:
+        blocks = [seen.blocks.get(m.modality, [])[m.block : m.block + 1] for m in members]
+        if not members or not all(block and signal in block[0].signals for block in blocks):
+            raise UnsupportedError(
+                f"strategy {strategy!r} needs the signal {signal!r}, which is read while visual inputs are encoded; "
+                "these were encoded elsewhere (precomputed mm_encoder_outputs?), or this kind of input has none: pass "
+                "pixel_values, or use a strategy that does not read it"
+            )
+        values = [block[0].signals[signal] for block in blocks]
+        if axis is None:
+            rows.append(values[0])
+        else:
+            parts = [v.narrow(axis, m.start, m.stop - m.start) for v, m in zip(values, members, strict=True)]
+            rows.append(torch.cat(parts, axis))
+    return torch.stack(rows) if axis is None else _padded(rows, axis)[0]
+
+
+def _padded(rows: Sequence[Tensor], axis: int) -> tuple[Tensor, Tensor | None]:
+    """Stack tensors that may differ along one axis: the stack and, where they do, a mask over that axis."""
+    sizes = [row.shape[axis] for row in rows]
+    longest = max(sizes)
+    if min(sizes) == longest:
+        return torch.stack(list(rows)), None
+    out = rows[0].new_zeros(len(rows), *rows[0].shape[:axis], longest, *rows[0].shape[axis + 1 :])
+    for i, row in enumerate(rows):  # not over `out`: autograd refuses to write into what iterating a tensor yields
+        out[i].narrow(axis, 0, row.shape[axis]).copy_(row)
+    limit = constant(tuple(sizes), out.device).unsqueeze(-1)
+    return out, torch.arange(longest, device=out.device) < limit

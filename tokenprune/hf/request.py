@@ -1,0 +1,71 @@
+"""What the caller of ``attach``, ``prepare`` or ``compile`` asked for, checked against the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.errors import SubstituteWarning, UnsupportedError
+from tokenprune.core.registry import build
+from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
+from tokenprune.hf.prompt_text import Scaffold, Text
+from tokenprune.hf.support import check
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller of ``attach`` or ``prepare`` asked for."""
+
+    adapter: ModelAdapter
+    strategy: AnyStrategy
+    budget: Budget
+    positions: Positions
+    text: Text
+    scaffold: Scaffold | None
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """Signals to collect: what the strategy reads, given what the model has."""
+        return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+
+    @property
+    def substitutes(self) -> dict[str, str]:
+        """Signals that the model lacks, and what stands in for each."""
+        return self.adapter.substitutes(self.strategy.requires)
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        strategy: AnyStrategy | str | Mapping[str, Any],
+        keep: Keep | Budget,
+        unit: Unit | None,
+        positions: Positions | None,
+        text: Text,
+        processor: Any,
+    ) -> Request:
+        """Find the adapter, build the strategy, and check that the model can give what it reads."""
+        adapter = adapter_for(model)
+        built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
+        check(adapter, built)
+        for name, other in adapter.substitutes(built.requires).items():
+            warnings.warn(
+                f"strategy {built.name!r} reads {name!r}, which {type(adapter.model).__name__} does not have: "
+                f"{other!r}, made to add up to one, stands in for it",
+                SubstituteWarning,
+                stacklevel=4,
+            )
+        if positions == "compact" and adapter.multi_axis:
+            raise UnsupportedError(
+                f"positions='compact' cannot renumber the positions of {type(adapter.model).__name__}, which run along "
+                "time, height and width: leave it out, or use 'keep'"
+            )
+        chosen = "keep" if adapter.multi_axis else positions or built.positions
+        scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
+        return cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
