@@ -132,7 +132,7 @@ class Scaffold:
         real, shown : sequence of bool
             Tokens that are no padding; placeholders.
         special : frozenset of int
-            Further ids of special tokens.
+            Ids that the model takes for special.
         """
         line = self.condense(self.speller.spell(ids, shown, real, special))
         own = () if self.learned.style is None else (self.learned.style,)

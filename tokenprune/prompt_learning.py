@@ -172,13 +172,14 @@ class Learner:
         shown = self._gaps([turn("user", SHOWN, a)], switches)
         last = self._gaps([turn("user", a, SHOWN)], switches)
         ended = [self._gaps([turn("user", *content)], switches, answer=False) for content in ((a,), (SHOWN, a), (a, SHOWN))]
-        history = self._gaps([turn("user", SHOWN, a), turn("assistant", b), turn("user", c)], switches)
-        answered = self._gaps([turn("user", SHOWN, a), turn("assistant", b)], switches, answer=False)
+        answer = [turn("user", a), turn("assistant", b)]
+        history = self._gaps([*answer, turn("user", c)], switches)
+        answered = self._gaps(answer, switches, answer=False)
         system = self._gaps([turn("system", s), turn("user", a)], switches)
         asked = words or shown
         if not asked:
             return None
-        close_user = [gap for gaps in ended for end in ("user", "shown") for gap in self._all(gaps, end, _END)]
+        close_user = [gap for end in ("user", "shown") for gaps in ended for gap in self._all(gaps, end, _END)]
         close_answer = self._all(answered, "assistant", _END)
         again = [_rest(gap, close_answer) for gap in self._all(history, "assistant", "user")]
         begun = [_without_start(gap, self.speller) for gap in self._all(words, _START, "user")]
@@ -188,7 +189,7 @@ class Learner:
         ahead = [gap for gaps in (words, shown, last) for end in ("user", "shown") for gap in self._all(gaps, end, _END)]
         ahead += self._all(history, "user", "assistant")
         answers = {_rest(gap, close_user).strip() for gap in ahead}
-        closers = {gap.strip() for gap in (*close_user, *close_answer)}
+        closers = {gap.strip() for gap in (*(self._all(ended[0], "user", _END) or close_user), *close_answer)}
         others = set(answers)
         inside = None
         for gap, start in zip(self._all(system, "system", "user"), self._all(system, _START, "system"), strict=True):
@@ -231,6 +232,7 @@ class Learner:
             content = [{"type": kind}, {"type": "text", "text": word}]
             text = self.template.write([{"role": "user", "content": content}], answer=True)
             known = [getattr(owner, name, None) for name in names for owner in owners]
+            known += self.speller.tokenizer.convert_ids_to_tokens(list(self.image_token_ids))
             for mark in (*known, f"<{kind}>"):
                 if isinstance(mark, str) and mark and (text is None or (mark in text and mark not in without)):
                     found.setdefault(kind, mark)
@@ -285,12 +287,16 @@ class Learner:
     def conversation(self) -> tuple[Spelling, list[str]] | None:
         """A conversation of several turns as the processor emits it, and the user's words in it."""
         s, a, b, c = self.words
-        turns = [turn("user", SHOWN, a), turn("assistant", b), turn("user", c)]
+        picture = getattr(self.processor, "image_processor", None) is not None
+        turns = [turn("user", *([SHOWN] if picture else []), a), turn("assistant", b), turn("user", c)]
         for tried, said in (([turn("system", s), *turns], [a, c]), (turns, [a, c]), (turns[:1], [a])):
             text = self.template.write(tried, answer=True)
-            if text is not None and all(word in text for word in said):
-                line = self.emitted(text, images=[[Image.new("RGB", _SIZES[0], "grey")]])
-                return None if line is None else (line, said)
+            if text is None or not all(word in text for word in said):
+                continue
+            if not picture:
+                return self.speller.line(text), said
+            line = self.emitted(text, images=[[Image.new("RGB", _SIZES[0], "grey")]])
+            return None if line is None else (line, said)
         return None
 
 

@@ -72,6 +72,7 @@ class Speller:
         special = {i for i, token in added.items() if token.special} | set(self.tokenizer.all_special_ids)
         # a word that the tokenizer does not know is the user's all the same
         self.special = frozenset(special - {self.tokenizer.unk_token_id})
+        self._added = frozenset(added)
         self._written = {i: str(token.content) for i, token in added.items() if token.special}
         # tokens are spelled behind another one: in front many tokenizers drop a space
         self._before = list(self.tokenizer.encode("a", add_special_tokens=False))
@@ -86,8 +87,10 @@ class Speller:
         shown, real : sequence of bool
             Placeholders; tokens that are no padding.
         nobodys : frozenset of int
-            Further special ids, besides the tokenizer's own.
+            Ids that the model takes for special. Those that the tokenizer has not been given besides its vocabulary
+            are words all the same: configs repeat defaults that belong to other tokenizers.
         """
+        apart = self.special | (nobodys & self._added)
         spelled, owners, special = bytearray(), [], []
         mark = SHOWN.encode()
         open_run = -1
@@ -107,7 +110,7 @@ class Speller:
             piece = self.piece(token)
             spelled += piece
             owners += [place] * len(piece)
-            special += [token in self.special or token in nobodys] * len(piece)
+            special += [token in apart] * len(piece)
         text = bytes(spelled).decode("utf-8", "surrogateescape")
         starts, stops, specials = [], [], []
         at = 0

@@ -47,8 +47,8 @@ class Style:
     inside : Inside, optional
         How a system text stands within a user's turn.
     loose : bool
-        Whether role words may stand behind any space. Otherwise they begin the prompt, or follow a special token, a
-        picture or what ends a turn, so that a role word in a question is a word like any other.
+        Whether role words ("User:") may stand behind any space. Otherwise they begin the prompt, or follow a special
+        token, a picture or what ends a turn, so that a role word in a question is a word like any other.
     """
 
     user: tuple[str, ...]
@@ -94,15 +94,23 @@ def user_turns(style: Style, line: Spelling, *, loose: bool = False) -> list[Tur
     list of Turn
         Empty where the style is not that of this prompt.
     """
+    loose = loose or style.loose
+    marks = list(style.marks.finditer(line.text))
+    if style.closers and not loose and not any(mark.lastgroup == "closer" for mark in marks):
+        return []
     found: list[Turn] = []
     start = None if style.user else 0
-    for mark in style.marks.finditer(line.text):
+    resumes = False  # a system text within a user's turn: its end is not that of the turn
+    for mark in marks:
         closes = mark.lastgroup == "closer"
-        if not closes and not _stands_free(style, line, mark, loose or style.loose):
+        follows = start is not None and not line.text[start : mark.start()].strip()
+        if not closes and not follows and not _stands_free(style, line, mark, loose):
             continue
         if start is not None:
             found.append(Turn(start, mark.start()))
-        start = mark.end() if mark.lastgroup == "user" or (closes and not style.user) else None
+        begins = mark.lastgroup == "user" or (closes and (resumes or not style.user))
+        resumes = mark.lastgroup == "other" and follows
+        start = mark.end() if begins else None
     if start is not None:
         found.append(Turn(start, len(line.text)))
     found = [turn for turn in found if style.user or line.text[turn.start : turn.stop].strip()]
@@ -114,9 +122,9 @@ def user_turns(style: Style, line: Spelling, *, loose: bool = False) -> list[Tur
 def _stands_free(style: Style, line: Spelling, mark: re.Match[str], loose: bool) -> bool:
     """Whether a role word stands where roles do: it is no word of somebody's text."""
     before = line.text[: mark.start()].rstrip()
-    if not before or line.special[mark.start()] or line.special[len(before) - 1] or style.ends.search(before):
+    if not before or not mark[0][0].isalnum() or (loose and mark.start() > len(before)):
         return True
-    return loose and (mark.start() > len(before) or not mark[0][0].isalnum())
+    return line.special[len(before) - 1] or style.ends.search(before) is not None
 
 
 def _behind_system(inside: Inside, text: str, turn: Turn) -> Turn:
@@ -171,12 +179,13 @@ _WORD_ROLES: Final = "system|assistant|tool|developer|ipython|model"
 
 KNOWN: Final[tuple[Style, ...]] = (
     # ChatML (Qwen, InternVL, LLaVA-OneVision)
-    Style((r"<\|im_start\|>\s*user\b",), (r"<\|im_start\|>\s*\w+",), (r"<\|im_end\|>",)),
+    Style((r"<\|im_start\|>\s*user\b",), (r"<\|im_start\|>\s*\w+",), (r"<\|im_end\|>",), tails=("",)),
     # Llama 3
     Style(
         (r"<\|start_header_id\|>\s*user\s*<\|end_header_id\|>",),
         (r"<\|start_header_id\|>\s*\w+\s*<\|end_header_id\|>",),
         (r"<\|eot_id\|>", r"<\|end_of_text\|>"),
+        tails=("",),
     ),
     # Gemma: the system text, if there is one, is the beginning of the first turn
     Style(
@@ -188,11 +197,11 @@ KNOWN: Final[tuple[Style, ...]] = (
     # Zephyr, Phi
     Style((r"<\|user\|>",), (rf"<\|(?:{_WORD_ROLES})\|>",), (r"<\|end\|>", r"<\|endoftext\|>", r"</s>")),
     # Llama 2, Mistral
-    Style((r"\[INST\]",), (), (r"\[/INST\]", r"</s>"), inside=Inside("<<SYS>>", "<</SYS>>"), loose=True),
+    Style((r"\[INST\]",), (), (r"\[/INST\]", r"</s>"), inside=Inside("<<SYS>>", "<</SYS>>"), tails=(" ",), loose=True),
     # Idefics, SmolVLM
-    Style((r"User\s*:",), (r"(?:Assistant|System)\s*:",), (r"<end_of_utterance>",)),
+    Style((r"User\s*:",), (r"(?:Assistant|System)\s*:",), (r"<end_of_utterance>",), tails=("",)),
     # Vicuna, LLaVA
-    Style((r"USER\s*:",), (r"(?:ASSISTANT|SYSTEM)\s*:",), (r"</s>",), loose=True),
+    Style((r"USER\s*:",), (r"(?:ASSISTANT|SYSTEM)\s*:",), (r"</s>",), tails=(" ",), loose=True),
     Style((r"###\s*Human\s*:",), (r"###\s*(?:Assistant|System)\s*:",), (r"###",), loose=True),
     Style((r"###\s*(?:User|Instruction)\s*:",), (r"###\s*\w+\s*:",), (r"</s>",), loose=True),
     Style((r"Human\s*:",), (r"(?:Assistant|AI|System)\s*:",), (r"</s>",), loose=True),
