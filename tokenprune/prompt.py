@@ -25,13 +25,16 @@ from tokenprune.prompt_question import locate
 from tokenprune.prompt_spelling import Speller, Spelling
 from tokenprune.prompt_turns import KNOWN, Style, Turn, user_turns, words_of
 
-__all__ = ["OPTIONS", "Reading", "Scaffold", "Text", "prompt_text"]
+__all__ = ["TURNS", "Reading", "Scaffold", "Text", "check_text", "prompt_text"]
 
 Text = str | Sequence[str] | Sequence[Sequence[str]] | Tensor | Callable[[Tensor], Tensor]
 """Which tokens count as text: "prompt" (all turns of the user), "last-turn" (the last of them), "all", the question
 itself (or several, or some for each sample), a bool mask (B, S), or a function from ids to such a mask."""
 
-OPTIONS: Final = ("prompt", "last-turn", "all")
+TURNS: Final = ("prompt", "last-turn")
+"""Options that take a prompt's turns apart."""
+
+OPTIONS: Final = (*TURNS, "all")
 """Names that :data:`Text` may be; any other string is a question."""
 
 _WAY_OUT: Final = "pass text='<the question>', text='all', or a bool mask of the tokens that count"
@@ -226,13 +229,9 @@ def prompt_text(
     plain = mask & ~images
     if isinstance(text, str) and text == "all":
         return plain
+    check_text(text, scaffold)
     questions = None if isinstance(text, str) and text in OPTIONS else _questions(text, len(input_ids))
     if scaffold is None:
-        if questions is not None:
-            raise QuestionError(
-                f"text={text!r} is a question, which is looked for in the prompt's words: pass processor= (the model's "
-                f"processor or tokenizer). {_options(text)}"
-            )
         return _after_image(input_ids, plain, images, special_ids)
     rows = zip(input_ids.tolist(), mask.tolist(), images.tolist(), strict=True)
     readings: dict[tuple[Any, ...], Reading] = {}
@@ -250,6 +249,34 @@ def prompt_text(
                 _warn(f"the question of sample {b} is a guess: {reading.doubt}: {reading.text(characters)!r}")
         marked[b, sorted(reading.line.tokens(characters))] = True
     return marked.to(mask.device) & plain
+
+
+def check_text(text: Text, reader: Any) -> None:
+    """Refuse what cannot be a choice of text, whatever the prompt.
+
+    Parameters
+    ----------
+    text : Text
+    reader : optional
+        A processor, tokenizer or scaffold; None where there is none.
+
+    Raises
+    ------
+    OptionTypeError
+        Not one of the forms of :data:`Text`.
+    QuestionError
+        A question, and nothing to look for it with.
+    """
+    if isinstance(text, Tensor) or callable(text) or (isinstance(text, str) and text in OPTIONS):
+        return
+    questions = [question for several in _questions(text, 0) for question in several]
+    if any(not question.strip() for question in questions):
+        raise QuestionError(f"text={text!r} holds an empty question. {_options(text)}")
+    if reader is None:
+        raise QuestionError(
+            f"text={text!r} is a question, which is looked for in the prompt's words: pass processor= (the model's "
+            f"processor or tokenizer). {_options(text)}"
+        )
 
 
 def _after_image(input_ids: Tensor, plain: Tensor, images: Tensor, special_ids: frozenset[int]) -> Tensor:
@@ -277,7 +304,7 @@ def _for_copies(given: Tensor, rows: int) -> Tensor:
 def _questions(text: Any, rows: int) -> list[list[str]]:
     """The questions of each row."""
     if isinstance(text, str):
-        return [[text]] * rows
+        return [[text]] * max(rows, 1)
     found: list[list[str]] = []
     for entry in text if isinstance(text, list | tuple) else [None]:
         several = [entry] if isinstance(entry, str) else entry
@@ -291,10 +318,12 @@ def _questions(text: Any, rows: int) -> list[list[str]]:
         return [[question for several in found for question in several]]
     if not found or rows % len(found):
         raise FeatureError(f"text has {len(found)} questions for {rows} samples: give one for each, or a list for each")
-    return [several for several in found for _ in range(rows // len(found))]
+    return [several for several in found for _ in range(rows // len(found) if rows else 1)]
 
 
-def _asked(questions: Sequence[str], reading: Reading, scaffold: Scaffold, row: int, shows: bool, text: Any) -> list[int]:
+def _asked(
+    questions: Sequence[str], reading: Reading, scaffold: Scaffold, row: int, shows: bool, text: Any
+) -> list[int]:
     """Characters of a row's questions; a sample that shows nothing may lack them."""
     characters: list[int] = []
     for question in questions:

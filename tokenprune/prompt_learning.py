@@ -160,7 +160,9 @@ class Learner:
             return []
         found = []
         for switches in ({}, *({name: True} for name in self.template.switches)):
-            for between in self._all(self._gaps([turn("user", SHOWN, SHOWN, self.words[0])], switches), "shown", "shown"):
+            for between in self._all(
+                self._gaps([turn("user", SHOWN, SHOWN, self.words[0])], switches), "shown", "shown"
+            ):
                 label = re.sub(r"^(?:<[^<>\s]*>|\s)+", "", between)
                 if re.search(r"\w", re.sub(r"<[^<>\s]*>", "", label)):
                     found.append(label)
@@ -171,7 +173,9 @@ class Learner:
         words = self._gaps([turn("user", a)], switches)
         shown = self._gaps([turn("user", SHOWN, a)], switches)
         last = self._gaps([turn("user", a, SHOWN)], switches)
-        ended = [self._gaps([turn("user", *content)], switches, answer=False) for content in ((a,), (SHOWN, a), (a, SHOWN))]
+        ended = [
+            self._gaps([turn("user", *content)], switches, answer=False) for content in ((a,), (SHOWN, a), (a, SHOWN))
+        ]
         answer = [turn("user", a), turn("assistant", b)]
         history = self._gaps([*answer, turn("user", c)], switches)
         answered = self._gaps(answer, switches, answer=False)
@@ -186,7 +190,9 @@ class Learner:
         opener = (again or begun or [""])[0].strip()
         if again and begun and not _flat(begun[0]).endswith(_flat(opener)):
             return None
-        ahead = [gap for gaps in (words, shown, last) for end in ("user", "shown") for gap in self._all(gaps, end, _END)]
+        ahead = [
+            gap for gaps in (words, shown, last) for end in ("user", "shown") for gap in self._all(gaps, end, _END)
+        ]
         ahead += self._all(history, "user", "assistant")
         answers = {_rest(gap, close_user).strip() for gap in ahead}
         closers = {gap.strip() for gap in (*(self._all(ended[0], "user", _END) or close_user), *close_answer)}
@@ -201,7 +207,11 @@ class Learner:
             elif opener and (within := re.match(_pattern(opener), begins)) and gap.strip(" "):
                 opens = begins[within.end() :].strip()
                 inside = Inside(_pattern(opens) if opens else "", gap.strip() if opens else gap)
-        tails = {gap[: len(gap) - len(gap.lstrip())] for gaps in (*ended, words, shown) for gap in self._all(gaps, "user", _END)}
+        tails = {
+            gap[: len(gap) - len(gap.lstrip())]
+            for gaps in (*ended, words, shown)
+            for gap in self._all(gaps, "user", _END)
+        }
         return Style(
             user=(_pattern(opener),) if opener else (),
             others=_patterns(others - {opener}),
@@ -214,7 +224,9 @@ class Learner:
     def _all(self, gaps: Iterable[Gap], left: str, right: str) -> list[str]:
         return [text for one, other, text in gaps if (one, other) == (left, right)]
 
-    def _gaps(self, turns: Sequence[Mapping[str, Any]], switches: Mapping[str, Any], *, answer: bool = True) -> list[Gap]:
+    def _gaps(
+        self, turns: Sequence[Mapping[str, Any]], switches: Mapping[str, Any], *, answer: bool = True
+    ) -> list[Gap]:
         return _gaps_of(self, turns, switches, answer=answer)
 
     # pictures

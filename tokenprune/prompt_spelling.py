@@ -78,7 +78,9 @@ class Speller:
         self._before = list(self.tokenizer.encode("a", add_special_tokens=False))
         self._start = self._decoded(self._before)
 
-    def spell(self, ids: Sequence[int], shown: Sequence[bool], real: Sequence[bool], nobodys: frozenset[int]) -> Spelling:
+    def spell(
+        self, ids: Sequence[int], shown: Sequence[bool], real: Sequence[bool], nobodys: frozenset[int]
+    ) -> Spelling:
         """Spell a row.
 
         Parameters

@@ -19,7 +19,8 @@ from tokenprune.errors import FeatureError, SubstituteWarning, UnsupportedError
 from tokenprune.features import SIGNALS, Features, Grid
 from tokenprune.indexing import constant, gather_tokens
 from tokenprune.models.base import Block, ModelAdapter, Observation, adapter_for
-from tokenprune.prompt import Scaffold, Text, prompt_text
+from tokenprune.models.loading import saved_processor
+from tokenprune.prompt import TURNS, Scaffold, Text, check_text, prompt_text
 from tokenprune.registry import build
 from tokenprune.schedule import LayerSchedule
 from tokenprune.selection import Selection
@@ -58,6 +59,17 @@ class Request:
         return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
 
     @property
+    def reads_turns(self) -> bool:
+        """Whether somebody has to tell the user's words from the rest of a prompt."""
+        return isinstance(self.text, str) and self.text in TURNS and "text" in self.signals
+
+    def marked(self, ids: Tensor, mask: Tensor, placeholders: Tensor) -> Tensor:
+        """Tokens that count as text, bool (B, S); none where nobody reads them."""
+        if isinstance(self.text, str) and self.text in TURNS and not (self.reads_turns and bool(placeholders.any())):
+            return torch.zeros_like(mask)
+        return prompt_text(ids, mask, placeholders, self.adapter.special_ids, text=self.text, scaffold=self.scaffold)
+
+    @property
     def substitutes(self) -> dict[str, str]:
         """Signals that the model lacks, and what stands in for each."""
         return self.adapter.substitutes(self.strategy.requires)
@@ -90,8 +102,12 @@ class Request:
                 "time, height and width: leave it out, or use 'keep'"
             )
         chosen = "keep" if adapter.multi_axis else positions or built.positions
+        check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        return cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        request = cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
+            return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))
+        return request
 
 
 @dataclass(frozen=True)
@@ -176,8 +192,7 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
     """
     adapter = request.adapter
     placeholders = adapter.image_mask(ids)
-    special = adapter.special_ids
-    text = prompt_text(ids, mask, placeholders, special, text=request.text, scaffold=request.scaffold)
+    text = request.marked(ids, mask, placeholders)
     pieces: list[list[_Piece]] = [[] for _ in range(ids.shape[0])]
     for modality in adapter.placeholders:
         here = adapter.image_mask(ids, modality)
@@ -383,7 +398,8 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
         if silent:
             raise FeatureError(
                 f"sample {silent[0]} has an empty prompt (no text of its own) and strategy {name!r} reads the text: "
-                "ask a question, pass text='all' or a mask, or use a strategy that ignores the prompt"
+                "ask a question, pass text='all', text='<words of the prompt>' or a mask, or use a strategy that "
+                "ignores the prompt"
             )
         text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
     grids = {batch.grids[i] for i in batch.distinct}

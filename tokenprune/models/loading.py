@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from tokenprune.errors import ConfigError, UnsupportedError, closest
 from tokenprune.models.base import adapter_for
 
-__all__ = ["BUILT_IN", "DTYPES", "load_model", "usable_device"]
+__all__ = ["BUILT_IN", "DTYPES", "load_model", "saved_processor", "usable_device"]
 
 BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
@@ -108,3 +109,33 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
         ) from error
     return model, processor
+
+
+_FOUND: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""What lies beside models, looked for once."""
+
+
+def saved_processor(model: Any) -> Any:
+    """The processor that was saved with a model, or at least its tokenizer; None where there is none on this machine.
+
+    Looks where the model was loaded from (``model.name_or_path``), in a folder or the hub's cache. Nothing is
+    downloaded, and no code that comes with a checkpoint runs.
+    """
+    if model not in _FOUND:
+        _FOUND[model] = _beside(str(getattr(model, "name_or_path", "") or ""))
+    return _FOUND[model]
+
+
+def _beside(name: str) -> Any:
+    if name.startswith(TINY):
+        from tokenprune.testing.tiny import tiny_processor
+
+        return tiny_processor(name.removeprefix(TINY))
+    from transformers import AutoProcessor, AutoTokenizer
+
+    for kind in (AutoProcessor, AutoTokenizer) if name else ():
+        try:
+            return kind.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        except Exception:  # a package that is not installed, a folder of weights alone, a name that means nothing
+            continue
+    return None

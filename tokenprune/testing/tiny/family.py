@@ -279,6 +279,7 @@ def build_model(family: Family, *, attention: str = "sdpa", seed: int = 0) -> An
         spread(model)
     model.generation_config.pad_token_id = family.tokens["<pad>"]
     model.generation_config.eos_token_id = None
+    model.name_or_path = f"tiny:{family.model_type}"  # as load_model finds it, and its processor
     return model.eval()
 
 
