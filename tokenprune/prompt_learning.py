@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +72,8 @@ class Template:
     def write(self, turns: Sequence[Mapping[str, Any]], *, answer: bool, **switches: Any) -> str | None:
         """Write a conversation; None where the template refuses it."""
         plain = [{**turn, "content": _words_only(turn["content"])} for turn in turns]
-        for conversation in (turns, plain):
+        mixed = [one if one["role"] == "user" else other for one, other in zip(turns, plain, strict=True)]
+        for conversation in (turns, mixed, plain):
             if any(turn["content"] is None for turn in conversation):
                 continue
             try:
@@ -120,9 +122,7 @@ class Learner:
         """Four words that come back from the tokenizer as they are, and do not occur in the template."""
         found: list[str] = []
         source = (self.template.source or "").lower()
-        vocabulary = sorted(self.speller.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-        own = (re.sub(r"^(?:▁|Ġ)", "", token) for token, _ in vocabulary)
-        for word in (*_WORDS, *own):
+        for word in itertools.chain(_WORDS, self._vocabulary()):
             if not (word.isascii() and word.isalpha() and len(word) > 2) or word.lower() in source:
                 continue
             if any(word.lower() in other.lower() or other.lower() in word.lower() for other in found):
@@ -132,6 +132,12 @@ class Learner:
             if len(found) == len(_WORDS):
                 break
         return tuple(found)
+
+    def _vocabulary(self) -> Iterator[str]:
+        """Tokens in the order of their ids, without marks of spaces."""
+        entries = self.speller.tokenizer.get_vocab().items()
+        for token, _ in sorted(entries, key=lambda entry: entry[1]):
+            yield re.sub(r"^(?:▁|Ġ)", "", token)
 
     # turns
 
@@ -143,14 +149,13 @@ class Learner:
         if found is None:
             return None
         for name in self.template.switches:
-            other = self._style({name: True})
-            if other is not None:
+            if (other := self._style({name: True})) is not None:
                 found = replace(
                     found,
-                    **{
-                        field: tuple(dict.fromkeys((*getattr(found, field), *getattr(other, field))))
-                        for field in ("user", "others", "closers", "tails")
-                    },
+                    user=_union(found.user, other.user),
+                    others=_union(found.others, other.others),
+                    closers=_union(found.closers, other.closers),
+                    tails=_union(found.tails, other.tails),
                 )
         return found
 
@@ -160,7 +165,7 @@ class Learner:
             return []
         found = []
         for switches in ({}, *({name: True} for name in self.template.switches)):
-            for between in self._all(
+            for between in _between(
                 self._gaps([turn("user", SHOWN, SHOWN, self.words[0])], switches), "shown", "shown"
             ):
                 label = re.sub(r"^(?:<[^<>\s]*>|\s)+", "", between)
@@ -169,6 +174,7 @@ class Learner:
         return found
 
     def _style(self, switches: Mapping[str, Any]) -> Style | None:
+        """Read openers and ends of turns off conversations with and without answers, history and system text."""
         s, a, b, c = self.words
         words = self._gaps([turn("user", a)], switches)
         shown = self._gaps([turn("user", SHOWN, a)], switches)
@@ -183,22 +189,20 @@ class Learner:
         asked = words or shown
         if not asked:
             return None
-        close_user = [gap for end in ("user", "shown") for gaps in ended for gap in self._all(gaps, end, _END)]
-        close_answer = self._all(answered, "assistant", _END)
-        again = [_rest(gap, close_answer) for gap in self._all(history, "assistant", "user")]
-        begun = [_without_start(gap, self.speller) for gap in self._all(words, _START, "user")]
+        close_user = [gap for end in ("user", "shown") for gaps in ended for gap in _between(gaps, end, _END)]
+        close_answer = _between(answered, "assistant", _END)
+        again = [_rest(gap, close_answer) for gap in _between(history, "assistant", "user")]
+        begun = [_without_start(gap, self.speller) for gap in _between(words, _START, "user")]
         opener = (again or begun or [""])[0].strip()
         if again and begun and not _flat(begun[0]).endswith(_flat(opener)):
             return None
-        ahead = [
-            gap for gaps in (words, shown, last) for end in ("user", "shown") for gap in self._all(gaps, end, _END)
-        ]
-        ahead += self._all(history, "user", "assistant")
+        ahead = [gap for gaps in (words, shown, last) for end in ("user", "shown") for gap in _between(gaps, end, _END)]
+        ahead += _between(history, "user", "assistant")
         answers = {_rest(gap, close_user).strip() for gap in ahead}
-        closers = {gap.strip() for gap in (*(self._all(ended[0], "user", _END) or close_user), *close_answer)}
+        closers = {gap.strip() for gap in (*(_between(ended[0], "user", _END) or close_user), *close_answer)}
         others = set(answers)
         inside = None
-        for gap, start in zip(self._all(system, "system", "user"), self._all(system, _START, "system"), strict=True):
+        for gap, start in zip(_between(system, "system", "user"), _between(system, _START, "system"), strict=True):
             begins = _without_start(start, self.speller).strip()
             apart = opener and re.search(f"(.*){_pattern(opener)}", gap, re.DOTALL)
             if apart:
@@ -210,7 +214,7 @@ class Learner:
         tails = {
             gap[: len(gap) - len(gap.lstrip())]
             for gaps in (*ended, words, shown)
-            for gap in self._all(gaps, "user", _END)
+            for gap in _between(gaps, "user", _END)
         }
         return Style(
             user=(_pattern(opener),) if opener else (),
@@ -221,13 +225,29 @@ class Learner:
             loose=not any(closers),
         )
 
-    def _all(self, gaps: Iterable[Gap], left: str, right: str) -> list[str]:
-        return [text for one, other, text in gaps if (one, other) == (left, right)]
-
     def _gaps(
         self, turns: Sequence[Mapping[str, Any]], switches: Mapping[str, Any], *, answer: bool = True
     ) -> list[Gap]:
-        return _gaps_of(self, turns, switches, answer=answer)
+        """What the template writes between words and pictures; empty where it does not take the conversation."""
+        text = self.template.write(turns, answer=answer, **switches)
+        if text is None:
+            return []
+        line = self.speller.line(text).text
+        if (mark := self.marks.get("image")) is not None:
+            line = line.replace(mark, SHOWN)
+        places = [(at, at + 1, "shown") for at, character in enumerate(line) if character == SHOWN]
+        parts = [(said["role"], part) for said in turns for part in said["content"]]
+        if len(places) != sum(part["type"] == "image" for _, part in parts):
+            return []
+        for role, part in parts:
+            if part["type"] == "text":
+                if line.count(part["text"]) != 1:
+                    return []
+                at = line.index(part["text"])
+                places.append((at, at + len(part["text"]), role))
+        ends = (0, 0, _START), (len(line), len(line), _END)
+        pairs = itertools.pairwise([ends[0], *sorted(places), ends[1]])
+        return [(one, other, line[stop:start]) for (_, stop, one), (start, _, other) in pairs]
 
     # pictures
 
@@ -236,7 +256,7 @@ class Learner:
         """What the template writes for a picture and for a video, before the processor has seen them."""
         if not self.words:
             return {}
-        found = {}
+        found: dict[str, str] = {}
         word = self.words[0]
         without = self.template.write([turn("user", word)], answer=True) or ""
         owners = (self.processor, self.speller.tokenizer)
@@ -312,32 +332,13 @@ class Learner:
         return None
 
 
-def _gaps_of(
-    learner: Learner, turns: Sequence[Mapping[str, Any]], switches: Mapping[str, Any], *, answer: bool = True
-) -> list[Gap]:
-    """What the template writes between the words and pictures of a conversation; empty where it does not take it."""
-    text = learner.template.write(turns, answer=answer, **switches)
-    if text is None:
-        return []
-    mark = learner.marks.get("image")
-    line = learner.speller.line(text).text
-    if mark is not None:
-        line = line.replace(mark, SHOWN)
-    places: list[tuple[int, int, str]] = [(0, 0, _START), (len(line), len(line), _END)]
-    for said in turns:
-        for part in said["content"]:
-            if part["type"] != "text":
-                continue
-            if line.count(part["text"]) != 1:
-                return []
-            at = line.index(part["text"])
-            places.append((at, at + len(part["text"]), said["role"]))
-    pictures = sum(part["type"] == "image" for said in turns for part in said["content"])
-    if line.count(SHOWN) != pictures:
-        return []
-    places += [(at, at + 1, "shown") for at, character in enumerate(line) if character == SHOWN]
-    places = [places[0], *sorted(places[2:]), places[1]]
-    return [(one[2], other[2], line[one[1] : other[0]]) for one, other in zip(places, places[1:], strict=False)]
+def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def _between(gaps: Iterable[Gap], left: str, right: str) -> list[str]:
+    """What stands between two kinds of neighbours."""
+    return [text for one, other, text in gaps if (one, other) == (left, right)]
 
 
 def _rest(gap: str, ends: Sequence[str]) -> str:

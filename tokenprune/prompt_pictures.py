@@ -14,11 +14,12 @@ __all__ = ["KNOWN", "Written", "condensed", "pattern"]
 _AROUND: Final = r"<fake_token_around_image>\s*"
 _TILE: Final = r"(?:<row_\d+_col_\d+>|<global-img>)?\s*"
 _FRAME: Final = rf"Frame\s+from\s+\d+\s*:\s*\d+\s*:\s*{_AROUND}{_TILE}{SHOWN}\s*{_AROUND}"
+_INTRODUCED: Final = r"You are provided the following series of [\w\s-]+? frames from a [\d:]+ \[H:MM:SS\] video\.\s*"
 _SOFT: Final = rf"<start_of_image>\s*{SHOWN}\s*<end_of_image>"
 
 KNOWN: Final[tuple[str, ...]] = (
     # SmolVLM: a video
-    rf"(?:You are provided the following series of [\w\s-]+? frames from a [\d:]+ \[H:MM:SS\] video\.\s*)?(?:{_FRAME}\s*)+",
+    rf"(?:{_INTRODUCED})?(?:{_FRAME}\s*)+",
     # Idefics3, SmolVLM: a picture, cut into tiles or not
     rf"(?:{_AROUND}{_TILE}{SHOWN}\s*)+(?:<fake_token_around_image>)?",
     # Qwen3-VL: a video

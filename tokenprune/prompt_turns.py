@@ -139,7 +139,7 @@ def _behind_system(inside: Inside, text: str, turn: Turn) -> Turn:
     # a system text comes first of all; behind a picture it cannot be
     before, _, _ = said.partition(SHOWN)
     skipped = len(before) - len(before.lstrip())
-    system, separator, rest = before[skipped:].partition(inside.separator)
+    _, separator, rest = before[skipped:].partition(inside.separator)
     if not separator:
         return turn
     if before.endswith(inside.separator):
