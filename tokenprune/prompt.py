@@ -63,9 +63,11 @@ class Reading:
         """Characters of all turns."""
         return [i for turn in self.turns for i in turn]
 
-    def text(self, characters: Sequence[int]) -> str:
-        """Those characters, spaces squeezed, cut to a line."""
-        said = " ".join("".join(self.line.text[i] for i in characters).split())
+    @property
+    def said(self) -> str:
+        """All turns in a line, cut if need be."""
+        turns = ("".join(self.line.text[i] for i in turn) for turn in self.turns)
+        said = " / ".join(" ".join(turn.split()) for turn in turns)
         return said if len(said) <= 80 else f"{said[:40]} ... {said[-40:]}"
 
 
@@ -246,7 +248,7 @@ def prompt_text(
         else:
             characters = list(reading.turns[-1]) if text == "last-turn" and reading.turns else reading.words
             if reading.doubt is not None and any(shown):
-                _warn(f"the question of sample {b} is a guess: {reading.doubt}: {reading.text(characters)!r}")
+                _warn(f"the question of sample {b} is a guess: {reading.doubt}: {reading.said!r}")
         marked[b, sorted(reading.line.tokens(characters))] = True
     return marked.to(mask.device) & plain
 
@@ -271,11 +273,11 @@ def check_text(text: Text, reader: Any) -> None:
         return
     questions = [question for several in _questions(text, 0) for question in several]
     if any(not question.strip() for question in questions):
-        raise QuestionError(f"text={text!r} holds an empty question. {_options(text)}")
+        raise QuestionError(f"text={text!r} holds an empty question; {_options(text)}")
     if reader is None:
         raise QuestionError(
             f"text={text!r} is a question, which is looked for in the prompt's words: pass processor= (the model's "
-            f"processor or tokenizer). {_options(text)}"
+            f"processor or tokenizer); {_options(text)}"
         )
 
 
@@ -331,12 +333,15 @@ def _asked(
         if not found and shows:
             raise QuestionError(
                 f"text: {question!r} is not in the prompt of sample {row}, in which the user says "
-                f"{reading.text(reading.words)!r}. {_options(text)}"
+                f"{reading.said!r}; {_options(text)}"
             )
         characters += found
     return characters
 
 
 def _options(text: Any) -> str:
-    """What else a string may be."""
-    return f"As an option: {closest(text, OPTIONS)}" if isinstance(text, str) else f"Otherwise {_WAY_OUT}"
+    """What else could be given."""
+    if not isinstance(text, str):
+        return f"otherwise {_WAY_OUT}"
+    near = closest(text, OPTIONS)
+    return near if near.startswith("did you mean") else f"options are {', '.join(map(repr, OPTIONS))}"
