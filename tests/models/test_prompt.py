@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoProcessor
 
 import tokenprune as tp
 from tests.models.conftest import QUESTIONS
-from tokenprune.errors import FeatureError, QuestionError, QuestionWarning
+from tokenprune.errors import FeatureError, QuestionError, QuestionWarning, UnsupportedError
 from tokenprune.evaluation.examination import prompt_inputs, words_of
-from tokenprune.models.loading import saved_processor
+from tokenprune.models.loading import load_model, saved_processor
 from tokenprune.prompt import Scaffold, prompt_text
 from tokenprune.testing.tiny import picture, tiny_llava, tiny_model, tiny_processor
 
@@ -104,6 +105,17 @@ def test_what_was_saved_beside_a_model_is_found(tmp_path: Any, processor: Any, p
     with torch.no_grad(), tp.attach(model, "similarity", 4) as run:
         model(**prompts(QUESTIONS[2:]))
     assert words(processor, prompts(QUESTIONS[2:]), run.history[-1].text, 0) == "how many"
+
+
+def test_a_missing_package_is_named_with_the_extra(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_args: Any, **_options: Any) -> None:
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found.\nSee there.")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lacking)
+    with pytest.raises(
+        UnsupportedError, match=r"requires the Torchvision library.*pip install 'tokenprune.*\[models\]'"
+    ):
+        load_model(str(tmp_path))
 
 
 def test_a_question_needs_a_tokenizer(model: Any) -> None:
