@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from tokenprune.prompt_learning import Learner, Template
 from tokenprune.prompt_pictures import condensed, pattern
 from tokenprune.prompt_question import locate
 from tokenprune.prompt_spelling import Speller, Spelling
-from tokenprune.prompt_turns import KNOWN, Style, Turn, user_turns, words_of
+from tokenprune.prompt_turns import KNOWN, Style, Turn, adjacent, user_turns, words_of
 
 __all__ = ["TURNS", "Reading", "Scaffold", "Text", "check_text", "prompt_text"]
 
@@ -73,10 +74,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Learned:
-    """What a processor was seen to do: its turns (None where they cannot be made out), its pictures."""
+    """What a processor was seen to do: its turns (None where they cannot be made out), its pictures; what is unsure."""
 
     style: Style | None
     pictures: re.Pattern[str]
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ class Scaffold:
             for style in (*own, *KNOWN):
                 turns = user_turns(style, line, loose=loose)
                 if turns:
-                    doubt = next((_AMBIGUOUS for turn in turns if turn.doubtful), None)
+                    doubt = _AMBIGUOUS if any(turn.doubtful for turn in turns) else None
+                    if style in own or not own:
+                        doubt = doubt or _doubt(self.learned, style, line, turns)
                     return Reading(line, _said(style, line, turns), doubt)
         return Reading(line, _said(None, line, [Turn(0, len(line.text))]), _NO_TURNS)
 
@@ -154,21 +158,41 @@ _LEARNED: WeakKeyDictionary[Any, dict[Any, _Learned]] = WeakKeyDictionary()
 
 
 def _learn(learner: Learner) -> _Learned:
-    """Learn, and read a conversation that the processor itself has made: what fails at that is not kept."""
+    """Learn, and read conversations that the processor itself has made: what fails at that is not kept."""
     pictures = pattern(learner.pictures(), learner.labels())
-    style = learner.style()
-    tried = None if style is None else learner.conversation()
-    if style is not None and tried is not None:
-        line, said = condensed(tried[0], pictures), tried[1]
-        read = ["".join(line.text[i] for i in words) for words in _said(style, line, user_turns(style, line))]
-        style = style if [text.strip() for text in read] == said else None
-    return _Learned(style, pictures)
+    learned = learner.style()
+    styles = [style for known in KNOWN for style in (known, replace(known, loose=True))]
+    if learned is not None:
+        styles.insert(0, learned)
+    doubt = None
+    for line, said in learner.conversations():
+        for style in styles:
+            if _reads(style, condensed(line, pictures), said):
+                return _Learned(style, pictures, doubt)
+        doubt = _SYSTEM if doubt is None and len(said) > 1 else _SOME_TURNS
+    return _Learned(None, pictures, _NO_STYLE if doubt else None)
+
+
+def _doubt(learned: _Learned, style: Style, line: Spelling, turns: Sequence[Turn]) -> str | None:
+    """What is unsure about turns that were read by the processor's own style."""
+    if learned.doubt == _SYSTEM and style.user and not any(adjacent(style, line, *pair) for pair in pairwise(turns)):
+        return None  # a system text would be a turn that nobody answers
+    return learned.doubt
+
+
+def _reads(style: Style, line: Spelling, said: Sequence[str]) -> bool:
+    """Whether a style finds the words in a prompt."""
+    read = ["".join(line.text[i] for i in words) for words in _said(style, line, user_turns(style, line))]
+    return [text.strip() for text in read] == list(said)
 
 
 _AMBIGUOUS: Final = (
     "the chat template puts a system text at the beginning of the first turn, where it looks like a paragraph of the "
     "user's: what precedes the first empty line was taken for it"
 )
+_SYSTEM: Final = "the chat template writes a system text as if the user had said it"
+_SOME_TURNS: Final = "the chat template does not set apart what the user says in a conversation of several turns"
+_NO_STYLE: Final = "the turns of the processor's chat template cannot be made out"
 _NO_TURNS: Final = "no turns were found in it, neither the chat template's nor role words by hand: all of it counts"
 
 

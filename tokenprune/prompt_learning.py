@@ -191,7 +191,9 @@ class Learner:
             return None
         close_user = [gap for end in ("user", "shown") for gaps in ended for gap in _between(gaps, end, _END)]
         close_answer = _between(answered, "assistant", _END)
-        again = [_rest(gap, close_answer) for gap in _between(history, "assistant", "user")]
+        again = [
+            _without_start(_rest(gap, close_answer), self.speller) for gap in _between(history, "assistant", "user")
+        ]
         begun = [_without_start(gap, self.speller) for gap in _between(words, _START, "user")]
         opener = (again or begun or [""])[0].strip()
         if again and begun and not _flat(begun[0]).endswith(_flat(opener)):
@@ -222,7 +224,7 @@ class Learner:
             closers=_patterns(closers),
             tails=tuple(sorted(tails)),
             inside=inside,
-            loose=not any(closers),
+            loose=not all(closers),
         )
 
     def _gaps(
@@ -305,6 +307,8 @@ class Learner:
 
     def emitted(self, text: str, **shown: Any) -> Spelling | None:
         """What the processor makes of a text with pictures; None where it refuses."""
+        if getattr(self.processor, "image_processor", None) is None:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -316,20 +320,19 @@ class Learner:
         row = ids.tolist()
         return self.speller.spell(row, placed.tolist(), [True] * len(row), frozenset())
 
-    def conversation(self) -> tuple[Spelling, list[str]] | None:
-        """A conversation of several turns as the processor emits it, and the user's words in it."""
+    def conversations(self) -> Iterator[tuple[Spelling, list[str]]]:
+        """Conversations as the processor emits them, and the user's words in each: the hardest to read first."""
+        if len(self.words) < len(_WORDS) or self.template.source is None:
+            return
         s, a, b, c = self.words
-        picture = getattr(self.processor, "image_processor", None) is not None
-        turns = [turn("user", *([SHOWN] if picture else []), a), turn("assistant", b), turn("user", c)]
-        for tried, said in (([turn("system", s), *turns], [a, c]), (turns, [a, c]), (turns[:1], [a])):
-            text = self.template.write(tried, answer=True)
-            if text is None or not all(word in text for word in said):
-                continue
-            if not picture:
-                return self.speller.line(text), said
-            line = self.emitted(text, images=[[Image.new("RGB", _SIZES[0], "grey")]])
-            return None if line is None else (line, said)
-        return None
+        rest = [turn("assistant", b), turn("user", c)]
+        for before, after, said in (([turn("system", s)], rest, [a, c]), ([], rest, [a, c]), ([], [], [a])):
+            shown = self.template.write([*before, turn("user", SHOWN, a), *after], answer=True)
+            line = shown and self.emitted(shown, images=[[Image.new("RGB", _SIZES[0], "grey")]])
+            plain = self.template.write([*before, turn("user", a), *after], answer=True)
+            line = line or (self.speller.line(plain) if plain is not None else None)
+            if line is not None and all(line.text.count(word) == 1 for word in (*said, *([s] if before else []))):
+                yield line, said
 
 
 def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from tokenprune.prompt_spelling import SHOWN, Spelling
 
-__all__ = ["KNOWN", "Inside", "Style", "Turn", "user_turns", "words_of"]
+__all__ = ["KNOWN", "Inside", "Style", "Turn", "adjacent", "user_turns", "words_of"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,13 @@ def _behind_system(inside: Inside, text: str, turn: Turn) -> Turn:
         return Turn(turn.start + len(before), turn.stop)
     # a paragraph of the user's looks the same as a system text
     return Turn(turn.start + len(before) - len(rest), turn.stop, doubtful=bool(rest.strip()))
+
+
+def adjacent(style: Style, line: Spelling, one: Turn, other: Turn) -> bool:
+    """Whether nobody speaks between two turns of the user."""
+    between = line.text[one.stop : other.start]
+    answered = any(mark.lastgroup == "other" for mark in style.marks.finditer(between))
+    return not answered and not style.marks.sub("", between).strip()
 
 
 def words_of(style: Style | None, line: Spelling, turn: Turn) -> list[int]:
