@@ -289,39 +289,100 @@ def test_a_prompt_without_turns_is_a_guess(family: str) -> None:
     check(processor.tokenizer, inputs["input_ids"][0], mask[0], ["What is it?"])
 
 
-def test_what_no_family_writes_is_learned() -> None:
-    """A processor of nobody's: its turns, and what it says of pictures, are read off what it emits."""
+PARTS = (
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+)
 
-    class Odd:
-        """Says of each picture how wide it is."""
 
-        image_processor = object()
-        image_token = "<image>"
-        chat_template = (
-            "{% for m in messages %}{% if m['role'] == 'system' %}(setting) {% elif m['role'] == 'user' %}Q>> "
-            "{% else %}<<A {% endif %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
-            "{% else %}{{ c['text'] }}{% endif %}{% endfor %} ~~\n{% endfor %}"
-            "{% if add_generation_prompt %}<<A{% endif %}"
-        )
+def each(written: str, answer: str) -> str:
+    """A template that writes each turn alike."""
+    return "{% for m in messages %}" + written + "{% endfor %}{% if add_generation_prompt %}" + answer + "{% endif %}"
 
-        def __init__(self) -> None:
-            self.tokenizer = REAL["llava"].tokenizer()
 
-        def apply_chat_template(self, turns: Any, **options: Any) -> Any:
-            return self.tokenizer.apply_chat_template(turns, chat_template=self.chat_template, **options)
+TEMPLATES = {
+    "headers": each(
+        "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n" + PARTS + "<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "bars": each("<|{{ m['role'] }}|>\n" + PARTS + "<|end|>\n", "<|assistant|>\n"),
+    "names, an end behind answers": each(
+        "{% if m['role'] == 'user' %}User: {% elif m['role'] == 'assistant' %}Assistant: {% endif %}"
+        + PARTS
+        + "{% if m['role'] == 'assistant' %}</s>{% else %}\n\n{% endif %}",
+        "Assistant:",
+    ),
+    "names, no ends": each(" {{ m['role'].capitalize() }}: " + PARTS, " Assistant:"),
+    "instructions": each(
+        "{% if m['role'] == 'user' %}### Instruction:\n{% elif m['role'] == 'assistant' %}### Response:\n{% endif %}"
+        + PARTS
+        + "\n\n",
+        "### Response:\n",
+    ),
+    "system within the turn": each(
+        "{% if m['role'] == 'user' %}<s>[INST] {% if loop.index0 == 1 %}"
+        "{% if messages[0]['role'] == 'system' %}<<SYS>>\n{{ messages[0]['content'][0]['text'] }}\n<</SYS>>\n\n{% endif %}{% endif %}"
+        + PARTS
+        + " [/INST]{% elif m['role'] == 'assistant' %} "
+        + PARTS
+        + " </s>{% endif %}",
+        "",
+    ),
+    "nobody's": each(
+        "{% if m['role'] == 'system' %}(setting) {% elif m['role'] == 'user' %}Q>> {% else %}<<A {% endif %}"
+        + PARTS
+        + " ~~\n",
+        "<<A",
+    ),
+    "refuses system texts": each(
+        "{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}@{{ m['role'] }} " + PARTS + " @end\n",
+        "@assistant",
+    ),
+}
 
-        def __call__(self, text: list[str], images: list[list[Any]], **_options: Any) -> Any:
-            written = text[0]
-            for image in images[0]:
-                wide = f"[view of {image.width} pixels: <IMAGE> and once more: <IMAGE>]"
-                written = written.replace("<image>", wide, 1)
-            return self.tokenizer([written.replace("<IMAGE>", "<image>" * 3)], return_tensors="pt")
 
-    real, odd = REAL["llava"], Odd()
-    turns = [system("Be kind."), user("Look:", IMG, "what is it?"), assistant("A cup."), user("Really?")]
-    inputs = odd([rendered(odd, turns)], images=[[picture(0, size=71)]])
-    mask = marked(real, odd, inputs)
-    check(odd.tokenizer, inputs["input_ids"][0], mask[0], ["Look:", "what is it?", "Really?"])
+class Odd:
+    """A processor of nobody's: says of each picture how wide it is."""
+
+    image_processor = object()
+    image_token = "<image>"
+
+    def __init__(self, template: str) -> None:
+        self.chat_template = template
+        self.tokenizer = REAL["llava"].tokenizer()
+
+    def apply_chat_template(self, turns: Any, **options: Any) -> Any:
+        return self.tokenizer.apply_chat_template(turns, chat_template=self.chat_template, **options)
+
+    def __call__(self, text: list[str], images: list[list[Any]], **_options: Any) -> Any:
+        written = text[0]
+        for image in images[0]:
+            wide = f"[view of {image.width} pixels: <IMAGE> and once more: <IMAGE>]"
+            written = written.replace("<image>", wide, 1)
+        return self.tokenizer([written.replace("<IMAGE>", "<image>" * 3)], return_tensors="pt")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("chat", ["plain", "question first", "two pictures", "system and history", "a picture later"])
+def test_what_no_family_writes_is_learned(template: str, chat: str) -> None:
+    odd, turns = Odd(TEMPLATES[template]), CHATS[chat]
+    if template == "refuses system texts":
+        turns = [turn for turn in turns if turn["role"] != "system"]
+    images = sum(c is IMG for m in turns for c in m["content"])
+    inputs = odd([rendered(odd, turns)], images=[[picture(seed, size=71 + seed) for seed in range(images)]])
+    check(odd.tokenizer, inputs["input_ids"][0], marked(REAL["llava"], odd, inputs)[0], said(turns))
+
+
+def test_a_template_that_does_not_set_turns_apart_is_a_guess() -> None:
+    plain = Odd(each("{% if m['role'] == 'assistant' %}### Answer: {% endif %}" + PARTS + "\n", "### Answer:"))
+    inputs = plain([rendered(plain, CHATS["history"])], images=[[picture()]])
+    with pytest.warns(QuestionWarning, match="does not set apart"):
+        marked(REAL["llava"], plain, inputs)
+    as_user = Odd(each("{{ 'BOT' if m['role'] == 'assistant' else 'ME' }}> " + PARTS + "{{ '\n' }}", "BOT>"))
+    inputs = as_user([rendered(as_user, CHATS["system"])], images=[[picture()]])
+    with pytest.warns(QuestionWarning, match="a system text as if the user had said it"):
+        marked(REAL["llava"], as_user, inputs)
+    inputs = as_user([rendered(as_user, CHATS["history"])], images=[[picture()]])
+    check(as_user.tokenizer, inputs["input_ids"][0], marked(REAL["llava"], as_user, inputs)[0], said(CHATS["history"]))
 
 
 def test_a_processor_is_run_once_however_often_it_is_asked() -> None:
