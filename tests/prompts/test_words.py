@@ -320,11 +320,8 @@ TEMPLATES = {
     ),
     "system within the turn": each(
         "{% if m['role'] == 'user' %}<s>[INST] {% if loop.index0 == 1 %}"
-        "{% if messages[0]['role'] == 'system' %}<<SYS>>\n{{ messages[0]['content'][0]['text'] }}\n<</SYS>>\n\n{% endif %}{% endif %}"
-        + PARTS
-        + " [/INST]{% elif m['role'] == 'assistant' %} "
-        + PARTS
-        + " </s>{% endif %}",
+        "{% if messages[0]['role'] == 'system' %}<<SYS>>\n{{ messages[0]['content'][0]['text'] }}\n<</SYS>>\n\n"
+        "{% endif %}{% endif %}" + PARTS + " [/INST]{% elif m['role'] == 'assistant' %} " + PARTS + " </s>{% endif %}",
         "",
     ),
     "nobody's": each(
