@@ -22,7 +22,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.benchmark.clock import synchronise
-from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
+from tokenprune.benchmark.geometry import GEOMETRIES, asked, build_model, geometry
 from tokenprune.diagnostics.laws import difference, forward
 from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters import adapter_for
@@ -64,9 +64,9 @@ def first_of(inputs: Inputs) -> Inputs:
 def measure(model: Any, inputs: Inputs, strategy: str, keep: float, new: int) -> dict[str, Any]:
     """Laws and costs of one kind of prompt."""
     full, plain = timed(model, inputs, new), last_logits(model, inputs)
-    with tp.attach(model, strategy, 1.0):
+    with tp.attach(model, strategy, 1.0, text=asked(model)):
         everything = last_logits(model, inputs)
-    with tp.attach(model, strategy, keep) as run:
+    with tp.attach(model, strategy, keep, text=asked(model)) as run:
         pruned = timed(model, inputs, new)
         run.history.clear()
         last = last_logits(model, inputs)

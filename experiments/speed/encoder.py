@@ -18,6 +18,7 @@ import torch
 
 import tokenprune as tp
 from tokenprune.benchmark.clock import timed
+from tokenprune.benchmark.geometry import asked as words
 from tokenprune.benchmark.geometry import build_model, geometry
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         inputs = geometry(asked.geometry).inputs(model, None, batch)
         inputs = {name: value if value.is_floating_point() else value.cpu() for name, value in inputs.items()}
         for name in asked.strategies:
-            compiled = tp.compile(model, name, asked.keep)
+            compiled = tp.compile(model, name, asked.keep, text=words(model))
             compiled.select(compiled.encode(**inputs), **inputs)
             row = {
                 stage: timed(lambda s=stage, c=compiled: c.replay(s), model.device, 50, 20).median  # type: ignore[misc]

@@ -15,7 +15,7 @@ import tokenprune as tp
 from tokenprune.benchmark import loops
 from tokenprune.benchmark.bench import Setup, bench, cases
 from tokenprune.benchmark.clock import Peaks, peaks, timed
-from tokenprune.benchmark.geometry import GEOMETRIES, build_model, geometry
+from tokenprune.benchmark.geometry import GEOMETRIES, asked, build_model, geometry
 from tokenprune.benchmark.table import HEADER, cells, markdown
 from tokenprune.cli import app
 from tokenprune.core.errors import ConfigError, UnknownNameError
@@ -89,9 +89,9 @@ def test_geometries(name: str) -> None:
     model = build_model(name, small=True)
     for kind in geometry(name).shows:
         inputs = geometry(name).inputs(model, kind, batch=2, words=8)
-        compiled = tp.compile(model, "mi-pruner", 0.1)
+        compiled = tp.compile(model, "mi-pruner", 0.1, text=asked(model))
         got = compiled.generate(**inputs, max_new_tokens=3)
-        with tp.attach(model, "mi-pruner", 0.1) as run:
+        with tp.attach(model, "mi-pruner", 0.1, text=asked(model)) as run:
             assert torch.equal(got, model.generate(**inputs, max_new_tokens=3))
         assert 0 < run.tokens_after < run.tokens_before
 

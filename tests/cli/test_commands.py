@@ -99,7 +99,10 @@ def test_doctor_proves_pruning_on_a_saved_model(tokenprune: Command, tmp_path: P
     chosen = ("--strategy", "mi-pruner", "--strategy", "attention", "--strategy", "mi-attention")
     done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", *chosen, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)["diagnoses"]
+    report = json.loads(done.stdout)
+    counted = [token.strip() for run in report["prompt"] if run["counts"] for token in run["tokens"]]
+    assert counted == ["what", "color", "is", "the", "dog", "?"]
+    found = report["diagnoses"]
     assert [f["strategy"] for f in found] == ["mi-pruner", "attention", "mi-attention"]
     for f in found:
         assert (f["tokens_before"], f["tokens_after"]) == (36, 9)
@@ -114,6 +117,8 @@ def test_doctor_says_so_when_nothing_is_pruned(tokenprune: Command, tmp_path: Pa
     done = tokenprune("doctor", "--model", str(tmp_path / "model"), "--keep", "9", "--strategy", "random")
     assert done.returncode == 1
     assert "random: nothing was pruned: 9 of 9 visual tokens are left; give a smaller --keep" in done.stderr
+    assert "counts as the question:  what| color| is| the| dog| ?\n" in done.stdout
+    assert "does not count:          USER| :|<9 visual tokens> ...  ASSISTANT| :\n" in done.stdout
 
 
 def test_damaged_weights_are_answered_in_a_line(tokenprune: Command, tmp_path: Path) -> None:

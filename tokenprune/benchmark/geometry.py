@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
+from tokenprune.hf.adapters.base import adapter_for
 
-__all__ = ["GEOMETRIES", "Geometry", "build_model", "geometry"]
+__all__ = ["GEOMETRIES", "Geometry", "asked", "build_model", "geometry"]
 
 Inputs = dict[str, Tensor]
 
@@ -74,6 +75,20 @@ class Geometry:
             config = model.config
             inputs["mm_token_type_ids"] = (ids == config.image_token_id) + 2 * (ids == config.video_token_id)
         return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def asked(model: Any) -> Callable[[Tensor], Tensor]:
+    """What counts as text in such prompts, from ids (B, S) to a mask: all behind what is shown, as ids are no words.
+
+    Pass it as ``text`` to :func:`~tokenprune.attach` and :func:`~tokenprune.compile`.
+    """
+    adapter = adapter_for(model)
+
+    def behind(ids: Tensor) -> Tensor:
+        special = torch.tensor(sorted(adapter.special_ids), device=ids.device)
+        return (adapter.image_mask(ids).cumsum(1) > 0) & ~torch.isin(ids, special)
+
+    return behind
 
 
 def _noise(model: Any, draw: torch.Generator, *shape: int) -> Tensor:

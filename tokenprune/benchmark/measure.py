@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.benchmark.clock import Peaks, Timing, synchronise, timed
+from tokenprune.benchmark.geometry import asked
 from tokenprune.benchmark.loops import LOOPS
 from tokenprune.core.budget import Budget
 from tokenprune.core.features import Features
@@ -83,7 +84,7 @@ class Bench:
 
     def _request(self, strategy: AnyStrategy, keep: int | None) -> Request:
         budget: Budget = Budget(1.0 if keep is None else keep)
-        return Request.of(self.model, strategy, budget, None, None, "prompt", None)
+        return Request.of(self.model, strategy, budget, None, None, asked(self.model), None)
 
     def _quiet(self) -> dict[str, Any]:
         """Random weights must not say that they saw an image."""
@@ -100,7 +101,7 @@ class Bench:
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
-        with attach(self.model, strategy, request.budget) as run:
+        with attach(self.model, strategy, request.budget, text=asked(self.model)) as run:
             found |= self._generation()
         if not isinstance(strategy, LayerSchedule):
             found |= self._prefill(run.history[-1].sequence_after)

@@ -38,7 +38,7 @@ def doctor(
     from tokenprune.data.images import open_image
     from tokenprune.diagnostics.doctor import diagnose
     from tokenprune.hf.adapters.base import adapter_for
-    from tokenprune.hf.chat import prompt_inputs
+    from tokenprune.hf.chat import prompt_inputs, words_of
     from tokenprune.hf.cost import layer_average
     from tokenprune.hf.support import usable_strategies
     from tokenprune.zoo.loading import load_model
@@ -48,11 +48,15 @@ def doctor(
     names = strategy or usable_strategies(adapter_for(loaded))
     budget = _usual_budget(loaded, inputs) if keep is None else keep
     found = [diagnose(loaded, processor, name, budget, inputs) for name in names]
+    prompt = words_of(loaded, processor, inputs)
     if as_json:
-        typer.echo(json.dumps({"model": model, "diagnoses": [f.as_dict() for f in found]}, indent=1))
+        told = [{"counts": counts, "tokens": tokens} for counts, tokens in prompt]
+        typer.echo(json.dumps({"model": model, "prompt": told, "diagnoses": [f.as_dict() for f in found]}, indent=1))
     else:
         if model.partition(":")[0] == "tiny":
             typer.echo(f"model {model!r} has random weights: it proves that pruning is wired up, not that it is good")
+        typer.echo(f"counts as the question: {_shown(prompt, True)}")
+        typer.echo(f"does not count:         {_shown(prompt, False)}")
         table = Table(
             "strategy", "visual tokens", "layers x tokens", "per layer", "sequence", "answer changes logits by", "laws"
         )
@@ -75,6 +79,12 @@ def doctor(
             typer.echo(_trouble(f), err=True)
     if not all(f.healthy for f in found):
         raise typer.Exit(1)
+
+
+def _shown(prompt: Sequence[tuple[bool, Sequence[str]]], counts: bool) -> str:
+    """Tokens that count or do not, as they are between bars, newlines written out."""
+    stretches = ("|".join(tokens) for counted, tokens in prompt if counted == counts)
+    return " ... ".join(stretches).replace("\n", "\\n") or "nothing"
 
 
 def _trouble(found: Diagnosis) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.pairwise import CosineTable
-from tokenprune.core.kinds import Problem, Selector, check_count
+from tokenprune.core.kinds import Problem, Selector, check_count, overridden
 from tokenprune.core.ranking import top_k
 from tokenprune.kernels import usable
 from tokenprune.kernels.host import constant
@@ -53,7 +53,7 @@ class BipartiteDedup(Selector):
         table = CosineTable(problem.features[self.signal].double())
         sizes = tuple(n if k else 0 for n, k in zip(problem.size(), problem.counts, strict=True))
         places = top_k(problem.scores, sizes, problem.available).clamp_min(0)
-        if table.gram is not None and usable(table.gram):
+        if table.gram is not None and usable(table.gram) and not overridden(self, "select", {"requires"}):
             from tokenprune.kernels.bipartite import bipartite_rounds  # needs Triton
 
             return bipartite_rounds(table.gram, places, sizes, problem.counts, self.rate)

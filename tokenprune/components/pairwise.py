@@ -21,7 +21,7 @@ from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features, on_host, working_precision
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
-from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice
+from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
 
@@ -127,7 +127,7 @@ class DeferredTable(PairTable):
 
     def entries(self) -> dict[str, Any] | None:
         """As the table's."""
-        return self._table.entries()
+        return entries_of(self._table)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ class SelfPMITable(PairTable):
 
     def entries(self) -> dict[str, Any] | None:
         """Softmax of the cosines, less the marginal."""
-        cosines = self.cosine.entries()
-        if cosines is None or not isinstance(self.normalizer, Softmax):
+        cosines = entries_of(self.cosine)
+        if cosines is None or not isinstance(self.normalizer, Softmax) or type(self.normalizer) is not Softmax:
             return None
         return {
             **cosines,

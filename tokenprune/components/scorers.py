@@ -20,8 +20,8 @@ from tokenprune.core.errors import (
     OptionTypeError,
 )
 from tokenprune.core.features import Features, on_host, working_precision
-from tokenprune.core.information import cosine_similarity, log_marginal, pmi
-from tokenprune.core.kinds import Aggregator, Normalizer, Prior, Scorer, check_choice
+from tokenprune.core.information import cosine_products, cosine_similarity, log_marginal, pmi
+from tokenprune.core.kinds import Aggregator, Normalizer, Prior, Scorer, check_choice, overridden
 from tokenprune.kernels import usable
 
 __all__ = [
@@ -61,7 +61,8 @@ class PMI(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Relevance to the prompt, (B, N)."""
-        plain = type(self.normalizer) is Softmax and type(self.aggregator) is Max and type(self.prior) is Uniform
+        plain = not overridden(self, "score", {"requires"})
+        plain &= type(self.normalizer) is Softmax and type(self.aggregator) is Max and type(self.prior) is Uniform
         visual, text = features.visual, features.text
         if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
             return self._by_program(features)
@@ -72,13 +73,13 @@ class PMI(Scorer):
         return self._unless_degenerate(scores, similarity, features)
 
     def _by_program(self, features: Features) -> Tensor:
-        from tokenprune.kernels.similarity import pmi_relevance, products  # needs Triton
+        from tokenprune.kernels.similarity import pmi_relevance  # needs Triton
 
         assert isinstance(self.normalizer, Softmax)
         visual, text = features.visual, features.text
         if text.shape[1] == 1 < features.n_visual:
             _warn_degenerate(list(range(features.batch)))
-        known = products(visual, text)
+        known = cosine_products(visual, text)
         return pmi_relevance(*known, 1 / self.normalizer.tau, features.visual_mask, features.text_mask)
 
     def _unless_degenerate(self, scores: Tensor, similarity: Tensor, features: Features) -> Tensor:
@@ -176,10 +177,11 @@ class ConditionedRelevance(Scorer):
         sign = (-1 if joint else 1) if self.sign is None else self.sign
         visual, text = (features["joint_visual"], features["joint_text"]) if joint else (features.visual, features.text)
         mask = None if joint else features.text_mask
-        if self.over == "row" and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
-            from tokenprune.kernels.similarity import products, text_quality  # needs Triton
+        plain = self.over == "row" and not overridden(self, "score", {"requires"})
+        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
+            from tokenprune.kernels.similarity import text_quality  # needs Triton
 
-            return text_quality(*products(visual, text), sign, features.visual_mask, mask)
+            return text_quality(*cosine_products(visual, text), sign, features.visual_mask, mask)
         relevance = sign * Mean()(cosine_similarity(visual, text), mask=mask)
         valid = features.valid()
         lowest = relevance.where(valid, torch.inf).amin(1, keepdim=True)

@@ -24,6 +24,7 @@ from tokenprune.core.kinds import (
     check_choice,
     check_count,
     check_number,
+    picks_by_kernel,
 )
 from tokenprune.core.ranking import TopK, relevance, top_k, within_budget
 from tokenprune.kernels.host import constant
@@ -105,7 +106,7 @@ class Greedy(Selector):
         state = self.objective.start(problem.features, problem.scores)
         if problem.context is not None:
             state = self.objective.resume(state, problem.context)
-        picks = self.objective.run(state, problem.available, problem.counts, self.repeats)
+        picks = picks_by_kernel(self.objective, state, problem.available, problem.counts, self.repeats)
         return self._steps(problem, state) if picks is None else picks
 
     def _steps(self, problem: Problem, state: State) -> Tensor:

@@ -17,6 +17,8 @@ __all__ = [
     "NonFiniteError",
     "OptionTypeError",
     "PluginError",
+    "QuestionError",
+    "QuestionWarning",
     "SecondTurnError",
     "SubstituteWarning",
     "TokenPruneError",
@@ -61,6 +63,10 @@ class ConfigError(TokenPruneError, ValueError):
     """An option has a value outside its range, or two options contradict each other."""
 
 
+class QuestionError(ConfigError):
+    """A question given as ``text`` does not occur in the prompt, or cannot be looked for."""
+
+
 class OptionTypeError(TokenPruneError, TypeError):
     """An option has a value of the wrong type."""
 
@@ -103,6 +109,10 @@ class DegenerateRelevanceWarning(TokenPruneWarning):
 
 class SubstituteWarning(TokenPruneWarning):
     """The model lacks a signal that the strategy reads; the documented substitute was used."""
+
+
+class QuestionWarning(TokenPruneWarning):
+    """Which tokens of a prompt are the user's own words is a guess; the message says what to pass to be sure."""
 
 
 class NotCompiledWarning(TokenPruneWarning):

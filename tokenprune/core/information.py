@@ -20,6 +20,7 @@ from tokenprune.kernels import usable
 
 __all__ = [
     "cosine_partition",
+    "cosine_products",
     "cosine_similarity",
     "log_conditional",
     "log_marginal",
@@ -65,6 +66,20 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     x, y = (unit_norm(x),) * 2 if x is y else (unit_norm(x), unit_norm(y))
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype) @ y.to(dtype).mT
+
+
+def cosine_products(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """What kernels make relevance of: (B, N, d), (B, M, d) -> (B, N, M).
+
+    Dot products of half-precision tokens, and the factors of rows and columns that make them cosines; of other tokens
+    their cosines, and None. Needs Triton.
+    """
+    if _half(x, y):
+        from tokenprune.kernels.similarity import half_products
+
+        table, rows, columns = half_products(x, y)
+        return table, (rows, columns)
+    return cosine_similarity(x, y).contiguous(), None
 
 
 def log_partition(similarity: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:
@@ -137,6 +152,9 @@ def log_marginal(log_conditional: Tensor, log_prior: Tensor | None = None, mask:
 
 def pmi(log_conditional: Tensor, log_marginal: Tensor) -> Tensor:
     """Pointwise mutual information log p(x_j | v_i) - log p(x_j) (Eqn 17), natural log.
+
+    Plain tensor operations. Scorers that use it may be replaced by one kernel on a GPU; ``TOKENPRUNE_KERNELS=0`` in the
+    environment switches kernels off.
 
     Outcomes of probability 0 get -inf, also where the marginal is 0 too (0/0), so that a maximum skips them.
 

@@ -8,6 +8,7 @@ implement its abstract methods and list it under the kind's entry-point group, o
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_number",
+    "entries_of",
+    "overridden",
+    "picks_by_kernel",
 ]
 
 State = Any
@@ -206,7 +210,11 @@ class Objective(Component):
 
     @abstractmethod
     def gains(self, state: State) -> Tensor:
-        """Gain of every token, (B, N); what stands at padding and at picked tokens is ignored."""
+        """Gain of every token, (B, N); what stands at padding and at picked tokens is ignored.
+
+        On a GPU the built-in objectives are replaced whole by a kernel (:meth:`run`), which does not call this;
+        ``TOKENPRUNE_KERNELS=0`` in the environment switches kernels off. A subclass's own gains are always used.
+        """
 
     @abstractmethod
     def take(self, state: State, index: Tensor) -> State:
@@ -219,7 +227,10 @@ class Objective(Component):
         return state
 
     def run(self, state: State, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
-        """All picks from a state by one program of :mod:`tokenprune.kernels`, or None where there is none for it.
+        """All picks from a state by one kernel of :mod:`tokenprune.kernels`, or None where there is none for it.
+
+        A class that overrides ``gains``, ``take`` or anything they call does not inherit its parent's kernel: selectors
+        ask through :func:`picks_by_kernel`. ``TOKENPRUNE_KERNELS=0`` in the environment switches kernels off.
 
         Bool (B, N) and counts -> (B, max count), -1 as padding and throughout a row in which a gain was NaN.
         """
@@ -353,6 +364,52 @@ class Merger(Component):
     @abstractmethod
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Make new tokens from the features and the kept positions in pick order (B, K), -1 as padding."""
+
+
+def overridden(part: object, method: str, apart: Container[str] = ()) -> bool:
+    """Whether a subclass changed anything that the author of ``method`` could not know of.
+
+    A kernel stands for the tensor operations of the class that calls it. Where a class below that one overrides a
+    method or property of it, those operations are no longer what the kernel computes.
+
+    Parameters
+    ----------
+    part : object
+        An instance.
+    method : str
+        The method that calls a kernel.
+    apart : container of str, optional
+        What may be overridden all the same.
+    """
+    below: list[type] = []
+    for owner in type(part).__mro__:
+        if method in vars(owner):
+            return any(
+                hasattr(owner, name) and name not in apart
+                for cls in below
+                for name, value in vars(cls).items()
+                if not name.startswith("__") and (inspect.isroutine(value) or isinstance(value, property))
+            )
+        below.append(owner)
+    raise AttributeError(f"{type(part).__name__} has no method {method!r}")
+
+
+_BEFORE_THE_PICKS = frozenset({"start", "resume", "oracle", "value", "requires", "reads", "parts", "required_signals"})
+"""What makes the state that a kernel starts from, or plays no part in the picks made from it."""
+
+
+def picks_by_kernel(
+    objective: Objective, state: State, available: Tensor, counts: tuple[int, ...], repeats: bool
+) -> Tensor | None:
+    """:meth:`Objective.run`, or None where a subclass changed what its kernel stands for."""
+    if overridden(objective, "run", _BEFORE_THE_PICKS):
+        return None
+    return objective.run(state, available, counts, repeats)
+
+
+def entries_of(table: PairTable) -> dict[str, Any] | None:
+    """:meth:`PairTable.entries`, or None where a subclass changed what an entry is."""
+    return None if overridden(table, "entries") else table.entries()
 
 
 def check_number(owner: object, name: str, low: float, high: float, *, open_low: bool = False) -> None:

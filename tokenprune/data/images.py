@@ -21,8 +21,6 @@ def open_image(path: str | Path | None) -> Image.Image:
         No such file, no picture, a damaged one, or one too large to be safely decoded.
     """
     if path is None:
-        from tokenprune.zoo.tiny import picture
-
         return picture(seed=0, size=336)
     try:
         with Image.open(path) as image:

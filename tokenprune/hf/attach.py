@@ -59,10 +59,13 @@ def attach(
         budget); see :class:`~tokenprune.core.budget.Budget`.
     positions : str, optional
         "keep" or "compact"; the strategy's own choice by default.
-    text : str, bool Tensor (B, S) or callable, default "prompt"
-        Which tokens count as the prompt's text; see :func:`~tokenprune.hf.prompt_text.prompt_text`.
+    text : Text, default "prompt"
+        Which tokens count as the prompt's text: what the user says in all turns ("prompt"), in the last one
+        ("last-turn"), the question itself or a list of them, everything ("all"), a bool mask (B, S) or a function of
+        the ids; see :func:`~tokenprune.hf.prompt_text.prompt_text`.
     processor : optional
-        The model's processor or tokenizer: its chat template tells role words and system text from the question.
+        The model's processor or tokenizer, to tell the user's words from everything else; by default the one that was
+        saved with the model, where it lies on this machine. A question as ``text`` needs it.
     encoded : Encoded, optional
         The images of the prompts, encoded by :func:`~tokenprune.hf.encoded.encode` and passed to the model as
         ``mm_encoder_outputs``: signals of the encoder are taken from it.
@@ -78,8 +81,15 @@ def attach(
         The model type has no adapter, or the call cannot be pruned; names what can.
     MissingSignalError
         The model cannot give a signal that the strategy reads; names strategies that work.
+    QuestionError
+        The question given as ``text`` is not in the prompt, or there is no ``processor`` to look for it with.
     NestedAttachError, SecondTurnError
         See :mod:`tokenprune.core.errors`.
+
+    Warns
+    -----
+    QuestionWarning
+        The strategy reads the prompt, and which of its tokens are the user's words is a guess.
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
     inner = request.adapter.model

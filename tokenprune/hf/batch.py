@@ -15,7 +15,6 @@ from tokenprune.core.budget import Unit
 from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
-from tokenprune.hf.prompt_text import prompt_text
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import Layout, Span
 
@@ -104,8 +103,7 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
     """
     adapter = request.adapter
     placeholders = adapter.image_mask(ids)
-    special = adapter.special_ids
-    text = prompt_text(ids, mask, placeholders, special, text=request.text, scaffold=request.scaffold)
+    text = request.marked(ids, mask, placeholders)
     pieces: list[list[_Piece]] = [[] for _ in range(ids.shape[0])]
     for modality in adapter.placeholders:
         here = adapter.image_mask(ids, modality)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError
+from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
+from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["prompt_inputs"]
+__all__ = ["prompt_inputs", "words_of"]
 
 
 def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
@@ -31,6 +34,39 @@ def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequ
     with replaced(vars(processor.tokenizer), "padding_side", "left"):
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def words_of(
+    model: Any, processor: Any, inputs: Mapping[str, Any], text: Text = "prompt"
+) -> list[tuple[bool, list[str]]]:
+    """The first prompt in stretches of tokens that count as its text, and that do not.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    processor : ProcessorMixin or PreTrainedTokenizerBase
+    inputs : mapping
+        What the processor returned.
+    text : Text, default "prompt"
+        As in :func:`~tokenprune.attach`.
+
+    Returns
+    -------
+    list of (bool, list of str)
+        In the order of the prompt: whether a stretch counts, and its tokens, decoded; a run of placeholders is one.
+    """
+    adapter = adapter_for(model)
+    scaffold = Scaffold.of(processor, adapter.image_token_ids)
+    ids, mask = inputs["input_ids"][:1], inputs["attention_mask"][:1].bool()
+    shown = adapter.image_mask(ids)
+    counts = prompt_text(ids, mask, shown, adapter.special_ids, text=text, scaffold=scaffold)
+    tokens: list[tuple[bool, str]] = []
+    row = zip(*(value[0].tolist() for value in (ids, shown, counts, mask)), strict=True)
+    for (placed, counted, real), run in groupby(row, key=lambda token: token[1:]):
+        decoded = [scaffold.speller.piece(token[0]).decode(errors="replace") for token in run]
+        if real:
+            tokens += [(counted, f"<{len(decoded)} visual tokens>")] if placed else [(counted, one) for one in decoded]
+    return [(counted, [one for _, one in run]) for counted, run in groupby(tokens, key=lambda token: token[0])]
 
 
 def _marks(processor: Any) -> list[str]:

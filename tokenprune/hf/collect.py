@@ -80,7 +80,8 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
         if silent:
             raise FeatureError(
                 f"sample {silent[0]} has an empty prompt (no text of its own) and strategy {name!r} reads the text: "
-                "ask a question, pass text='all' or a mask, or use a strategy that ignores the prompt"
+                "ask a question, pass text='all', text='<words of the prompt>' or a mask, or use a strategy that "
+                "ignores the prompt"
             )
         text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
     grids = {batch.grids[i] for i in batch.distinct}

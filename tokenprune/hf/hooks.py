@@ -279,4 +279,5 @@ def _record(batch: Batch, everywhere: Decision, plan: Splice, layers: int) -> Pr
         sequence_after=plan.index.shape[1],
         layer_tokens=tuple((n,) * layers for n in after),
         splice=plan,
+        text=batch.layout.text,
     )

@@ -57,6 +57,8 @@ class Prefill:
         For each sample, the visual tokens that each decoder layer processed.
     splice : Splice
         Maps new places to original ones.
+    text : bool Tensor, (B, S)
+        Tokens of the prompt that counted as its text; none where the strategy reads no text.
     stages : tuple of Stage
         What happened between layers, where the strategy acts there. ``selection``, ``tokens_after``,
         ``sequence_after`` and ``splice`` then tell what is left after the last of them; a token made of several
@@ -72,6 +74,7 @@ class Prefill:
     sequence_after: int
     layer_tokens: tuple[tuple[int, ...], ...]
     splice: Splice
+    text: Tensor
     stages: tuple[Stage, ...] = ()
 
     def total(self, tokens: tuple[int, ...]) -> int:

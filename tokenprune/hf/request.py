@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import SubstituteWarning, UnsupportedError
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
-from tokenprune.hf.prompt_text import Scaffold, Text
+from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
+from tokenprune.hf.saved_processor import saved_processor
 from tokenprune.hf.support import check
 
 __all__ = ["Request"]
@@ -33,6 +37,17 @@ class Request:
     def signals(self) -> frozenset[str]:
         """Signals to collect: what the strategy reads, given what the model has."""
         return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+
+    @property
+    def reads_turns(self) -> bool:
+        """Whether somebody has to tell the user's words from the rest of a prompt."""
+        return isinstance(self.text, str) and self.text in TURNS and "text" in self.signals
+
+    def marked(self, ids: Tensor, mask: Tensor, placeholders: Tensor) -> Tensor:
+        """Tokens that count as text, bool (B, S); none where nobody reads them."""
+        if isinstance(self.text, str) and self.text in TURNS and not (self.reads_turns and bool(placeholders.any())):
+            return torch.zeros_like(mask)
+        return prompt_text(ids, mask, placeholders, self.adapter.special_ids, text=self.text, scaffold=self.scaffold)
 
     @property
     def substitutes(self) -> dict[str, str]:
@@ -67,5 +82,9 @@ class Request:
                 "time, height and width: leave it out, or use 'keep'"
             )
         chosen = "keep" if adapter.multi_axis else positions or built.positions
+        check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        return cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        request = cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
+            return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))
+        return request

@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenprune.core.information import cosine_similarity
 from tokenprune.kernels import power_of_two
 
-__all__ = ["half_cosine", "half_products", "pmi_relevance", "products", "row_partition", "text_quality", "unit_rows"]
+__all__ = ["half_cosine", "half_products", "pmi_relevance", "row_partition", "text_quality", "unit_rows"]
 
 
 @triton.jit
@@ -214,14 +213,6 @@ def unit_rows(x: Tensor) -> Tensor:
     block = min(1024, power_of_two(width, 16))
     _unit[x.numel() // width,](x, out, width, BLOCK=block, num_warps=4)
     return out
-
-
-def products(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Dot products and factors (see :func:`half_products`) of half-precision tokens; of others cosines and None."""
-    if x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16):
-        table, rows, columns = half_products(x, y)
-        return table, (rows, columns)
-    return cosine_similarity(x, y).contiguous(), None
 
 
 @triton.jit(do_not_specialize=["n", "m"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def load_model(
     ConfigError
         The device cannot be used here, or no such dtype.
     UnsupportedError
-        Nothing by that name can be loaded, or its model type has no adapter.
+        Nothing by that name can be loaded, its model type has no adapter, or its processor needs a package that is
+        not installed.
     UnknownNameError
         No tiny model of that type; names those most like it.
     """
@@ -102,9 +104,19 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
         model = AutoModelForImageTextToText.from_pretrained(
             source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, ImportError):
+            raise UnsupportedError(
+                f"model {name!r} cannot be loaded, a package that its processor needs is missing: {reason} "
+                f"pip install '{_distribution()}[models]' brings those packages"
+            ) from error
         raise UnsupportedError(
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
         ) from error
     return model, processor
+
+
+def _distribution() -> str:
+    """The name under which this package was installed."""
+    return importlib.metadata.packages_distributions().get("tokenprune", ["tokenprune"])[0]

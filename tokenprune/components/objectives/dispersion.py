@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.components.pairwise import Cosine, CosineTable
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Objective, PairTable, Pairwise, check_number
+from tokenprune.core.kinds import Objective, PairTable, Pairwise, check_number, entries_of
 from tokenprune.kernels import run_columns, usable
 
 __all__ = ["GraphCut", "MeanDispersion"]
@@ -61,7 +61,7 @@ class MeanDispersion(Objective):
 
     def run(self, state: _MeanState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where similarity is cosine or self-PMI by softmax."""
-        options = state.table.entries() if usable(state.total) else None
+        options = entries_of(state.table) if usable(state.total) else None
         if options is not None:
             own = {"bonus": state.isolation, "folded": state.total, "picks": state.picks}
             options = {**options, **own, "fold": "sum", "gain": "mean"}
@@ -124,7 +124,7 @@ class GraphCut(Objective):
 
     def run(self, state: _CutState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where the cosine matrix is kept."""
-        options = state.table.entries() if usable(state.total) else None
+        options = entries_of(state.table) if usable(state.total) else None
         if options is not None:
             own = {"bonus": state.bonus, "folded": state.total, "price": 2 * self.lam}
             options = {**options, **own, "entry": "similarity", "fold": "sum", "gain": "cut"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, check_number
+from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, check_number, entries_of
 from tokenprune.kernels import run_columns, usable
 
 __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance"]
@@ -83,7 +83,7 @@ class ExtremumObjective(Objective):
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
         """Options of a program over columns, where the table has entries for one and dtypes agree."""
-        entries = state.table.entries() if usable(state.bonus) else None
+        entries = entries_of(state.table) if usable(state.bonus) else None
         if entries is None or entries["cosine"].dtype != state.bonus.dtype:
             return None
         fold = "max" if self.largest else "min"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tokenprune.core.errors import ConfigError, UnsupportedError, closest
+from tokenprune.hf.saved_processor import MAKES_PROCESSOR
 from tokenprune.zoo.tiny.words import vocabulary, word_tokenizer
 
 __all__ = [
@@ -279,6 +281,7 @@ def build_model(family: Family, *, attention: str = "sdpa", seed: int = 0) -> An
         spread(model)
     model.generation_config.pad_token_id = family.tokens["<pad>"]
     model.generation_config.eos_token_id = None
+    vars(model)[MAKES_PROCESSOR] = partial(build_processor, family)
     return model.eval()
 
 
