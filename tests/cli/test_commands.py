@@ -50,7 +50,7 @@ def test_list_names_origins(tokenprune: Command) -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == ["mi-attention", "mi-pruner"]
-    assert all(row["origin"].startswith("tokenprune ") for row in rows)
+    assert all(row["origin"].startswith("tokenprune-vlm ") for row in rows)
     table = tokenprune("list", "mi*")
     assert "tokenprune_strategies.mi_pruner" in table.stdout
 

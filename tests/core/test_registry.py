@@ -98,7 +98,7 @@ def test_listing_imports_nothing() -> None:
 
 def test_everything_that_ships_can_be_loaded() -> None:
     for entry in all_entries():
-        if entry.origin.startswith("tokenprune "):
+        if entry.origin.startswith("tokenprune-vlm "):
             assert entry.clashes == ()
             assert callable(shared.load(entry.kind, entry.name)), entry
 

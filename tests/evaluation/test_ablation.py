@@ -26,7 +26,7 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.report.ablation import write_figure, write_page
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
-CHECKOUT = Path(__file__).parents[2] / "experiments" / "ablations"
+CHECKOUT = engine.CONFIGS
 
 GIVEN: dict[str, Any] = {
     "title": "A trial",

@@ -114,7 +114,7 @@ def test_a_missing_package_is_named_with_the_extra(tmp_path: Any, monkeypatch: p
 
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lacking)
     with pytest.raises(
-        UnsupportedError, match=r"requires the Torchvision library.*pip install 'tokenprune.*\[models\]'"
+        UnsupportedError, match=r"requires the Torchvision library.*pip install 'tokenprune-vlm\[models\]'"
     ):
         load_model(str(tmp_path))
 

@@ -19,25 +19,22 @@ def ablate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
-    configs: Annotated[
-        Path | None, typer.Option(help="Folder of YAML files; experiments/ablations of the checkout by default.")
-    ] = None,
+    configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    import tokenprune
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.items import default_model, notes_on, scene_items
+    from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
-    from tokenprune.evaluation.ablation import ablation_table, ablations
     from tokenprune.evaluation.compare import environment
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
 
-    folder = configs or Path(tokenprune.__file__).parents[1] / "experiments" / "ablations"
+    folder = configs or CONFIGS
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")

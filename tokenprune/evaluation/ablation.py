@@ -22,6 +22,7 @@ from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
 __all__ = [
+    "CONFIGS",
     "Ablation",
     "AblationRow",
     "Variant",
@@ -34,6 +35,9 @@ __all__ = [
 Figure = Literal["curves", "sweep", "heatmap"]
 """``curves``: a line a variant, over budgets. ``sweep``: a line a budget, over the first option. ``heatmap``: the first
 option down, the second across."""
+
+CONFIGS = Path(__file__).with_name("ablations")
+"""The paper's ablations, and ours, as YAML files."""
 
 _SCALE = ("full", "wrong image", "oracle", "random")
 _REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")

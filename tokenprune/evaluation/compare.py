@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tokenprune._version import __version__
 from tokenprune.core.errors import ConfigError, TokenPruneWarning, UnreachableBudgetError
 from tokenprune.core.matching import Match, checked_match, matched_keep
 from tokenprune.data.items import Item
@@ -37,7 +38,8 @@ def environment(model: str, device: str, dtype: str, seed: int) -> dict[str, Any
         "seed": seed,
         "processor": platform.machine(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("tokenprune", "torch", "transformers")},
+        "tokenprune": __version__,
+        **{name: metadata.version(name) for name in ("torch", "transformers")},
     }
 
 

@@ -24,7 +24,7 @@ from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.evaluation.memoised import Memoised
 from tokenprune.evaluation.nested import NestedSelection
 from tokenprune.hf.adapters.base import ModelAdapter
-from tokenprune.hf.attention_tap import implementation
+from tokenprune.hf.attention_tap import implementation, tapped
 from tokenprune.hf.caches import NAMES as CACHE_NAMES
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.patching import replaced
@@ -94,15 +94,10 @@ class SharedWork:
         if name != "sdpa":
             yield
             return
-        attend, modules = ALL_ATTENTION_FUNCTIONS[name], set(layers.modules())
-
-        def remembered(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if module not in modules:
-                return attend(module, *args, **kwargs)
-            return self.remembered.setdefault(module, Memoised(partial(attend, module)))(*args, **kwargs)
-
-        # what is registered for everybody stays: assigning goes into a table over it, to be left as it was
-        with replaced(ALL_ATTENTION_FUNCTIONS._local_mapping, name, remembered):
+        attend = ALL_ATTENTION_FUNCTIONS[name]
+        modules = [layer.get_submodule("self_attn") for layer in layers]
+        instead = {m: self.remembered.setdefault(m, Memoised(partial(attend, m))) for m in modules}
+        with tapped(self.decoder.config, {}, instead):
             yield
 
 

@@ -28,6 +28,9 @@ PREFIX = "tokenprune_"
 _HANDLE = "_tokenprune_tap"
 """Attribute of an attention module under which a tap waits."""
 
+_INSTEAD = "_tokenprune_attend"
+"""Attribute of an attention module under which a function stands that attends in the implementation's place."""
+
 
 def implementation(config: Any) -> str:
     """Name of a config's attention implementation, wrapped or not."""
@@ -35,7 +38,9 @@ def implementation(config: Any) -> str:
 
 
 @contextmanager
-def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
+def tapped(
+    config: Any, taps: Mapping[nn.Module, Tap], instead: Mapping[nn.Module, Callable[..., Any]] | None = None
+) -> Iterator[None]:
     """Let taps see what their attention modules attend with.
 
     Parameters
@@ -44,6 +49,8 @@ def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
         The one in which the modules look up their implementation.
     taps : mapping of Module to Tap
         Attention modules of interest.
+    instead : mapping of Module to callable, optional
+        What attends in the place of the implementation; called as it is, less the module. Not for "eager" nor flash.
     """
     # imported here: it takes seconds, and strategies on tensors need none of it
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -59,6 +66,8 @@ def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
     with ExitStack() as stack:
         for module, tap in taps.items():
             stack.enter_context(replaced(vars(module), _HANDLE, tap))
+        for module, attend in (instead or {}).items():
+            stack.enter_context(replaced(vars(module), _INSTEAD, attend))
         stack.callback(setattr, config, "_attn_implementation", before)
         config._attn_implementation = name
         yield
@@ -70,6 +79,8 @@ def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any
         scaling = kwargs.get("scaling")
         seen = {**kwargs, "attention_mask": args[1] if len(args) > 1 else kwargs.get("attention_mask")}
         tap(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, seen)
+    if (other := vars(module).get(_INSTEAD)) is not None:
+        return other(query, key, *args, **kwargs)
     if base == "eager":
         return vars(sys.modules[type(module).__module__])["eager_attention_forward"](
             module, query, key, *args, **kwargs

@@ -7,13 +7,14 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from importlib import metadata
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tokenprune._version import __version__
 
 __all__ = ["identity", "weights_fingerprint"]
 
@@ -32,7 +33,7 @@ def identity(strategy: object) -> str:
     strategy : object
         A strategy, or anything made of dataclasses, tensors, functions and plain values.
     """
-    digest = hashlib.sha256(metadata.version("tokenprune").encode())
+    digest = hashlib.sha256(__version__.encode())
     _feed(digest, strategy, frozenset())
     return digest.hexdigest()[:12]
 
