@@ -247,7 +247,7 @@ def test_running_a_cell_again_replaces() -> None:
 def test_a_taken_name_is_refused_and_stays_what_it_was() -> None:
     registry = Registry()
     for kind, name, thing in (("scorers", "pmi", Norm), ("strategies", "mi-pruner", lambda: None)):
-        with pytest.raises(errors.DuplicateNameError, match=rf"'{name}' is already taken by tokenprune \d"):
+        with pytest.raises(errors.DuplicateNameError, match=rf"'{name}' is already taken by tokenprune-vlm \d"):
             registry.register(kind, name)(thing)
     registry.register("selectors", "mine")(TopK)
     with pytest.raises(errors.DuplicateNameError, match=r"'mine' is already taken by registered in .*:TopK"):
