@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -200,3 +202,17 @@ def test_bad_inputs() -> None:
         quiet(model, "mi-pruner", 99).generate(**inputs)
     # what failed leaves nothing behind
     assert compiled.generate(**inputs, max_new_tokens=2).shape == (2, inputs["input_ids"].shape[1] + 2)
+
+
+@pytest.mark.parametrize("way", ["compile", "attach"])
+def test_threads_take_turns(way: str) -> None:
+    model = tiny_model("llava")
+    asked = [tiny_inputs("llava", seed=seed) for seed in range(4)]
+    with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        fast = tp.compile(model, "attention", 4) if way == "compile" else model
+        if way == "attach":
+            stack.enter_context(tp.attach(model, "attention", 4))
+        alone = [fast.generate(**inputs, max_new_tokens=4) for inputs in asked]
+        answers = list(threads.map(lambda i: fast.generate(**asked[i % 4], max_new_tokens=4), range(24)))
+    for i, answer in enumerate(answers):
+        assert torch.equal(answer, alone[i % 4])

@@ -735,3 +735,16 @@ def test_a_prior_does_not_hide_degenerate_relevance() -> None:
     strategy = tp.Strategy(scorers.PMI(prior=priors.Centre()))
     with pytest.warns(DegenerateRelevanceWarning):
         strategy.select(f, 3)
+
+
+@pytest.mark.parametrize("name", ["mi-pruner", "similarity", "divprune", "cdpruner"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_lowers_no_score(name: str, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    given = {"visual": torch.randn(2, 96, 64, generator=draw), "text": torch.randn(2, 7, 64, generator=draw)}
+    f = tp.Features(**given, encoder=given["visual"])
+    strategy = tp.build(name)
+    plain = strategy.select(f, 24)
+    with torch.autocast("cpu", dtype=dtype):
+        lowered = strategy.select(f, 24)
+    assert torch.equal(plain.order, lowered.order)

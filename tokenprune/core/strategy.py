@@ -168,7 +168,8 @@ class Strategy(AnyStrategy):
             return self._select_frames(features, budget)
         sizes = tuple(features.counts())
         counts = budget.counts(sizes)
-        with torch.no_grad():
+        # autocast would lower similarities to half precision behind the parts' backs, and reorder tokens
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             scores = self._scores(features)
             order = self.selector.select(Problem(features, scores, counts, features.valid(), sizes=sizes))
             _check_order(order, counts, features, self.selector)

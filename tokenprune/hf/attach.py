@@ -8,6 +8,7 @@ returns shorter inputs, with which caches, compilation and further turns need no
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -98,6 +99,8 @@ def attach(
     run = Run()
     hooks = Hooks(request, run, encoded)
     generate = inner.generate
+    # the hooks follow one prompt at a time: generate in other threads waits
+    turn = threading.RLock()
 
     @functools.wraps(generate)
     def pruned_generate(*args: Any, **kwargs: Any) -> Any:
@@ -109,7 +112,7 @@ def attach(
                 f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
                 "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
             )
-        with hooks.generation():
+        with turn, hooks.generation():
             return generate(*args, **kwargs)
 
     with ExitStack() as stack:

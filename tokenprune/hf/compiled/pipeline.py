@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
@@ -156,6 +157,8 @@ class Compiled:
         self._slots: dict[Key, int] = {}
         self._decoders: dict[tuple[int, int], Decoder] = {}
         self._pool: Any = None
+        # replays write where the last ones did: one answer at a time, whoever asks
+        self._turn = threading.RLock()
         self.obstacle = _obstacle(request)
         if self.obstacle is not None:
             _warn(f"{self.obstacle}: generate attaches and runs the plain way")
@@ -166,9 +169,8 @@ class Compiled:
         device: torch.device = self.request.adapter.model.device
         return device
 
-    @torch.no_grad()
     def generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
-        """Answer greedily.
+        """Answer greedily; calls from several threads wait for each other.
 
         Parameters
         ----------
@@ -183,6 +185,10 @@ class Compiled:
         int64 Tensor, (B, S + new)
             What ``model.generate`` returns: the prompt as it was given, and the new tokens.
         """
+        with self._turn, torch.no_grad():
+            return self._generate(max_new_tokens=max_new_tokens, **inputs)
+
+    def _generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
         config = self.request.adapter.model.generation_config
         ids = inputs.get("input_ids")
         if not isinstance(ids, Tensor):
