@@ -224,7 +224,9 @@ def test_programs_used_longest_ago_go() -> None:
     sizes = [tiny_inputs("qwen2_vl", kind, batch) for kind, batch in (("image", 1), ("image", 2), ("image", 3))]
     for inputs in (*sizes, *sizes):
         both(model, compiled, "mi-pruner", 0.4, inputs)
-    assert len(compiled.built) == 8 + 3 + 3 + 6  # each size twice: two go by before it comes again
+    # each size twice, and two others before it comes again
+    assert [built.stage for built in compiled.built].count("encode") == 6
+    assert [built.stage for built in compiled.built].count("select") == 6
     made = len(compiled.built)
     both(model, compiled, "mi-pruner", 0.4, sizes[-1])
     assert len(compiled.built) == made

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ class Known:
     def __init__(self, given: Iterable[Tensor]) -> None:
         self._given = list(given)
         self._names: list[str] = []
-        self._results: dict[int, _Result] = {}
+        self._results: dict[int, Any] = {}
 
     def noted(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
         """Run, and note what follows from the given tensors alone."""
@@ -57,7 +56,7 @@ class Known:
         with _plain_tensors(), noting, _NumbersFromHost():
             output = function(**inputs)
         self._names = noting.names
-        self._results = {i: result for i, result in noting.results.items() if result.constant}
+        self._results = noting.constants()
         return output
 
     def replayed(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
@@ -77,25 +76,12 @@ class Known:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor was given or is a noted result (or a view of one)."""
-        held = [*self._given, *(t for result in self._results.values() for t in _tensors(result.value))]
+        held = [*self._given, *_tensors(list(self._results.values()))]
         return any(_memory(tensor) == _memory(other) for other in held)
 
     def __len__(self) -> int:
         """Operations that are left out."""
         return len(self._results)
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What an operation gave, and how often its memory had been written to by then."""
-
-    value: Any
-    versions: tuple[int, ...]
-
-    @property
-    def constant(self) -> bool:
-        """Whether nobody has written to it since."""
-        return self.versions == _versions(self.value)
 
 
 class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,10 +90,17 @@ class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
-        self.results: dict[int, _Result] = {}
+        self._results: dict[int, Any] = {}
+        self._written: set[int] = set()
         self._alive: list[Any] = []  # memory that is in use keeps its address
         self._known: set[int] = set()
         self._hold(given)
+
+    def constants(self) -> dict[int, Any]:
+        """Number of an operation -> its result, where nobody wrote to that later."""
+        return {
+            i: value for i, value in self._results.items() if self._written.isdisjoint(map(_memory, _tensors(value)))
+        }
 
     def _hold(self, value: Any) -> None:
         self._alive.append(value)
@@ -126,20 +119,21 @@ class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         number = len(self.names)
         self.names.append(str(func))
+        self._written.update(map(_memory, written))
         if not known or func in UNWRITTEN or torch.Tag.nondeterministic_seeded in func.tags:
             self._alive.append(output)
             self._known.difference_update(map(_memory, written))
             return output
         self._hold(output)
         if not written and not _looks_on(func):  # a view is made again, of what was noted
-            self.results[number] = _Result(output, _versions(output))
+            self._results[number] = output
         return output
 
 
 class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Give noted results."""
 
-    def __init__(self, names: list[str], results: Mapping[int, _Result]) -> None:
+    def __init__(self, names: list[str], results: Mapping[int, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names, self.results, self.count = names, results, 0
 
@@ -154,7 +148,7 @@ class _Replaying(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if noted != str(func):
             raise OtherCourse(f"operation {here} is {func}, was {noted}")
         if here in self.results:
-            return self.results[here].value
+            return self.results[here]
         return func(*args, **dict(kwargs or {}))
 
 
@@ -172,17 +166,13 @@ class _NumbersFromHost(TorchFunctionMode):
 
 @contextmanager
 def _plain_tensors() -> Iterator[None]:
-    """Inference mode does not count who writes."""
+    """Constants must be usable outside of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
-
-
-def _versions(value: Any) -> tuple[int, ...]:
-    return tuple(t._version for t in _tensors(value))
 
 
 def _memory(tensor: Tensor) -> int:
