@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def laps(
         run(mark)
         synchronise(device)
         if turn >= warm:
-            for (_, start), (name, end) in zip(marks, marks[1:], strict=False):
+            for (_, start), (name, end) in pairwise(marks):
                 passed = start.elapsed_time(end) if device.type == "cuda" else 1000 * (end - start)
                 found.setdefault(name, []).append(passed)
     return {name: _timing(times) for name, times in found.items()}
