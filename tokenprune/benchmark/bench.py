@@ -88,7 +88,7 @@ def cases(
         if way not in get_args(Way):
             raise ConfigError(f"--ways: no {way!r}; {closest(way, get_args(Way))}")
     made = {spec: build(spec) for spec in strategies}
-    whole = set(list_references())
+    known = set(list_references())
     for batch in batches:
         for way in ways:
             if way != "loop":
@@ -96,8 +96,10 @@ def cases(
         for keep in keeps:
             for spec, strategy in made.items():
                 for way in ways:
-                    inside = isinstance(strategy, LayerSchedule)
-                    if (way == "compiled" and inside) or (way == "loop" and (inside or spec not in whole)):
+                    varies = isinstance(strategy, LayerSchedule) and not strategy.follows
+                    # a reference stands for a strategy that acts in front of the language model alone
+                    whole = spec in known and not isinstance(strategy, LayerSchedule)
+                    if (way == "compiled" and varies) or (way == "loop" and not whole):
                         continue
                     yield Case(batch, spec, keep, way)  # type: ignore[arg-type]
 
