@@ -28,4 +28,4 @@ def trimtokenator(visual: Tensor, text: Tensor, keep: int, *, share: float = 0.8
         picks.append(pick)
         total = total + cosine[pick]
         gain = -total / len(picks)
-    return near[torch.stack(picks)]
+    return near.gather(0, torch.stack(picks))
