@@ -16,7 +16,7 @@ def trimtokenator(visual: Tensor, text: Tensor, keep: int, *, share: float = 0.8
     v, t = working_precision(visual), working_precision(text)
     distance = (v.unsqueeze(1) - t).norm(dim=-1)
     alignment = -(distance.square() if squared else distance).mean(1)
-    near = alignment.argsort(descending=True, stable=True)[: max(keep, int(share * len(v)))].sort().values
+    near: Tensor = alignment.argsort(descending=True, stable=True)[: max(keep, int(share * len(v)))].sort().values
     unit = normalize(v[near], dim=-1)
     cosine = unit @ unit.T
     gain, total = -cosine.mean(1), torch.zeros_like(cosine[0])
@@ -28,4 +28,4 @@ def trimtokenator(visual: Tensor, text: Tensor, keep: int, *, share: float = 0.8
         picks.append(pick)
         total = total + cosine[pick]
         gain = -total / len(picks)
-    return near.gather(0, torch.stack(picks))
+    return near[torch.stack(picks)]
