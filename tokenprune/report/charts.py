@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +131,7 @@ def lines(
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import PercentFormatter
 
-        entries = []
+        entries: list[tuple[float, str, Any]] = []
         for name, level in levels.items():
             color = looks[name].color
             handle = axes.axhline(level.value, color=color, linestyle=(0, (6, 4)), linewidth=1.2)
