@@ -23,7 +23,7 @@ from tokenprune.core.errors import (
     closest,
 )
 
-__all__ = ["SIGNALS", "Features", "Grid", "Signal", "on_host", "working_precision"]
+__all__ = ["LAYOUTS", "SIGNALS", "Features", "Grid", "Signal", "on_host", "working_precision"]
 
 DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What signals may be made of; narrower formats carry a scale that only their owner knows."""
@@ -54,6 +54,12 @@ SIGNALS: Final[Mapping[str, Signal]] = {
         Signal("llm_keys", "b n k", "keys of a language-model layer, heads concatenated"),
     )
 }
+
+LAYOUTS: Final[Mapping[str, Signal]] = {
+    s.name: s
+    for s in (Signal("frames", "b n", "number of the frame that each token belongs to, -1 at padding; from the grid"),)
+}
+"""What a part may require that is no tensor of its own: it follows from where the tokens lie."""
 
 
 def working_precision(x: Tensor) -> Tensor:
@@ -110,8 +116,9 @@ class Features:
         The prompt's tokens in the same space. Strategies that ignore the prompt need none.
     visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
         True where a token is real. Padding is never scored, never selected and never normalised over.
-    grid : Grid, optional
-        Where the visual tokens lie; ``grid.size`` must equal N.
+    grid : Grid or sequence of Grid, optional
+        Where the visual tokens lie; ``grid.size`` must equal N. A sequence has one for each row, whose real tokens are
+        the first ``grid.size``.
     extra : mapping of str to Tensor, optional
         Signals of your own, batch first.
     **signals : Tensor
@@ -135,7 +142,7 @@ class Features:
         A keyword that is no signal's name.
     """
 
-    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "text_mask", "visual_mask")
+    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "grids", "text_mask", "visual_mask")
 
     def __init__(
         self,
@@ -144,7 +151,7 @@ class Features:
         *,
         visual_mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        grid: Grid | None = None,
+        grid: Grid | Sequence[Grid] | None = None,
         extra: Mapping[str, Tensor] | None = None,
         check: bool = True,
         sizes: Sequence[int] | None = None,
@@ -172,11 +179,11 @@ class Features:
             raise FeatureError("text_mask was given without text")
         n_text = 0 if text is None else text.shape[1]
         self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token", check)
-        if grid is not None and not isinstance(grid, Grid):
-            raise FeatureTypeError(f"grid must be a tokenprune.Grid, got {_describe(grid)}")
-        if grid is not None and grid.size != n:
-            raise FeatureError(f"grid has {grid.size} cells but visual has {n} tokens (shape {tuple(visual.shape)})")
-        self.grid = grid
+        self.grids = _checked_grids(grid, visual, self.visual_mask, check)
+        """Where each row's tokens lie, or None."""
+        common = set(self.grids or ())
+        self.grid = common.pop() if len(common) == 1 and next(iter(common)).size == n else None
+        """Where all rows' tokens lie, where that is the same."""
         for name, value in given.items():
             given[name] = self._without_padding(name, value)
         if extra is not None and not isinstance(extra, Mapping):
@@ -184,6 +191,8 @@ class Features:
         for name, value in (extra or {}).items():
             if name in SIGNALS:
                 raise FeatureError(f"extra[{name!r}] is a built-in signal: pass it by keyword")
+            if name in LAYOUTS:
+                raise FeatureError(f"extra[{name!r}] is a built-in name: it follows from grid=")
             if not isinstance(value, Tensor) or value.ndim < 1 or value.shape[0] != batch:
                 raise FeatureError(f"extra[{name!r}] must be a tensor with {batch} rows, got {_describe(value)}")
             given[name] = value
@@ -258,18 +267,31 @@ class Features:
         return self.visual_mask.sum(1, keepdim=True).to(dtype).log()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._signals
+        return name in self._signals or (name in LAYOUTS and self.grids is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._signals)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in LAYOUTS:
+            return self._frame_numbers()
         try:
             return self._signals[name]
         except KeyError:
             meaning = f" ({SIGNALS[name].meaning}; {SIGNALS[name].shape})" if name in SIGNALS else ""
             have = ", ".join(self._signals)
             raise MissingSignalError(f"signal {name!r}{meaning} is needed but was not given; given: {have}") from None
+
+    def _frame_numbers(self) -> Tensor:
+        """Frame of each token, int64 (B, N), -1 at padding."""
+        if self.grids is None:
+            raise MissingSignalError(
+                "'frames' is needed (which frame each visual token belongs to), and it is not known where the tokens "
+                "lie: give Features(grid=Grid(height, width, frames)), or one grid for each row"
+            )
+        place = torch.arange(self.n_visual, device=self.device)
+        rows = [place // (grid.height * grid.width) for grid in self.grids]
+        return torch.stack(rows).masked_fill(~self._valid, -1)
 
     def replace(self, **changes: object) -> Features:
         """Return a copy with some signals, masks or the grid exchanged, checked (``check``) as this one was."""
@@ -278,7 +300,7 @@ class Features:
         own: dict[str, object] = {
             "visual_mask": self.visual_mask,
             "text_mask": self.text_mask,
-            "grid": self.grid,
+            "grid": self.grids if self.grid is None else self.grid,
             "extra": extra,
         }
         if not {"visual", "visual_mask"} & changes.keys():
@@ -291,7 +313,7 @@ class Features:
         Signals that do not run over visual tokens (the text) are repeated for each frame.
         """
         if self.grid is None:
-            raise FeatureError("unit='frame' needs Features(grid=Grid(height, width, frames))")
+            raise FeatureError("unit='frame' needs Features(grid=Grid(height, width, frames)), the same for all rows")
         f = self.grid.frames
         changes: dict[str, object] = {"grid": Grid(self.grid.height, self.grid.width)}
         for name, value in self._signals.items():
@@ -347,6 +369,30 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
             raise FeatureError(f"{name} is on {value.device} but visual is on {given['visual'].device}")
         if value.is_meta:
             raise FeatureError(f"{name} is on the meta device, where tensors hold no numbers")
+
+
+def _checked_grids(
+    grid: Grid | Sequence[Grid] | None, visual: Tensor, mask: Tensor | None, check: bool
+) -> tuple[Grid, ...] | None:
+    """One grid a row; ``check`` reads the mask to see whether the real tokens lie on the grids."""
+    if grid is None:
+        return None
+    batch, n = visual.shape[:2]
+    grids = (grid,) * batch if isinstance(grid, Grid) else grid
+    if not isinstance(grids, Sequence) or not all(isinstance(one, Grid) for one in grids):
+        raise FeatureTypeError(f"grid must be a tokenprune.Grid, or one for each row, got {_describe(grid)}")
+    if len(grids) != batch:
+        raise FeatureError(f"grid has {len(grids)} grids for {batch} rows of visual (shape {tuple(visual.shape)})")
+    for row, one in enumerate(grids):
+        fits = one.size == n or (one.size < n and not isinstance(grid, Grid))
+        if fits and check and one.size < n:
+            fits = mask is not None and not bool(mask[row, one.size :].any())
+        if not fits:
+            where = "" if isinstance(grid, Grid) else f" in row {row}"
+            raise FeatureError(
+                f"grid has {one.size} cells{where} but visual has {n} tokens (shape {tuple(visual.shape)})"
+            )
+    return tuple(grids)
 
 
 def _checked_mask(

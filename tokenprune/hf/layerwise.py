@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import SIGNALS, Features, working_precision
+from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule
@@ -29,6 +30,7 @@ from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
 from tokenprune.hf.caches import cache_in
+from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
@@ -60,6 +62,8 @@ class Entered:
         For each row of ``signals``, its first span.
     origin : tuple of int64 Tensor
         For each span, the place in ``signals`` of each token that entered.
+    groups : Groups or None
+        What the strategy in front of the language model found, a row for each row of ``signals``.
     """
 
     layout: Layout
@@ -70,6 +74,7 @@ class Entered:
     owner: tuple[int, ...]
     distinct: tuple[int, ...]
     origin: tuple[Tensor, ...]
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class _Forward:
     capture: _Capture | None = None
     done: int | None = None
     """Tokens decoded since the prompt; None during the prefill."""
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,7 @@ class LayerHooks:
         # nothing reads what an event after the last layer would leave
         last = len(self.layers) - 1
         self.events = {layer: event for layer, event in schedule.placed(len(self.layers)) if layer < last}
+        self.decode_layer = schedule.decoding_layer(len(self.layers))
         self.forward: _Forward | None = None
         self._check()
 
@@ -208,7 +215,8 @@ class LayerHooks:
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
                 mine = partial(self._deepstack, deepstack)
                 stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
-            asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
+            asked = {layer for layer, event in self.events.items() if event.requires & CAPTURED}
+            asked |= set() if self.decode_layer is None else {self.decode_layer - 1}
             if asked:
                 taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
                 stack.enter_context(tapped(self.model.config, taps))
@@ -245,6 +253,9 @@ class LayerHooks:
         # decoding needs masks and positions only
         forward.segments = [replace(segment, sliced={}) for segment in forward.segments]
         forward.entered = None
+        if self.schedule.decoding is not None and self.decode_layer is not None:
+            seen = [s for s in forward.segments if s.first < self.decode_layer][-1]
+            forward.decoding = Decoding(self.schedule.decoding.rule, seen.source, seen.layout)
         return outcome
 
     def _before_layer(
@@ -256,7 +267,10 @@ class LayerHooks:
         hidden = args[0] if args else kwargs["hidden_states"]
         if forward.done is not None:
             segment = [s for s in forward.segments if s.first <= number][-1]
-            return None if segment.first == 0 else (args, self._continued(segment, hidden, kwargs, forward.done))
+            hidden_from = self._hidden_from(number, segment, forward, hidden)
+            if segment.first == 0 and hidden_from is None:
+                return None
+            return args, self._continued(segment, hidden, kwargs, forward.done, hidden_from)
         if number == 0:
             _check_cache(cache_in(kwargs), self.schedule.name)
         if number - 1 in self.events:
@@ -274,8 +288,21 @@ class LayerHooks:
 
     def _capture(self, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
         forward = self.forward
-        if forward is not None and forward.done is None and forward.capture is not None:
+        if forward is None:
+            return
+        if forward.done is None and forward.capture is not None:
             forward.capture.take(query, key, scaling, more.get("softcap"))
+        elif forward.done is not None and forward.decoding is not None and forward.decoding.waits:
+            forward.decoding.look(query, key, scaling, more.get("softcap"))
+
+    def _hidden_from(self, number: int, segment: Segment, forward: _Forward, hidden: Tensor) -> Tensor | None:
+        """Places of a segment that a layer does not look at while decoding, bool (B, M); None where it sees all."""
+        decoding = forward.decoding
+        if decoding is None or self.decode_layer is None:
+            return None
+        if number == self.decode_layer - 1:
+            decoding.begin(hidden.shape[1])
+        return decoding.hidden_in(segment.source) if number >= self.decode_layer else None
 
     def _deepstack(self, process: Callable[..., Tensor], hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
         """Add image features between layers to those tokens that are still there."""
@@ -339,6 +366,8 @@ class LayerHooks:
             extra["text_positions"] = places.of(ids.unsqueeze(-1), places.text).squeeze(-1)
         if "rope_frequencies" in needs:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
+        if "part" in needs:
+            extra["part"] = _parts_of(entered, forward.origin, self.schedule.name)
         for name in sorted(needs & SIGNALS.keys() - LAYER_SIGNALS.keys()):
             given[name] = _still_there(entered, name, forward.origin)
         return Features(
@@ -368,16 +397,21 @@ class LayerHooks:
             "attention_mask": self._mask(not segment.full, mask, visible, hidden.dtype),
         }
 
-    def _continued(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int) -> dict[str, Any]:
+    def _continued(
+        self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int, unseen: Tensor | None
+    ) -> dict[str, Any]:
         """Mask of a decoding step, and positions where this segment counts its own."""
         if segment.sliced.get("done") != done:
             segment.sliced.clear()
-            segment.sliced.update(done=done, changes=self._step(segment, hidden, done))
-        return {**kwargs, **segment.sliced["changes"]}
+            segment.sliced.update(done=done)
+        name = "whole" if unseen is None else "part"
+        if name not in segment.sliced:
+            segment.sliced[name] = self._step(segment, hidden, done, unseen)
+        return {**kwargs, **segment.sliced[name]}
 
-    def _step(self, segment: Segment, hidden: Tensor, done: int) -> dict[str, Any]:
+    def _step(self, segment: Segment, hidden: Tensor, done: int, unseen: Tensor | None) -> dict[str, Any]:
         batch, fresh = hidden.shape[:2]
-        mask = to_batch(segment.layout.mask, batch)
+        mask = to_batch(segment.layout.mask if unseen is None else segment.layout.mask & ~unseen, batch)
         seen = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         old = mask.shape[1] + done
 
@@ -386,9 +420,9 @@ class LayerHooks:
             return ahead & seen.unsqueeze(1)
 
         # without a mask a single new token sees the whole cache, several would not
-        hides = fresh > 1 or not segment.full
+        hides = fresh > 1 or not segment.full or unseen is not None
         changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
-        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+        if segment.first > 0 and self.schedule.positions == "compact" and segment.positions.ndim == 2:
             ahead = torch.arange(done, done + fresh, device=mask.device)
             positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
             changes["position_ids"] = positions
@@ -499,6 +533,16 @@ def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
     axis = letters.index("n")
     places = pad_sequence(origin, batch_first=True, padding_value=-1)
     return gather_tokens(rows.movedim(axis, 1), places).movedim(1, axis)
+
+
+def _parts_of(entered: Entered, origin: list[Tensor], strategy: str) -> Tensor:
+    """Part that each token still there was put in before the language model, -1 as padding."""
+    if entered.groups is None or entered.groups.part is None:
+        raise FeatureError(f"strategy {strategy!r} reads 'part', and nothing before the language model hands parts on")
+    part = entered.groups.part
+    rows = part[torch.tensor(entered.owner, device=part.device)]
+    places = pad_sequence(origin, batch_first=True, padding_value=-1)
+    return rows.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
 
 
 def _per_sample(layout: Layout) -> tuple[int, ...]:

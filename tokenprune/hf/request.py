@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import SubstituteWarning, UnsupportedError
+from tokenprune.core.errors import SubstituteWarning, UnsupportedError, UnusedBudgetWarning
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
@@ -69,6 +69,19 @@ class Request:
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
         check(adapter, built)
+        budget = Budget.of(keep, unit)
+        if "frames" in built.requires and adapter.frames_apart and budget.unit != "sample":
+            raise UnsupportedError(
+                f"strategy {built.name!r} compares the frames of a video, and {type(adapter.model).__name__} shows "
+                "them as images of their own: pass unit='sample', so that one budget holds them all"
+            )
+        if not built.uses_budget and budget.keep != 1.0:
+            warnings.warn(
+                f"how many tokens strategy {built.name!r} keeps follows from the visual input and its own options: "
+                f"keep={budget.keep!r} is not used (keep=1.0 says so, and silences this)",
+                UnusedBudgetWarning,
+                stacklevel=4,
+            )
         for name, other in adapter.substitutes(built.requires).items():
             warnings.warn(
                 f"strategy {built.name!r} reads {name!r}, which {type(adapter.model).__name__} does not have: "
@@ -84,7 +97,7 @@ class Request:
         chosen = "keep" if adapter.multi_axis else positions or built.positions
         check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        request = cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        request = cls(adapter, built, budget, chosen, text, scaffold)
         if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
             return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))
         return request

@@ -22,8 +22,12 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
     UnsupportedError
         Its layers are not such that tokens can go between them.
     """
-    needed = strategy.requires
-    missing = sorted(needed - adapter.available - adapter.substitutes(needed).keys())
+    missing = _missing(adapter, strategy)
+    if missing == ["frames"]:
+        raise MissingSignalError(
+            f"strategy {strategy.name!r} compares the frames of videos, which {type(adapter.model).__name__} does not "
+            f"read. Strategies that work on it: {', '.join(usable_strategies(adapter)) or 'none'}"
+        )
     if missing:
         fits = ", ".join(usable_strategies(adapter)) or "none"
         raise MissingSignalError(
@@ -36,7 +40,7 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
 
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
-    missing = sorted(strategy.requires - adapter.available - adapter.substitutes(strategy.requires).keys())
+    missing = _missing(adapter, strategy)
     if missing:
         return "no " + ", ".join(missing)
     try:
@@ -44,6 +48,12 @@ def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     except TokenPruneError as error:
         return str(error)
     return None
+
+
+def _missing(adapter: ModelAdapter, strategy: AnyStrategy) -> list[str]:
+    """Signals and layouts that a model has neither itself nor a substitute for."""
+    needed = strategy.requires
+    return sorted(needed - adapter.available - adapter.layouts - adapter.substitutes(needed).keys())
 
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:

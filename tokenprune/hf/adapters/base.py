@@ -96,10 +96,13 @@ class ModelAdapter(ABC):
         Visual inputs without anything between their placeholders are tiles of one image.
     multi_axis : bool
         Position ids have several rows (time, height, width), which cannot be renumbered without gaps.
+    frames_apart : bool
+        Each frame of a video is an image of its own in the prompt, so that only the unit "sample" holds a video.
     """
 
     joins_adjacent: bool = False
     multi_axis: bool = False
+    frames_apart: bool = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -140,6 +143,11 @@ class ModelAdapter(ABC):
     @abstractmethod
     def available(self) -> frozenset[str]:
         """Signals this model can give before its language model runs."""
+
+    @property
+    def layouts(self) -> frozenset[str]:
+        """What follows from where tokens lie: "frames", where the family shows videos."""
+        return frozenset({"frames"} if "video" in self.placeholders or self.frames_apart else ())
 
     @abstractmethod
     def watch(self, modality: str, signals: frozenset[str]) -> AbstractContextManager[Readings]:

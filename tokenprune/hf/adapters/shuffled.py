@@ -26,6 +26,7 @@ class InternVLAdapter(LlavaAdapter):
     """
 
     joins_adjacent = True
+    frames_apart = True
 
     @property
     def available(self) -> frozenset[str]:
@@ -73,6 +74,8 @@ class Idefics3Adapter(PatchesAlone, InternVLAdapter):
     """
 
     joins_adjacent = False
+    # tiles of an image stand apart too, so that frames of SmolVLM's videos cannot be told from them
+    frames_apart = False
     projector = "connector.modality_projection"
 
     @property
