@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import ConfigError, OptionTypeError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal
 from tokenprune.core.indexing import left_aligned
 from tokenprune.core.kinds import check_choice
 from tokenprune.core.layer_kinds import Appending, AsAsked, DecodeRule, KeepRule, LayerContext, Measure
@@ -203,10 +203,10 @@ class LayerSchedule(AnyStrategy):
         check_choice(self, "positions", get_args(Positions))
         if not self.events and self.decoding is None:
             raise ConfigError("LayerSchedule.events is empty: use a Strategy")
-        known = {*SIGNALS, *LAYER_SIGNALS, *(measure.name for measure in self.measures)}
+        known = {*LAYER_SIGNALS, *(measure.name for measure in self.measures)}
         for event in self.events:
             known |= {measure.name for measure in event.measures}
-            if unknown := event.requires - known:
+            if unknown := {name for name in event.requires - known if not is_signal(name)}:
                 raise ConfigError(f"{event!r} reads {sorted(unknown)}, which no earlier event measures")
             if "part" in event.requires and (self.before is None or not self.before.selector.gives_groups):
                 raise ConfigError(f"{event!r} reads 'part', which needs a strategy before that hands groups on")
@@ -407,5 +407,5 @@ def with_extra(features: Features, extra: Mapping[str, Tensor]) -> Features:
     """Return the features with more signals of one's own."""
     if not extra:
         return features
-    own = {name: features[name] for name in features if name not in SIGNALS}
+    own = {name: features[name] for name in features if not is_signal(name)}
     return features.replace(extra={**own, **extra})

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features, working_precision
+from tokenprune.core.features import Features, is_signal, signal_of, working_precision
 from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
@@ -358,7 +358,7 @@ class LayerHooks:
             given["text"] = places.of(states, places.text)
         if capture is not None:
             for name, value in capture.found.items():
-                (given if name in SIGNALS else extra)[name] = value
+                (given if is_signal(name) else extra)[name] = value
         ids = segment.positions if segment.positions.ndim == 2 else segment.positions[-1]
         if "visual_positions" in needs:
             extra["visual_positions"] = places.of(ids.unsqueeze(-1), places.visual).squeeze(-1)
@@ -368,7 +368,7 @@ class LayerHooks:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
         if "part" in needs:
             extra["part"] = _parts_of(entered, forward.origin, self.schedule.name)
-        for name in sorted(needs & SIGNALS.keys() - LAYER_SIGNALS.keys()):
+        for name in sorted(name for name in needs - LAYER_SIGNALS.keys() if is_signal(name)):
             given[name] = _still_there(entered, name, forward.origin)
         return Features(
             places.of(states, places.visual),
@@ -525,7 +525,7 @@ def _gather_rotary(part: Tensor, source: Tensor) -> Tensor:
 def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
     """A signal collected before the language model, for the tokens that each span still has."""
     signal = entered.signals[name]
-    letters = SIGNALS[name].shape.split()
+    letters = signal_of(name).shape.split()
     owner = torch.tensor(entered.owner, device=signal.device)
     rows = signal[owner]
     if "n" not in letters:

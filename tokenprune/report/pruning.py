@@ -135,7 +135,7 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = QuestionBatch(model, processor, [image], ["picture"], [question])
+    pictures = QuestionBatch(model, processor, [image], ["picture"], [question], strategies=built)
     if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
         raise UnsupportedError(
             f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
