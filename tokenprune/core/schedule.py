@@ -242,7 +242,7 @@ class LayerSchedule(AnyStrategy):
 
     @property
     def uses_budget(self) -> bool:
-        """False where no place asks for the budget."""
+        """False where any place counts without asking for the budget."""
         return all(act.uses_budget for act in self.acts)
 
     def _all_measures(self) -> tuple[Measure, ...]:
@@ -365,6 +365,7 @@ class LayerSchedule(AnyStrategy):
 
         Where a rule depends on what is measured, the count is the one that it gives without a measurement.
         """
+        self._need_budget()
         budget = Budget(keep).counts([n_visual])
         entered = self.before_counts(budget, (n_visual,))
         context = self.begin(budget, entered, n_layers)
