@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,12 +51,13 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _noted(method: Any, name: str, found: list[str]) -> Any:
+def _noted(method: Any, name: str, found: list[str], known: Callable[[Tensor], bool]) -> Any:
     """A method that reads, on the list; torch does not tell of these."""
 
-    def read(*args: Any, **kwargs: Any) -> Any:
-        found.append(f"{name} in {_place()}")
-        return method(*args, **kwargs)
+    def read(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not known(tensor):
+            found.append(f"{name} in {_place()}")
+        return method(tensor, *args, **kwargs)
 
     return read
 
@@ -69,8 +70,9 @@ def _frames() -> Iterator[tuple[str, int]]:
 
 
 def _remembered() -> bool:
-    """Numbers that an accelerator is given once: ``constant`` copies them when a shape is met first."""
-    return any(name.endswith("tokenprune/kernels/host.py") for name, _ in _frames())
+    """Numbers that an accelerator is given once: ``constant`` copies them when a shape is met first; what is known of
+    sizes is copied before a graph is made."""
+    return any(name.endswith(("tokenprune/kernels/host.py", "hf/compiled/known.py")) for name, _ in _frames())
 
 
 def _place() -> str:
@@ -79,13 +81,16 @@ def _place() -> str:
 
 
 @contextmanager
-def watched() -> Iterator[list[str]]:
-    """While open, parts behave as on an accelerator; what would make the host wait is listed."""
+def watched(known: Callable[[Tensor], bool] = lambda _: False) -> Iterator[list[str]]:
+    """While open, parts behave as on an accelerator; what would make the host wait is listed.
+
+    Tensors of which ``known`` is true may be read: they lie on the host.
+    """
     with pytest.MonkeyPatch.context() as patch, _Watch() as watch:
         for info in pkgutil.walk_packages(tokenprune.__path__, "tokenprune."):
             module = sys.modules.get(info.name)
             if module is not None and hasattr(module, "on_host"):
                 patch.setattr(module, "on_host", lambda _x: False)
         for name in ("tolist", "cpu", "numpy", "item"):
-            patch.setattr(Tensor, name, _noted(getattr(Tensor, name), name, watch.found))
+            patch.setattr(Tensor, name, _noted(getattr(Tensor, name), name, watch.found, known))
         yield watch.found

@@ -216,3 +216,17 @@ def test_threads_take_turns(way: str) -> None:
         answers = list(threads.map(lambda i: fast.generate(**asked[i % 4], max_new_tokens=4), range(24)))
     for i, answer in enumerate(answers):
         assert torch.equal(answer, alone[i % 4])
+
+
+def test_programs_used_longest_ago_go() -> None:
+    model = tiny_model("qwen2_vl").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 0.4, programs=2)
+    sizes = [tiny_inputs("qwen2_vl", kind, batch) for kind, batch in (("image", 1), ("image", 2), ("image", 3))]
+    for inputs in (*sizes, *sizes):
+        both(model, compiled, "mi-pruner", 0.4, inputs)
+    # each size twice, and two others before it comes again
+    assert [built.stage for built in compiled.built].count("encode") == 6
+    assert [built.stage for built in compiled.built].count("select") == 6
+    made = len(compiled.built)
+    both(model, compiled, "mi-pruner", 0.4, sizes[-1])
+    assert len(compiled.built) == made

@@ -7,11 +7,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 
-__all__ = ["Peaks", "Timing", "machine", "peaks", "synchronise", "timed"]
+__all__ = ["Peaks", "Timing", "laps", "machine", "peaks", "synchronise", "timed"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,52 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int = 30, w
         call()
         synchronise(device)
         times.append(1000 * (time.perf_counter() - start))
+    return _timing(times)
+
+
+def laps(
+    run: Callable[[Callable[[str], None]], object], device: torch.device, repeats: int = 30, warm: int = 10
+) -> dict[str, Timing]:
+    """Time the parts of one call where the work happens: on the device's own clock, so that parts add up to the whole.
+
+    Parameters
+    ----------
+    run : callable
+        Is given a function to call at the end of each part with its name; each name once.
+    device : torch.device
+    repeats, warm : int, default 30 and 10
+
+    Returns
+    -------
+    dict of str to Timing
+        Part -> milliseconds between its end and that of the part before, waiting included.
+    """
+    found: dict[str, list[float]] = {}
+    for turn in range(warm + repeats):
+        marks: list[tuple[str, Any]] = []
+
+        def mark(name: str, marks: list[tuple[str, Any]] = marks) -> None:
+            if device.type == "cuda":
+                event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                event.record()  # type: ignore[no-untyped-call]
+                marks.append((name, event))
+            else:
+                marks.append((name, time.perf_counter()))
+
+        synchronise(device)
+        mark("")
+        run(mark)
+        synchronise(device)
+        if turn >= warm:
+            for (_, start), (name, end) in pairwise(marks):
+                passed = start.elapsed_time(end) if device.type == "cuda" else 1000 * (end - start)
+                found.setdefault(name, []).append(passed)
+    return {name: _timing(times) for name, times in found.items()}
+
+
+def _timing(times: list[float]) -> Timing:
     spread = statistics.stdev(times) if len(times) > 1 else 0.0
-    return Timing(statistics.fmean(times), spread, statistics.median(times), repeats)
+    return Timing(statistics.fmean(times), spread, statistics.median(times), len(times))
 
 
 @dataclass(frozen=True)

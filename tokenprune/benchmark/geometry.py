@@ -266,8 +266,14 @@ def _native(modality: str, grid: tuple[int, int, int]) -> Callable[[Any, int, An
     return show
 
 
-QWEN_SHOWS: Final = {"image": _native("image", (1, 36, 36)), "video": _native("video", (4, 24, 24))}
-"""A picture of 324 tokens; eight frames, in pairs, of 576 tokens."""
+QWEN_SHOWS: Final = {
+    "image": _native("image", (1, 36, 36)),
+    "large-image": _native("image", (1, 60, 80)),
+    "video": _native("video", (4, 24, 24)),
+    "long-video": _native("video", (32, 32, 32)),
+}
+"""A picture of 324 tokens, one of 1,200 (1,280 x 960 pixels in patches of 16); eight frames, in pairs, of 576 tokens,
+and 64 frames of 8,192."""
 
 LLAVA_SHOWS: Final = {"image": _pictures(1), "eight-images": _pictures(8)}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tokenprune.benchmark.clock import Peaks, Timing, synchronise, timed
+from tokenprune.benchmark.clock import Peaks, Timing, laps, synchronise, timed
 from tokenprune.benchmark.geometry import asked
 from tokenprune.benchmark.loops import LOOPS
 from tokenprune.core.budget import Budget
@@ -201,16 +202,26 @@ class Bench:
         prompt = compiled.select(seen, **inputs)
         assert prompt is not None
 
-        def first() -> list[int]:
-            shorter = compiled.select(compiled.encode(**inputs), **inputs)
+        def first(mark: Callable[[str], None] = lambda _: None) -> list[int]:
+            found = compiled.encode(**inputs)
+            mark("encode")
+            shorter = compiled.select(found, **inputs)
+            mark("select")
             assert shorter is not None
-            return [int(i) for i in compiled.prefill(shorter, 1 + DECODED).argmax(-1).tolist()]
+            logits = compiled.prefill(shorter, 1 + DECODED)
+            mark("prefill")
+            best = [int(i) for i in logits.argmax(-1).tolist()]
+            mark("read")
+            return best
 
         encode = self._time(lambda: compiled.encode(**inputs))
         select = self._time(lambda: compiled.select(seen, **inputs))
         chosen = self._time(lambda: compiled.replay("select"))
         prefill = self._time(lambda: compiled.prefill(prompt, 1 + DECODED))
         token = self._time(first)
+        parts = laps(first, self.device, self.repeats, self.warm)
+        # where the device is done with the encoder before the host knows the prompt's plan, it waits
+        waiting = max(0.0, parts["select"].median - chosen.median)
         answer = timed(lambda: compiled.decode(prompt, 1 + DECODED), self.device, max(2, self.repeats // 3), 1)
         return {
             "encode_ms": encode.row,
@@ -218,6 +229,8 @@ class Bench:
             "layout_ms": select.row,
             "prefill_ms": prefill.row,
             "first_token_ms": token.row,
+            "parts_ms": {name: timing.row for name, timing in parts.items()},
+            "host_ms": round(waiting + parts["read"].median, 4),
             "token_ms": round((answer.mean - prefill.mean) / DECODED, 4),
             **memory,
             "build_s": round(built, 2),

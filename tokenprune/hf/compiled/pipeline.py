@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections import deque
+from collections.abc import Container, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,8 +22,10 @@ from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.attach import attach
 from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.greedy import cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
+from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in
 from tokenprune.hf.prompt_text import Text
@@ -31,9 +35,6 @@ if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
 
 __all__ = ["Built", "Compiled", "Decoder", "Seen", "compile"]
-
-Key = tuple[Any, ...]
-"""What a program was made for: the stage and everything its shapes follow from."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Decoder:
     cache: FixedCache
     step: Step
 
+    @property
+    def mark(self) -> Key:
+        """What programs that write to it need."""
+        return ("cache", len(self.step.token), self.cache.capacity)
+
 
 def compile(
     model: Any,
@@ -94,6 +100,7 @@ def compile(
     processor: Any = None,
     backend: Backend = "graphs",
     bucket: int = 32,
+    programs: int = 64,
 ) -> Compiled:
     """Make encoder, selection, prefill and decoding run as CUDA graphs of fixed shapes.
 
@@ -114,6 +121,8 @@ def compile(
         "none" runs the same functions as they are. On a CPU there are no graphs.
     bucket : int, default 32
         Lengths are rounded up to multiples of this.
+    programs : int, default 64
+        How many programs of a stage are kept, each for one shape (one size of pictures); the one used longest ago goes.
 
     Returns
     -------
@@ -122,7 +131,7 @@ def compile(
     Raises
     ------
     ConfigError, OptionTypeError
-        An unknown backend, or a bucket that is no positive number. Otherwise as :func:`tokenprune.attach`.
+        An unknown backend, or a number that is not positive. Otherwise as :func:`tokenprune.attach`.
 
     Warns
     -----
@@ -132,29 +141,24 @@ def compile(
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"backend: no {backend!r}; {closest(backend, get_args(Backend))}")
-    if isinstance(bucket, bool) or not isinstance(bucket, int):
-        raise OptionTypeError(f"bucket must be an int, got {type(bucket).__name__} {bucket!r}")
-    if bucket < 1:
-        raise ConfigError(f"bucket must be at least 1, got {bucket}")
+    for name, value in (("bucket", bucket), ("programs", programs)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise OptionTypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
-    return Compiled(request, backend, bucket, processor)
+    return Compiled(request, backend, bucket, processor, programs=programs)
 
 
 class Compiled:
-    """What :func:`compile` returns. Keeps one program for every shape it has met.
+    """What :func:`compile` returns. Keeps a program for each of the shapes it met last."""
 
-    Attributes
-    ----------
-    built : list of Built
-        The programs made so far, and what making them took.
-    """
-
-    def __init__(self, request: Request, backend: Backend, bucket: int, processor: Any = None) -> None:
+    def __init__(
+        self, request: Request, backend: Backend, bucket: int, processor: Any = None, *, programs: int = 64
+    ) -> None:
         self.request, self.backend, self.bucket, self.processor = request, backend, bucket, processor
-        self.built: list[Built] = []
-        self._programs: dict[Key, Program[Any]] = {}
-        self._sizes: dict[Key, Observation] = {}
-        self._slots: dict[Key, int] = {}
+        self._built: deque[Built] = deque(maxlen=1000)
+        self._shelf = Shelf(programs)
         self._decoders: dict[tuple[int, int], Decoder] = {}
         self._pool: Any = None
         # replays write where the last ones did: one answer at a time, whoever asks
@@ -162,6 +166,11 @@ class Compiled:
         self.obstacle = _obstacle(request)
         if self.obstacle is not None:
             _warn(f"{self.obstacle}: generate attaches and runs the plain way")
+
+    @property
+    def built(self) -> list[Built]:
+        """The programs made last, a thousand at most."""
+        return list(self._built)
 
     @property
     def device(self) -> torch.device:
@@ -195,14 +204,14 @@ class Compiled:
             raise UnsupportedError("generate needs input_ids, as the processor returns them")
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         options = {name: value for name, value in inputs.items() if name not in tensors and value is not None}
-        reason = self.obstacle or _not_greedy(config, options)
+        reason = self.obstacle or not_greedy(config, options)
         if reason is None and not pixels_in(inputs):
             reason = "the prompts show nothing"
         if reason is not None:
             if self.obstacle is None:
                 _warn(f"{reason}: this call runs the plain way")
             return self._plainly(max_new_tokens, inputs)
-        new = _new_tokens(config, max_new_tokens)
+        new = new_tokens(config, max_new_tokens)
         # to the host before the encoder starts: the copy would wait for it
         tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
         seen = self.encode(**tensors)
@@ -244,18 +253,24 @@ class Compiled:
         pixels = {k: v for k, v in vision.items() if isinstance(v, Tensor) and v.is_floating_point()}
         rest = {k: v for k, v in vision.items() if k not in pixels}
         shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(pixels.items()))
-        known = tuple((k, v.tolist() if isinstance(v, Tensor) else v) for k, v in sorted(rest.items()))
-        key = ("encode", shapes, str(known))
+        key = ("encode", shapes, _contents(rest))
+        if key in self._shelf:
+            entry = self._shelf[key]
+            return Seen(entry.program(**pixels), entry.notes["sizes"], key)
         on_device = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in rest.items()}
+        sizes: list[Observation] = []
 
         def see(**given: Tensor) -> dict[str, Tensor]:
             encoded = observed(adapter, self.request.signals, {**on_device, **given})
-            if key not in self._sizes:
-                self._sizes[key] = sizes_only(encoded.seen)
+            if not sizes:
+                sizes.append(sizes_only(encoded.seen))
             return sight(adapter, encoded)
 
-        found = self._run(key, see, pixels, ", ".join(f"{name} {shape}" for name, shape, _ in shapes))
-        return Seen(found, self._sizes[key], key)
+        given = [value for value in on_device.values() if isinstance(value, Tensor)]
+        shape = ", ".join(f"{name} {shape}" for name, shape, _ in shapes)
+        entry = self._build(key, see, pixels, shape, given=given)
+        entry.notes["sizes"] = sizes[0]
+        return Seen(entry.program.output, sizes[0], key)
 
     @torch.no_grad()
     def select(self, seen: Seen, **inputs: Any) -> Prompt | None:
@@ -264,29 +279,34 @@ class Compiled:
         The next call of the same shapes overwrites what this one returns.
         """
         on_host = {k: v.cpu() if isinstance(v, Tensor) and not v.is_floating_point() else v for k, v in inputs.items()}
-        counted = ("slots", seen.key, tuple(on_host["input_ids"].shape))
-        plan = plan_prompts(self.request, on_host, seen.sizes, self._slots.get(counted), self.bucket)
+        known = self._shelf[seen.key].notes
+        counted = ("slots", tuple(on_host["input_ids"].shape))
+        plan = plan_prompts(self.request, on_host, seen.sizes, known.get(counted), self.bucket)
         if plan is None:
             return None
         key = ("select", seen.key, plan.key)
-        if key not in self._programs:
+        if key not in self._shelf:
             # how many tokens a unit becomes is the strategy's business: ask it once
             wide = self._kept(plan, seen)
             if wide != max(self.request.budget.counts(plan.sizes)):
-                self._slots[counted] = wide
+                known[counted] = wide
                 plan = plan_prompts(self.request, on_host, seen.sizes, wide, self.bucket)
                 assert plan is not None
                 key = ("select", seen.key, plan.key)
+        given = {**plan.tensors, **seen.given}
+        if key in self._shelf:
+            prompt: Prompt = self._shelf[key].program(**given)
+            return prompt
         final = plan
 
         def lay_out(**given: Tensor) -> Prompt:
             return assemble(self.request, final, seen.sizes, given)
 
         batch, width = plan.tensors["stay_ids"].shape
-        stable = seen.given if self._programs[seen.key].captured else ()
-        inputs = {**plan.tensors, **seen.given}
-        prompt: Prompt = self._run(key, lay_out, inputs, f"{batch} prompts, {width} tokens stay", stable)
-        return prompt
+        stable = seen.given if self._shelf[seen.key].program.captured else ()
+        shape = f"{batch} prompts, {width} tokens stay"
+        made: Prompt = self._build(key, lay_out, given, shape, stable, needs=[seen.key]).program.output
+        return made
 
     def _kept(self, plan: Plan, seen: Seen) -> int:
         given = {name: value.to(self.device) for name, value in {**plan.tensors, **seen.given}.items()}
@@ -306,17 +326,19 @@ class Compiled:
         decoder = self._decoder(prompt, room)
         shape = tuple(prompt.embeds.shape[:2])
         key = ("prefill", shape, decoder.cache.capacity, len(prompt.deepstack))
-        if key not in self._programs:
-            run = self._compiled(read_prompt(self.request.adapter, decoder.cache))
-            self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens")
-        logits: Tensor = self._programs[key](**prompt.tensors)
-        return logits
+        if key in self._shelf:
+            logits: Tensor = self._shelf[key].program(**prompt.tensors)
+            return logits
+        run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=self.backend == "inductor"))
+        entry = self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens", needs=[decoder.mark])
+        made: Tensor = entry.program.output
+        return made
 
     @torch.no_grad()
     def decode(self, prompt: Prompt, max_new_tokens: int) -> Tensor:
         """Read prompts and answer greedily: int64 (B, new), padded behind each row's end."""
         model = self.request.adapter.model
-        ends = _ends(model.generation_config)
+        ends = ends_of(model.generation_config)
         pad = model.generation_config.pad_token_id
         pad = (ends[0] if ends else 0) if pad is None else pad
         stop = torch.tensor(ends, dtype=torch.int64, device=self.device)
@@ -332,63 +354,70 @@ class Compiled:
             if ends and len(tokens) % LOOK == 0 and bool(step.done.all()):
                 break
             key = ("decode", batch, cache.capacity, tuple(ends), pad)
-            if key not in self._programs:
+            if key not in self._shelf:
                 self._begin_decoding(key, decoder, stop, pad)
-            tokens.append(self._programs[key]().clone())
-        return _cut(torch.cat(tokens, 1), stop)
+            tokens.append(self._shelf[key].program().clone())
+        return cut(torch.cat(tokens, 1), stop)
 
     def _begin_decoding(self, key: Key, decoder: Decoder, stop: Tensor, pad: int) -> None:
         """Make the program of a step; trying it out moves the state, which is put back."""
         state = (decoder.cache.place, decoder.step.token, decoder.step.position, decoder.step.seen, decoder.step.done)
         before = [value.clone() for value in state]
         run = self._compiled(decode_step(self.request.adapter, decoder.cache, decoder.step, stop, pad))
-        self._build(key, run, {}, f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}")
+        shape = f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}"
+        self._build(key, run, {}, shape, needs=[decoder.mark])
         for value, old in zip(state, before, strict=True):
             value.copy_(old)
 
     def _decoder(self, prompt: Prompt, room: int) -> Decoder:
         batch, length = prompt.embeds.shape[:2]
         capacity = round_up(length + room, CACHE_BUCKET)
-        if (batch, capacity) not in self._decoders:
+        made = self._decoders.pop((batch, capacity), None)
+        if made is None:
             from tokenprune.hf.compiled.cache import FixedCache  # transformers takes seconds to import
 
             adapter = self.request.adapter
             layers = adapter.model.config.get_text_config().num_hidden_layers
             cache = FixedCache(layers, capacity, self.device)
-            self._decoders[batch, capacity] = Decoder(cache, Step.empty(batch, capacity, self.device))
+            made = Decoder(cache, Step.empty(batch, capacity, self.device))
             _allocate(adapter.language_model, cache, prompt)
-        return self._decoders[batch, capacity]
+        self._decoders[batch, capacity] = made  # the one used last stands last
+        if len(self._decoders) > CACHES:
+            self._shelf.drop([self._decoders.pop(next(iter(self._decoders))).mark])
+        return made
 
     def _compiled(self, function: Any) -> Any:
         return torch.compile(function, dynamic=False) if self.backend == "inductor" else function
 
-    def _run(
-        self, key: Key, function: Any, inputs: Mapping[str, Tensor], shape: str, fixed: Container[str] = ()
-    ) -> Any:
-        if key in self._programs:
-            return self._programs[key](**inputs)
-        return self._build(key, function, inputs, shape, fixed).output
-
     def _build(
-        self, key: Key, function: Any, inputs: Mapping[str, Tensor], shape: str, fixed: Container[str] = ()
-    ) -> Program[Any]:
+        self,
+        key: Key,
+        function: Any,
+        inputs: Mapping[str, Tensor],
+        shape: str,
+        fixed: Container[str] = (),
+        *,
+        given: Iterable[Tensor] | None = None,
+        needs: Iterable[Hashable] = (),
+    ) -> Entry:
         if self._pool is None and self.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         with _many_shapes() if self.backend == "inductor" else nullcontext():
             capture = self.backend != "none"
-            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed)
-        self._programs[key] = program
-        self.built.append(Built(key[0], shape, program.seconds, program.captured, program.why))
+            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed, given=given)
+        entry = Entry(program, tuple(needs))
+        self._shelf.put(key, entry)
+        self._built.append(Built(key[0], shape, program.seconds, program.captured, program.why))
         if program.why is not None:
             _warn(f"the stage {key[0]!r} ({shape}) is not captured: {program.why}")
-        return program
+        return entry
 
     def replay(self, stage: str) -> Any:
         """Run the last program of a stage again on what it was given: what a stage costs by itself."""
-        found = [program for key, program in self._programs.items() if key[0] == stage]
+        found = self._shelf.of(stage)
         if not found:
             raise ConfigError(f"no program of stage {stage!r} has been made yet: {closest(stage, STAGES)}")
-        return found[-1]()
+        return self._shelf[found[-1]].program()
 
     def report(self) -> str:
         """A line for each program: stage, shapes, seconds to make, captured or not."""
@@ -404,6 +433,9 @@ LOOK = 8
 
 CACHE_BUCKET = 128
 """Caches are made for multiples of this."""
+
+CACHES = 8
+"""How many caches are kept, each for a number of rows and of tokens."""
 
 
 def _obstacle(request: Request) -> str | None:
@@ -423,60 +455,6 @@ def _obstacle(request: Request) -> str | None:
     return None
 
 
-GREEDY: Mapping[str, tuple[Any, ...]] = {
-    "do_sample": (False,),
-    "num_beams": (1,),
-    "num_return_sequences": (1,),
-    "use_cache": (True,),
-    "repetition_penalty": (1.0,),
-    "no_repeat_ngram_size": (0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "return_dict_in_generate": (False,),
-    "temperature": (),
-    "top_p": (),
-    "top_k": (),
-}
-"""Options of ``generate`` and the values at which greedy decoding is what they ask for; () where any will do, because
-they only matter to sampling."""
-
-
-def _not_greedy(config: Any, options: Mapping[str, Any]) -> str | None:
-    """Which option asks for more than greedy decoding."""
-    unknown = [name for name in options if name not in GREEDY]
-    if unknown:
-        return f"generate was given {unknown[0]}"
-    for name, values in GREEDY.items():
-        value = options.get(name, getattr(config, name, None))
-        if value is not None and values and value not in values:
-            return f"generate is to run with {name}={value!r}"
-    for name in ("suppress_tokens", "bad_words_ids", "forced_eos_token_id", "begin_suppress_tokens", "max_time"):
-        if getattr(config, name, None):
-            return f"the generation config sets {name}"
-    return None
-
-
-def _new_tokens(config: Any, asked: int | None) -> int:
-    new = asked if asked is not None else getattr(config, "max_new_tokens", None) or 20
-    if isinstance(new, bool) or not isinstance(new, int) or new < 1:
-        raise ConfigError(f"max_new_tokens must be an int of at least 1, got {new!r}")
-    return new
-
-
-def _ends(config: Any) -> list[int]:
-    ends = config.eos_token_id
-    return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [int(ends)]
-
-
-def _cut(tokens: Tensor, stop: Tensor) -> Tensor:
-    """Drop what follows the end of the last row."""
-    if not len(stop):
-        return tokens
-    ended = torch.isin(tokens, stop).cumsum(1) > 0
-    needed = int((~ended).sum(1).max()) + 1
-    return tokens[:, :needed]
-
-
 def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
     """Let the cache take its room outside of anything compiled or captured: it is made when first written to."""
     embeds = prompt.embeds[:, :2]
@@ -486,6 +464,18 @@ def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
         use_cache=True,
         **{cache_argument(model): cache},
     )
+
+
+def _contents(values: Mapping[str, Any]) -> str:
+    """A digest of what is no pixels: sizes of pictures, masks."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(values.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(f"{name}={value!r}".encode())
+    return digest.hexdigest()
 
 
 def _many_shapes() -> Any:
