@@ -39,8 +39,8 @@ def holitom(
         frame of its window.
     "64"
         The nominal share that stays. What is left after averaging keeps a share that comes to it, rounded up in every
-        frame and to the nearest for static tokens, so that counts differ from it, usually by one or two per cent. A
-        still picture is a window of one frame: its most attended tokens.
+        frame and to the nearest for static tokens, so that counts differ from it. A still picture is a window of one
+        frame: its most attended tokens.
     Cost
         O(N d) + O(T² n) for the windows of T frames with n tokens, O(P² d) for P static places of a window, with
         ``inner`` O(M² d) for M tokens.

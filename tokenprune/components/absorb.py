@@ -16,7 +16,7 @@ __all__ = ["AbsorbNeighbours", "MeanOfRest", "nearest_slots", "without_last"]
 
 
 def without_last(order: Tensor) -> tuple[Tensor, Tensor]:
-    """Picks less the last real one of each row (B, K), -1 as padding, and whether each place is that one, bool (B, K)."""
+    """Picks less the last real one of each row, (B, K), -1 as padding; and that one as a bool mask, (B, K)."""
     last = torch.arange(order.shape[1], device=order.device) == (order >= 0).sum(1, keepdim=True) - 1
     return order.masked_fill(last, -1), last
 

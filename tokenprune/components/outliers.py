@@ -120,8 +120,8 @@ class SalientAndGrid(Selector):
         ranks = torch.arange(step // 2, len(real) - 1, step) if count else torch.arange(0)
         if len(ranks) != count:
             raise ConfigError(
-                f"SalientAndGrid.repeats: a grid of stride {step} over {len(real)} tokens has {len(ranks)} members, and "
-                f"{count} are needed, as the published code insists: leave repeats out, or give another budget"
+                f"SalientAndGrid.repeats: a grid of stride {step} over {len(real)} tokens has {len(ranks)} members and "
+                f"needs {count}, as the published code insists: leave repeats out, or give another budget"
             )
         return real[ranks.to(real.device)]
 

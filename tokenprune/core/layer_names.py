@@ -29,8 +29,8 @@ def split_layer(name: str) -> tuple[str, str | None]:
     share = _SHARE.fullmatch(layer)
     if not re.fullmatch(r"-?\d+", layer) and not (share and 1 <= int(share[1]) <= int(share[2])):
         raise UnknownNameError(
-            f"signal {name!r}: {layer!r} is no layer of the encoder: a number (0 is the first, -1 the last), or k/n for "
-            "the k-th of n layers"
+            f"signal {name!r}: {layer!r} is no layer of the encoder: a number (0 is the first, -1 the last), or "
+            "k/n for the k-th of n layers"
         )
     return base, layer
 

@@ -118,6 +118,12 @@ class LayerEvent:
         context : LayerContext
             With what was measured, and the tokens that are left.
         """
+        selection, context = self.choose(features, context)
+        left = tuple(int(count) for count in (selection.sequence >= 0).sum(1).tolist())
+        return selection, replace(context, present=left)
+
+    def choose(self, features: Features, context: LayerContext) -> tuple[Selection, LayerContext]:
+        """As :meth:`decide`, but what is left follows from counts alone: nothing is read back from an accelerator."""
         measured = dict(context.measured)
         features = with_extra(features, measured)
         for measure in self.measures:
@@ -128,7 +134,7 @@ class LayerEvent:
         # where nothing is dropped there is nothing to merge
         strategy = replace(self.strategy, merger=None) if counts == context.present else self.strategy
         selection = strategy.select(features, Budget(counts))
-        left = tuple(int(count) for count in (selection.sequence >= 0).sum(1).tolist())
+        left = tuple(self.left(*pair) for pair in zip(counts, context.present, strict=True))
         return selection, replace(context, present=left)
 
 
@@ -242,7 +248,7 @@ class LayerSchedule(AnyStrategy):
 
     @property
     def uses_budget(self) -> bool:
-        """False where no place asks for the budget."""
+        """False where any place counts without asking for the budget."""
         return all(act.uses_budget for act in self.acts)
 
     def _all_measures(self) -> tuple[Measure, ...]:
@@ -365,6 +371,7 @@ class LayerSchedule(AnyStrategy):
 
         Where a rule depends on what is measured, the count is the one that it gives without a measurement.
         """
+        self._need_budget()
         budget = Budget(keep).counts([n_visual])
         entered = self.before_counts(budget, (n_visual,))
         context = self.begin(budget, entered, n_layers)

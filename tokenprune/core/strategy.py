@@ -83,12 +83,16 @@ class AnyStrategy(ABC):
         UnreachableBudgetError
             No budget decides how many tokens stay (:attr:`uses_budget`).
         """
+        self._need_budget()
+        return Budget(keep).counts([n_visual]) * n_layers
+
+    def _need_budget(self) -> None:
+        """Raise where a budget tells nothing about counts."""
         if not self.uses_budget:
             raise UnreachableBudgetError(
                 f"how many tokens strategy {self.name!r} keeps follows from the visual input and the strategy's "
                 "options, not from a budget: run it, and read the counts from what ran"
             )
-        return Budget(keep).counts([n_visual]) * n_layers
 
     def layer_average(self, n_visual: int, n_layers: int, keep: int | float) -> float:
         """Mean of :meth:`tokens_per_layer`: what makes budgets of different strategies comparable."""

@@ -105,7 +105,8 @@ def diagnose(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mappi
 
 def _only_drops(strategy: AnyStrategy, model: Any) -> bool:
     """Whether masking tokens out does the same; masks between layers need an attention that takes any mask."""
-    if strategy.merges or not isinstance(strategy, LayerSchedule):
+    # what acts while decoding leaves the prompt's forward pass alone
+    if strategy.merges or not isinstance(strategy, LayerSchedule) or not strategy.events:
         return not strategy.merges
     takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
     return strategy.before is None and strategy.positions == "keep" and takes_masks

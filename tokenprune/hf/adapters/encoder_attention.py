@@ -161,7 +161,7 @@ def wide_attention(queries: Tensor, keys: Tensor, visible: Tensor | None = None)
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a layer attends with: queries and keys (B, H, L, k), the factor on logits, who is padding, leading tokens."""
+    """What a layer attends with: queries and keys (B, H, L, k), the factor on logits, real keys, leading tokens."""
 
     queries: Tensor
     keys: Tensor
