@@ -29,7 +29,8 @@ def outliers(scores: Tensor, valid: Tensor) -> Tensor:
     """
     known = scores.double().masked_fill(~valid, torch.nan)
     low, high = known.nanquantile(torch.tensor([0.25, 0.75], dtype=known.dtype, device=known.device), dim=1)
-    return (known > (high + 1.5 * (high - low)).unsqueeze(1)) & valid
+    above: Tensor = (known > (high + 1.5 * (high - low)).unsqueeze(1)) & valid
+    return above
 
 
 def outlier_counts(scores: Tensor, valid: Tensor, over: Pool = "row") -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def read_pooling(head: Any) -> Iterator[list[Tensor]]:
         queries = nn.functional.linear(head.probe.to(states.dtype), weight[:width], bias[:width])
         keys = nn.functional.linear(states, weight[width : 2 * width], bias[width : 2 * width])
         q, k = (
-            x.expand(len(states), -1, -1).unflatten(2, (heads, -1)).transpose(1, 2).contiguous()
+            torch.unflatten(x.expand(len(states), -1, -1), 2, (heads, -1)).transpose(1, 2).contiguous()
             for x in (queries, keys)
         )
         found.extend(attention_rows(q, k, (width // heads) ** -0.5)[:, :, 0])
