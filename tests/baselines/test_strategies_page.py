@@ -12,7 +12,7 @@ import tokenprune as tp
 from tokenprune_strategies.document import PATH, Docstring, Method, markdown, methods, render
 
 METHODS = {method.name: method for method in methods()}
-IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus"}
+IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop"}
 VIDEO = {"dycoke", "evs", "fastvid", "holitom", "prunevid", "vidcom2"}
 PUBLISHED = sorted(METHODS.keys() - {"random", "similarity", "attention", "mi-pruner", "mi-attention"})
 each = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -72,7 +72,7 @@ def test_what_the_parts_tell() -> None:
         "holov": "projection space",
     }
     blind = {
-        *(IMAGES - {"trim"}),
+        *(IMAGES - {"trim", "pyramiddrop"}),
         "evs",
         "fastvid",
         "holitom",
@@ -86,7 +86,10 @@ def test_what_the_parts_tell() -> None:
         "vispruner",
     }
     assert {name for name, method in METHODS.items() if method.spoken_to == "no"} == blind
-    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {"fastv"}
+    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {
+        "fastv",
+        "pyramiddrop",
+    }
     assert {name for name, method in METHODS.items() if method.strategy.merges} == {
         "apet", "autoprune", "sparsevlm", "visionzip", "fastvid", "holitom", "prunevid",
         "trim", "prumerge", "prumerge-plus"

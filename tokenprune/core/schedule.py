@@ -63,6 +63,9 @@ class LayerEvent:
         ``visual`` and ``text`` hold hidden states after the model's final norm instead of plain ones.
     idle : bool, default False
         Act even where a merger would add as many tokens as are dropped, which only reorders them.
+    ahead : bool, default False
+        Attention and keys are those that the *next* layer would have if the event dropped nothing, instead of those of
+        the layer that has just run.
     """
 
     after_layer: int
@@ -73,6 +76,7 @@ class LayerEvent:
     until: int | None = None
     normed: bool = False
     idle: bool = False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("strategy", Strategy), ("rule", KeepRule)):
