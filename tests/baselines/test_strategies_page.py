@@ -12,7 +12,7 @@ import tokenprune as tp
 from tokenprune_strategies.document import PATH, Docstring, Method, markdown, methods, render
 
 METHODS = {method.name: method for method in methods()}
-IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop"}
+IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop", "flowcut"}
 VIDEO = {"dycoke", "evs", "fastvid", "holitom", "prunevid", "vidcom2"}
 PUBLISHED = sorted(METHODS.keys() - {"random", "similarity", "attention", "mi-pruner", "mi-attention"})
 each = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -92,10 +92,12 @@ def test_what_the_parts_tell() -> None:
     }
     assert {name for name, method in METHODS.items() if method.strategy.merges} == {
         "apet", "autoprune", "sparsevlm", "visionzip", "fastvid", "holitom", "prunevid",
-        "trim", "prumerge", "prumerge-plus"
+        "trim", "prumerge", "prumerge-plus", "flowcut"
     }  # fmt: skip
     assert METHODS["sparsevlm"].signals == {"attention", "text", "visual"}
     assert {name for name, method in METHODS.items() if "frames" in method.signals} == VIDEO
+    assert METHODS["flowcut"].place == "between encoder layers; projection space"
+    assert METHODS["trim"].place == "encoder output"
     assert METHODS["dycoke"].place == "projection space; while decoding from layer 3 on"
     assert METHODS["dycoke"].spoken_to == "while decoding"
     assert METHODS["prunevid"].place == "projection space; after layer 10"

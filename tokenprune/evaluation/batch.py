@@ -151,9 +151,14 @@ class QuestionBatch:
             found[row, : len(covered)] = covered
         return found
 
-    def _shown(self, shift: int) -> Shown:
-        """The questions, each with the picture ``shift`` places further on among the distinct ones."""
+    def _shown(self, shift: int, pixels: bool = False) -> Shown:
+        """The questions, each with the picture ``shift`` places further on among the distinct ones.
+
+        With ``pixels`` the model encodes pictures itself, for strategies that act inside its encoder.
+        """
         inputs, encoded = self._prompts(shift)
+        if pixels and encoded is not None:
+            inputs, encoded = self._ready([self.pool[i] for i in self._chosen(shift)], self.questions), None
         if self.blocks is not None:
             prunable = [self.blocks[i].free for i in self._chosen(shift)]
         else:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tokenprune.core.budget import Budget
 from tokenprune.core.matching import Match, matched_keep
-from tokenprune.core.strategy import AnyStrategy
+from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition
@@ -138,7 +138,8 @@ class _Asked:
         strategy = row.for_batch(self.units, self.wanted)
         if strategy is not None and strategy is row.strategy:
             strategy = self.shared_work.once(strategy)
-        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0)
+        inside = isinstance(strategy, Strategy) and strategy.stage is not None
+        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0, inside)
         pruning: Any = (
             nullcontext(Run())
             if strategy is None

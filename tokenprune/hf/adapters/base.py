@@ -6,7 +6,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from tokenprune.core.features import Grid, is_signal, signal_of
 from tokenprune.core.layer_names import at_layer, layer_index, split_layer
 from tokenprune.core.registry import registry
 from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.patching import arguments_of, replaced
 from tokenprune.hf.splice import Splice
 
@@ -205,9 +206,18 @@ class ModelAdapter(ABC):
             What :meth:`watch` yielded.
         """
 
+    def thinned(self, modality: str, stage: EncoderHooks | None) -> AbstractContextManager[None]:
+        """Let a stage drop patches inside the encoder of a modality while it runs; None drops none."""
+        if stage is not None:
+            raise UnsupportedError(f"{type(self).__name__} cannot drop patches inside the encoder")
+        return nullcontext()
+
     @contextmanager
-    def observe(self, signals: frozenset[str], seen: Observation) -> Iterator[None]:
-        """While open, note every visual input that the model encodes, with the signals asked for."""
+    def observe(self, signals: frozenset[str], seen: Observation, stage: EncoderHooks | None = None) -> Iterator[None]:
+        """While open, note every visual input that the model encodes, with the signals asked for.
+
+        A ``stage`` drops patches inside the encoder meanwhile.
+        """
         inside = False
 
         def shadowing(modality: str, original: Any) -> Any:
@@ -218,8 +228,10 @@ class ModelAdapter(ABC):
                     return original(*args, **kwargs)
                 inside = True
                 try:
-                    with self.watch(modality, signals) as readings:
+                    with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"}) as readings:
                         output = original(*args, **kwargs)
+                    if stage is not None:
+                        readings["survivors"] = stage.survivors()
                 finally:
                     inside = False
                 given = arguments_of(original, args, kwargs)

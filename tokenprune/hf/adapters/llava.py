@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block, ModelAdapter
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.adapters.pooling import pooling_head, read_pooling
 
 __all__ = ["LlavaAdapter", "PatchesAlone"]
@@ -24,6 +26,8 @@ class LlavaAdapter(ModelAdapter):
     """
 
     projector = "multi_modal_projector"
+    one_token_a_patch = True
+    """Whether each patch is a token of its own, so that patches may be dropped inside the encoder."""
 
     def tower(self, modality: str) -> nn.Module:
         """The encoder of a modality."""
@@ -69,7 +73,26 @@ class LlavaAdapter(ModelAdapter):
             {name for name in ENCODER_SIGNALS if signal_of(name).layered} if self.encoder_layers("image") else set()
         )
         pooling = {"pooling_attention"} if pooling_head(self.tower("image")) is not None else set()
-        return frozenset(layered | pooling) - (frozenset() if self.has_cls else CLS_SIGNALS)
+        one_layer = isinstance(self.model.config.vision_feature_layer, int)
+        thin = self.one_token_a_patch and self.has_cls and one_layer and self.projected_layer("image") > 0
+        survivors = {"survivors"} if layered and thin else set()
+        return frozenset(layered | pooling | survivors) - (frozenset() if self.has_cls else CLS_SIGNALS)
+
+    @contextmanager
+    def thinned(self, modality: str, stage: EncoderHooks | None) -> Iterator[None]:
+        """Hook the layers up to the one whose output is projected, and the projector."""
+        if stage is None:
+            yield
+            return
+        if "survivors" not in self.on_demand or modality != "image":
+            raise UnsupportedError(f"{type(self.model).__name__} cannot drop patches of {modality}s inside the encoder")
+        projector = self.core.get_submodule(self.projector)
+        whole = projector.register_forward_pre_hook(lambda _, args: (stage.whole_again(args[0]), *args[1:]))
+        try:
+            with stage.attached(self.encoder_layers(modality), self.projected_layer(modality), attention_of):
+                yield
+        finally:
+            whole.remove()
 
     @contextmanager
     def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
@@ -125,6 +148,8 @@ class LlavaAdapter(ModelAdapter):
 
 class PatchesAlone(LlavaAdapter):
     """An encoder without [CLS] whose last layer is projected (SigLIP as Gemma 3, Idefics3 and SmolVLM use it)."""
+
+    one_token_a_patch = False
 
     @property
     def has_cls(self) -> bool:

@@ -43,6 +43,8 @@ class LlavaNextAdapter(LlavaAdapter):
     function. [CLS] features are those of the thumbnail.
     """
 
+    one_token_a_patch = False
+
     @contextmanager
     def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
         """Besides the encoder, see how tiles are laid out."""

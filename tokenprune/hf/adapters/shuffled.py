@@ -27,6 +27,7 @@ class InternVLAdapter(LlavaAdapter):
 
     joins_adjacent = True
     frames_apart = True
+    one_token_a_patch = False
 
     @property
     def available(self) -> frozenset[str]:

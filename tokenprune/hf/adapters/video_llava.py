@@ -22,6 +22,8 @@ class VideoLlavaAdapter(LlavaAdapter):
     Frames of a video keep their [CLS] token, which is no part of the picture: it stays, and is not counted.
     """
 
+    one_token_a_patch = False
+
     @property
     def placeholders(self) -> Mapping[str, int]:
         """``<image>`` and ``<video>``."""

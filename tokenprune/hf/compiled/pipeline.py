@@ -442,6 +442,8 @@ def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
     if isinstance(request.strategy, LayerSchedule):
         return f"strategy {request.strategy.name!r} acts between the language model's layers"
+    if request.stage is not None:
+        return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
     config: Any = request.adapter.language_model.config
