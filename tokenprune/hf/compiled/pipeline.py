@@ -440,10 +440,10 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
-    if isinstance(request.strategy, LayerSchedule):
-        return f"strategy {request.strategy.name!r} acts between the language model's layers"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
+    if isinstance(request.strategy, LayerSchedule):
+        return f"strategy {request.strategy.name!r} acts between the language model's layers"
     config: Any = request.adapter.language_model.config
     windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if windows:
