@@ -259,7 +259,7 @@ class _Pass:
 
     @property
     def _how(self) -> str:
-        return self.between.schedule.positions
+        return self.between.schedule.positions_inside
 
     def _dropped(self, before: tuple[int, ...]) -> list[int]:
         """Tokens that each sample loses."""
