@@ -65,9 +65,9 @@ processed by a layer on average, for 576 visual tokens and 32 layers:
 
 FRAMES = """\
 Strategies that read `frames` are for videos. A model that reads none refuses them by name. Where a model reads both, a
-still picture is a video of one frame; a picture that was cut into tiles of several sizes is none, and is refused. In
-InternVL frames are images of their own: pass `unit="sample"`, so that one budget holds the whole video (images of one
-size that stand apart in a prompt are taken for frames then). With `unit="frame"` every frame is a video of one frame.
+still picture is a video of one frame, tiles and all. In InternVL frames are images of their own: pass `unit="sample"`,
+so that one budget holds the whole video (images of one size that stand apart in a prompt are taken for frames then).
+With `unit="frame"` every frame is a video of one frame.
 """
 
 AUTOPRUNE = """\

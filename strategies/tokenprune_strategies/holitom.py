@@ -30,7 +30,7 @@ def holitom(
     Stage
         Projection space, before the language model; window after window, static tokens first, then frame after frame;
         consecutive position ids. With ``inner`` also after layer 17 of 32, where dropped tokens are added to kept ones
-        by halves.
+        by halves, and position ids are kept.
     Signals
         ``received_attention``, ``visual``, and the grid: which frame a token belongs to. With ``inner`` attention of
         the prompt's last token.
@@ -75,5 +75,10 @@ def holitom(
     halves = tp.Strategy(AttentionRows(), merger=RunningHalves(), name="holitom")
     event = LayerEvent((18 if layer is None else layer) - 1, halves, ShareOfPresent(1 - inner))
     return LayerSchedule(
-        "holitom", (event,), before=outer, positions="compact", reference_layers=32 if layer is None else None
+        "holitom",
+        (event,),
+        before=outer,
+        positions="compact",
+        inside="keep",
+        reference_layers=32 if layer is None else None,
     )

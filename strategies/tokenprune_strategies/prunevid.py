@@ -24,7 +24,8 @@ def prunevid(
 
     Stage
         Projection space, before the language model: segment after segment, static tokens first, clusters by the height
-        of their peak; consecutive position ids. Then after layer 10 of 32.
+        of their peak; consecutive position ids. Then after layer 10 of 32, where position ids are kept. Tokens that go
+        there are not looked at while decoding, by earlier layers neither.
     Signals
         ``visual``, and the grid: which frame a token belongs to; inside, attention of the text after the video.
     Merges
@@ -41,9 +42,9 @@ def prunevid(
         Random noise on densities decides ties there, the lower index here; on near-static video that noise decides the
         segments. The published code fails below 7 frames, or where the share of clusters rounds to none; here as many
         neighbours as there are, and one cluster. A part of one or two tokens keeps none after the layer, as published.
-        That code also cuts the caches of the layers up to that one, so that later tokens see less there; here they keep
-        what those layers saw. It was published for PLLaVA only. That fewer than 15 tokens are not clustered, and 7
-        neighbours, are in the code only.
+        That code cuts the caches of the layers up to that one; here what was dropped is hidden in them, which gives the
+        same answers and saves no memory there. It was published for PLLaVA only. That fewer than 15 tokens are not
+        clustered, and 7 neighbours, are in the code only.
 
     Parameters
     ----------
@@ -66,5 +67,11 @@ def prunevid(
         10 if layer is None else layer, tp.Strategy(LoudestText(), GroupTopK(share), name="prunevid"), rows="text"
     )
     return LayerSchedule(
-        "prunevid", (event,), before=merge, positions="compact", reference_layers=32 if layer is None else None
+        "prunevid",
+        (event,),
+        before=merge,
+        positions="compact",
+        inside="keep",
+        forgets=True,
+        reference_layers=32 if layer is None else None,
     )

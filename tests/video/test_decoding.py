@@ -159,3 +159,56 @@ def test_layers_that_do_not_exist_are_refused() -> None:
             pass
     with pytest.raises(ConfigError, match="events is empty"):
         LayerSchedule("s", ())
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "video_llava"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_what_is_forgotten_might_as_well_not_be_in_the_cache(family: str, attention: str) -> None:
+    """Cutting the caches of the layers before the event by hand gives the same next tokens."""
+    model, inputs = model_of(family, attention), batch_of(family, "video", 1)
+    event = LayerEvent(0, tp.Strategy(AttentionRows()))
+    strategy = LayerSchedule("s", (event,), forgets=True)
+    with torch.no_grad(), tp.attach(model, strategy, 4) as run:
+        out = model.generate(
+            **inputs, max_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    expected = torch.stack(out.logits, dim=1)
+    with torch.no_grad(), tp.attach(model, LayerSchedule("s", (event,)), 4) as run:
+        cache = model(**inputs, use_cache=True).past_key_values
+    kept = run.history[0].splice.index[0]
+    layers: Any = adapter_for(model).language_model.layers
+    cache.layers[0].keys, cache.layers[0].values = (
+        x[:, :, kept] for x in (cache.layers[0].keys, cache.layers[0].values)
+    )
+    assert len({layer.keys.shape[2] for layer in cache.layers}) == 1
+    assert len(cache.layers) == len(layers)
+    length, token = inputs["input_ids"].shape[1], expected[:, 0].argmax(-1, keepdim=True)
+    # the last three rows count time, height and width
+    after = adapter_for(model).position_ids(inputs, inputs["attention_mask"].bool())[-3:].amax() + 1
+    for step in range(1, STEPS):
+        ids = (after + step - 1).view(1, 1)
+        if adapter_for(model).multi_axis:
+            ids = ids.expand(3, 1, 1)
+        with torch.no_grad():
+            logits = model(input_ids=token, past_key_values=cache, position_ids=ids, use_cache=True).logits[:, -1]
+        torch.testing.assert_close(logits, expected[:, step], rtol=0, atol=1e-3)
+        token = expected[:, step].argmax(-1, keepdim=True)
+    assert length > len(kept)
+    remembered = decoded(model, inputs, LayerSchedule("s", (event,)), 4)
+    assert float((remembered[:, 1:] - expected[:, 1:]).abs().max()) > 1e-3
+
+
+def test_forgetting_and_hiding_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="cannot be combined"):
+        hiding(0.5, events=(LayerEvent(0, tp.Strategy(AttentionRows())),), forgets=True)
+
+
+def test_positions_inside_may_differ_from_those_before() -> None:
+    for spec in ("prunevid", {"strategy": "holitom", "inner": 0.5}):
+        schedule = tp.build(spec)
+        assert isinstance(schedule, LayerSchedule)
+        assert (schedule.positions, schedule.positions_inside) == ("compact", "keep")
+    event = LayerEvent(0, tp.Strategy(AttentionRows()))
+    assert LayerSchedule("s", (event,), positions="compact").positions_inside == "compact"
+    with pytest.raises(ConfigError, match="inside"):
+        LayerSchedule("s", (event,), inside="move")  # type: ignore[arg-type]

@@ -111,7 +111,11 @@ def test_frames_that_are_images_of_their_own_are_seen_together() -> None:
     frame = int(run.history[0].selection.n_visual) // 3
     # the whole first frame comes before all others, so the tokens are known to lie on several frames
     assert set(range(frame)) <= set(run.history[0].selection.row(0))
-    tiles = batch_of("internvl", "image", 1)
+    with tp.attach(model, "evs", 0.5, unit="sample") as run:
+        forward(model, batch_of("internvl", "image", 1))
+    # the tiles of a picture are one frame
+    assert run.tokens_after == run.tokens_before
+    tiles = batch_of("internvl", "two-images", 1)
     with (
         pytest.raises(UnsupportedError, match="which frame a token belongs to"),
         tp.attach(model, "evs", 0.5, unit="sample"),
@@ -130,7 +134,7 @@ def test_models_without_videos_refuse_by_name(family: str, name: str) -> None:
     assert strategy.name not in usable_strategies(adapter_for(model))
 
 
-@pytest.mark.parametrize("family", ["video_llava", "qwen2_vl"])
+@pytest.mark.parametrize("family", ["video_llava", "qwen2_vl", "llava_onevision"])
 @strategies
 def test_a_picture_is_a_video_of_one_frame(family: str, name: str) -> None:
     model, inputs = model_of(family), batch_of(family, "image", 2)

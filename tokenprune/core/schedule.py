@@ -198,6 +198,11 @@ class LayerSchedule(AnyStrategy):
         Without it, layer numbers mean what they say.
     decoding : DecodeEvent, optional
         What layers look at while decoding.
+    inside : str, optional
+        Position ids after events, where these differ from ``positions``, which then is about ``before`` alone.
+    forgets : bool, default False
+        While decoding no layer looks at tokens that an event dropped, those before the event included, as though their
+        caches had been cut, too. Not together with ``decoding``.
 
     Raises
     ------
@@ -213,9 +218,15 @@ class LayerSchedule(AnyStrategy):
     positions: Positions = "keep"
     reference_layers: int | None = None
     decoding: DecodeEvent | None = None
+    inside: Positions | None = None
+    forgets: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self, "positions", get_args(Positions))
+        if self.inside is not None:
+            check_choice(self, "inside", get_args(Positions))
+        if self.forgets and self.decoding is not None:
+            raise ConfigError("LayerSchedule.forgets cannot be combined with decoding, whose layer sees all it has")
         if not self.events and self.decoding is None:
             raise ConfigError("LayerSchedule.events is empty: use a Strategy")
         known = {*LAYER_SIGNALS, *(measure.name for measure in self.measures)}
@@ -225,6 +236,11 @@ class LayerSchedule(AnyStrategy):
                 raise ConfigError(f"{event!r} reads {sorted(unknown)}, which no earlier event measures")
             if "part" in event.requires and (self.before is None or not self.before.selector.gives_groups):
                 raise ConfigError(f"{event!r} reads 'part', which needs a strategy before that hands groups on")
+
+    @property
+    def positions_inside(self) -> Positions:
+        """Position ids after events: kept or renumbered."""
+        return self.positions if self.inside is None else self.inside
 
     @property
     def requires(self) -> frozenset[str]:

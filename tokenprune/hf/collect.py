@@ -121,8 +121,8 @@ def gathered(
     if "frames" in request.signals and grid is None:
         raise UnsupportedError(
             f"strategy {request.strategy.name!r} needs to know which frame a token belongs to, and for these visual "
-            "inputs that is not known: they were encoded elsewhere, were cut into tiles of several sizes, or a unit "
-            "holds inputs that are no frames of one size"
+            "inputs that is not known: they were encoded elsewhere, or a unit holds several that are no frames of one "
+            "size"
         )
     if "places" in request.signals and grid is None:
         raise UnsupportedError(

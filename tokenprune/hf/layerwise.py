@@ -126,6 +126,8 @@ class _Forward:
     done: int | None = None
     """Tokens decoded since the prompt; None during the prefill."""
     decoding: Decoding | None = None
+    forgotten: Tensor | None = None
+    """Tokens that entered and that no layer looks at while decoding, bool (B, M)."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,8 @@ class LayerHooks:
         # decoding needs masks and positions only
         forward.segments = [replace(segment, sliced={}) for segment in forward.segments]
         forward.entered = None
+        if self.schedule.forgets:
+            forward.forgotten = _forgotten(forward.segments[0], forward.segments[-1])
         if self.schedule.decoding is not None and self.decode_layer is not None:
             seen = [s for s in forward.segments if s.first < self.decode_layer][-1]
             forward.decoding = Decoding(self.schedule.decoding.rule, seen.source, seen.layout)
@@ -314,6 +318,8 @@ class LayerHooks:
 
     def _hidden_from(self, number: int, segment: Segment, forward: _Forward, hidden: Tensor) -> Tensor | None:
         """Places of a segment that a layer does not look at while decoding, bool (B, M); None where it sees all."""
+        if forward.forgotten is not None:
+            return forward.forgotten.gather(1, segment.source) if segment is not forward.segments[-1] else None
         decoding = forward.decoding
         if decoding is None or self.decode_layer is None:
             return None
@@ -350,7 +356,7 @@ class LayerHooks:
             layer + 1,
             segment.source.gather(1, plan.index),
             plan.layout(segment.layout),
-            plan.positions(segment.positions, self.schedule.positions),
+            plan.positions(segment.positions, self.schedule.positions_inside),
         )
         if not segment.same_tokens(after):
             forward.segments.append(after)
@@ -396,7 +402,7 @@ class LayerHooks:
 
     def _sliced(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Rotary embeddings, position ids and mask of a segment in the prefill."""
-        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+        if self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             rotary = self.model.rotary_emb(hidden, position_ids=segment.positions)
         else:
             rotary = tuple(_gather_rotary(part, segment.source) for part in kwargs["position_embeddings"])
@@ -438,7 +444,7 @@ class LayerHooks:
         # without a mask a single new token sees the whole cache, several would not
         hides = fresh > 1 or not segment.full or unseen is not None
         changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
-        if segment.first > 0 and self.schedule.positions == "compact" and segment.positions.ndim == 2:
+        if segment.first > 0 and self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             ahead = torch.arange(done, done + fresh, device=mask.device)
             positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
             changes["position_ids"] = positions
@@ -532,6 +538,15 @@ def _parts_of(entered: Entered, origin: list[Tensor], strategy: str) -> Tensor:
     rows = part[torch.tensor(entered.owner, device=part.device)]
     places = pad_sequence(origin, batch_first=True, padding_value=-1)
     return rows.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
+
+
+def _forgotten(first: Segment, last: Segment) -> Tensor | None:
+    """Tokens that entered and are not left in the end, bool (B, M); None where all are."""
+    width = first.layout.mask.shape[1]
+    left = torch.zeros(len(last.source), width + 1, dtype=torch.bool, device=last.source.device)
+    left.scatter_(1, last.source.where(last.layout.mask, width), True)
+    gone = first.layout.mask & ~left[:, :width]
+    return gone if bool(gone.any()) else None
 
 
 def _per_sample(layout: Layout) -> tuple[int, ...]:

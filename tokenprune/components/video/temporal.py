@@ -151,28 +151,21 @@ class FrameShares(Selector):
         return (scale * each).round().long().clamp_min(1)
 
     def select(self, problem: Problem) -> Tensor:
-        """Frame after frame, best first; then what corrects the count."""
+        """Best first among what frames are given; then what fills the budget."""
         videos = by_frame(problem.features)
         rows = [self._row(v, problem.scores[b], problem.counts[b]) for b, v in enumerate(videos)]
         return pad_sequence(rows, batch_first=True, padding_value=-1)
 
     def _row(self, video: Tensor, scores: Tensor, keep: int) -> Tensor:
         frames, each = video.shape[:2]
-        ranked = scores[: frames * each].view(frames, each).argsort(dim=1, descending=True, stable=True)
-        counts = self.frame_counts(video, keep)
-        start = torch.arange(frames, device=scores.device).unsqueeze(1) * each
-        chosen = torch.arange(each, device=scores.device) < counts.unsqueeze(1)
-        picks = (ranked + start)[chosen]
+        scores = scores[: frames * each]
+        rank = scores.view(frames, each).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        chosen = (rank < self.frame_counts(video, keep).unsqueeze(1)).flatten()
+        best = scores.argsort(descending=True, stable=True)
         if not self.exact:
-            return picks
-        if len(picks) > keep:
-            best = scores[picks.sort().values].argsort(descending=True, stable=True)[:keep]
-            wanted = torch.zeros_like(scores, dtype=torch.bool)
-            wanted[picks.sort().values[best]] = True
-            return picks[wanted[picks]]
-        left = scores[: frames * each].clone()
-        left[picks] = -torch.inf
-        return torch.cat([picks, left.argsort(descending=True, stable=True)[: keep - len(picks)]])
+            return best[chosen[best]]
+        # too many: the best of the chosen ones; too few: all of them, then the best of the rest
+        return best[chosen[best].to(torch.int8).argsort(descending=True, stable=True)[:keep]]
 
 
 @dataclass(frozen=True)
