@@ -52,6 +52,8 @@ def _offer(adapter: ModelAdapter) -> str:
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
     missing = _missing(adapter, strategy)
+    if missing == ["frames"]:
+        return "it compares the frames of videos, and the model reads none"
     if missing:
         return "no " + ", ".join(missing)
     try:
