@@ -11,6 +11,7 @@ from tokenprune.cli.bench import bench
 from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
+from tokenprune.cli.explore import explore
 from tokenprune.cli.listing import listing
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare)
 app.command("show")(show)
+app.command("explore")(explore)
 app.command("ablate")(ablate)
 app.command("bench")(bench)
 app.command("list")(listing)
