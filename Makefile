@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test fast slow lint types docs clean
+.PHONY: compare test fast slow browser lint types docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (ta
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+browser: $(INSTALLED)  ## Drive the explorer in chromium, which has to be installed with its driver
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python tests/browser.py --driver "$$(command -v chromedriver)" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
