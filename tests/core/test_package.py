@@ -61,7 +61,8 @@ def test_one_version_one_licence_one_home() -> None:
     assert citation["version"] == tokenprune.__version__
     assert " AND ".join(citation["license"]) == PROJECT["license"]
     home = PROJECT["urls"]["Homepage"]
-    assert citation["repository-code"] == home == read(ROOT / "mkdocs.yml")["repo_url"]
+    assert citation["repository-code"] == home
+    assert f"\nrepo_url: {home}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert read(ROOT / ".github/ISSUE_TEMPLATE/config.yml")["contact_links"][0]["url"].startswith(home)
     assert all(url.startswith((home, "https://tokenprune.github.io/")) for url in PROJECT["urls"].values())
 
