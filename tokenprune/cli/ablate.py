@@ -27,8 +27,9 @@ def ablate(
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.items import default_model, notes_on, scene_items
-    from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
+    from tokenprune.evaluation.ablation import ablation_table
+    from tokenprune.evaluation.ablation_config import CONFIGS, ablations
     from tokenprune.evaluation.compare import environment
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
