@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter
+from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.adapters.patches import mean_of_groups
 from tokenprune.hf.splice import Splice
@@ -104,7 +104,7 @@ class Qwen2VLAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the merger to tokens of four patches each."""
         merger: Any = self._visual.merger
-        tokens = tokens.to(next(merger.parameters()).dtype)
+        tokens = tokens.to(dtype_of(merger, self.model.dtype))
         patches = rearrange(tokens, "... (m e) -> (... m) e", m=self._visual.spatial_merge_size**2)
         projected: Tensor = merger.forward(patches)
         return projected.view(*tokens.shape[:-1], -1)
