@@ -54,6 +54,8 @@ def _offer(adapter: ModelAdapter) -> str:
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
     missing = Sources.of(adapter, strategy).missing
+    if missing == {"frames"}:
+        return "it compares the frames of videos, and the model reads none"
     if missing:
         return "no " + ", ".join(sorted(missing))
     try:
