@@ -228,7 +228,9 @@ class Method:
 
 def _place(strategy: AnyStrategy) -> str:
     merger = strategy.merger if isinstance(strategy, tp.Strategy) else None
-    return "encoder output" if merger is not None and "encoder" in merger.required_signals() else "projection space"
+    place = "encoder output" if merger is not None and "encoder" in merger.required_signals() else "projection space"
+    inside = isinstance(strategy, tp.Strategy) and strategy.stage is not None
+    return f"between encoder layers; {place}" if inside else place
 
 
 def methods() -> list[Method]:
@@ -275,7 +277,8 @@ def _overview(method: Method) -> tuple[str, ...]:
     reads = ", ".join(f"`{name}`" for name in sorted(method.signals))
     if given:
         reads += "; where given " + ", ".join(f"`{name}`" for name in sorted(given))
-    merges = "yes" if method.strategy.merges else "no"
+    acts = method.strategy.acts if isinstance(method.strategy, LayerSchedule) else (method.strategy,)
+    merges = "yes" if any(isinstance(act, tp.Strategy) and act.merger is not None for act in acts) else "no"
     positions = "kept" if method.strategy.positions == "keep" else "renumbered"
     cost = markdown(method.cost)
     return _link(method), method.place, reads, method.spoken_to, merges, positions, method.meaning(64), cost

@@ -31,9 +31,12 @@ N, LAYERS = 576, 32
 STILL = [name for name in tp.list_strategies() if "frames" not in tp.build(name).requires]
 """What a model that reads no videos can run; the others run on videos in ``tests/video``."""
 
+NOT_NEUTRAL = ("visionzip", "trim", "prumerge", "prumerge-plus")
+"""What makes a token more even with everything kept, for pictures."""
+
 BUDGETED = [name for name in tp.list_strategies() if tp.build(name).uses_budget]
 
-INSIDE = ("apet", "autoprune", "dart", "fastv", "sparsevlm")
+INSIDE = ("apet", "autoprune", "dart", "fastv", "pyramiddrop", "sparsevlm")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,8 @@ INSIDE = ("apet", "autoprune", "dart", "fastv", "sparsevlm")
         ("sparsevlm", {192: (113, 206.5), 128: (39, 145.40625), 64: (18, 82.25)}),
         # 1.5 and 0.5 times the budget, 16 layers each
         ("apet", {192: (96, 192.0), 128: (64, 128.0), 64: (32, 64.0), 32: (16, 32.0)}),
+        # 8 layers each on all, on (M/N)^(1/3), (M/N)^(2/3) and M/N of them; the published 1/2, 1/4, 1/8 at 72
+        ("pyramiddrop", {72: (72, 270.0), 64: (64, (576 + 276 + 133 + 64) / 4)}),
         ("mi-pruner", {192: (192, 192.0), 128: (128, 128.0), 64: (64, 64.0), 32: (32, 32.0)}),
         ("visionzip", {192: (192, 192.0), 64: (64, 64.0)}),
     ],
@@ -235,7 +240,11 @@ def test_laws_hold_wherever_a_strategy_acts(tiny: tuple[Any, Any, Any], name: st
     laws = {"keep all = plain", "drop = mask out", "hooks gone"}
     # what merges is not what was there; visionzip's [CLS] is not even with everything kept
     merging = {"apet": {"drop = mask out"}, "autoprune": {"drop = mask out"}, "sparsevlm": {"drop = mask out"}}
-    merging["visionzip"] = {"keep all = plain", "drop = mask out"}
+    # in a pyramid each layer counts positions of its own, which no mask makes
+    merging["pyramiddrop"] = {"drop = mask out"}
+    # what is left in the encoder has been computed with fewer neighbours
+    merging["flowcut"] = {"drop = mask out"}
+    merging |= {each: {"keep all = plain", "drop = mask out"} for each in NOT_NEUTRAL}
     assert set(found.laws) == laws - merging.get(name, set())
     strategy = tp.build(name)
     if name != "autoprune":
@@ -256,7 +265,7 @@ def test_masking_other_tokens_out_is_told_apart(tiny: tuple[Any, Any, Any], name
 def test_neutral_strategies_say_so() -> None:
     neutral = {name: tp.build(name).neutral for name in tp.list_strategies()}
     assert {name for name, is_neutral in neutral.items() if not is_neutral} == {
-        "visionzip", "fastvid", "holitom", "prunevid"
+        "fastvid", "holitom", "prunevid", *NOT_NEUTRAL
     }  # fmt: skip
     assert not tp.build("holov", faithful=True).neutral  # pick order
     assert not tp.build("apet", faithful=True).neutral  # overwritten tokens

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.core.errors import TokenPruneWarning
-from tokenprune.core.features import LAYOUTS
+from tokenprune.core.features import LAYOUTS, is_signal, signal_of
 from tokenprune.core.schedule import LayerSchedule
 
 SIZES: Final = {"d": 8, "e": 6, "h": 2, "k": 5, "c": 4, "s": 2}
@@ -22,6 +22,13 @@ POSITIONAL: Final = {
     "random": "draws by position",
     "visionzip": "centres lie at a uniform stride",
     "holov": "crops are runs of the raster sequence",
+    "hiprune (faithful)": "neighbours lie in the picture",
+    "trim": "the mean stands at the lowest place left over",
+    "prumerge": "the sum stands at the lowest place left over",
+    "prumerge-plus": "the grid lies in the picture",
+    "trim (adaptive)": "the mean stands at the lowest place left over",
+    "prumerge (adaptive)": "the sum stands at the lowest place left over",
+    "prumerge-plus (adaptive)": "the grid lies in the picture",
     "visionzip (no [CLS], mean)": "centres lie at a uniform stride",
     "holov (holistic)": "crops are runs of the raster sequence",
     "apet before": "the basis starts at a fixed position",
@@ -38,6 +45,11 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "visionzip (no [CLS], mean)": {"strategy": "visionzip", "cls": False, "combine": "mean"},
     "vispruner (no round 1)": {"strategy": "vispruner", "share": 0.0, "rate": 3},
     "holov (holistic)": {"strategy": "holov", "within": "holistic", "crops": 4},
+    "scope (add)": {"strategy": "scope", "combine": "add", "alpha": 0.5},
+    "hiprune (faithful)": {"strategy": "hiprune", "alpha": 1.0, "faithful": True},
+    "trim (adaptive)": {"strategy": "trim", "adaptive": True},
+    "prumerge (adaptive)": {"strategy": "prumerge", "adaptive": True, "neighbours": 4},
+    "prumerge-plus (adaptive)": {"strategy": "prumerge-plus", "adaptive": True},
     "trimtokenator (plain distances)": {"strategy": "trimtokenator", "squared": False, "share": 0.3},
 }
 """Options that change how a strategy works."""
@@ -57,11 +69,19 @@ def stages() -> dict[str, tp.Strategy]:
         assert isinstance(strategy, LayerSchedule), f"{name} is neither a Strategy nor a LayerSchedule"
         acts = [("before", strategy.before)] if strategy.before is not None else []
         acts += [(f"after layer {event.after_layer}", event.strategy) for event in strategy.events]
-        found |= {f"{name} {where}": act for where, act in acts if act.requires <= tp.SIGNALS.keys() | LAYOUTS.keys()}
+        found |= {
+            f"{name} {where}": act
+            for where, act in acts
+            if all(is_signal(name) or name in LAYOUTS for name in act.requires)
+        }
     return found
 
 
 STAGES: Final = stages()
+LAYERED: Final = sorted({name for stage in STAGES.values() for name in stage.requires if "@" in name})
+NAMED: Final = {**tp.SIGNALS, **{name: signal_of(name) for name in LAYERED}}
+"""Every signal there is, and those of the layers that some strategy names."""
+
 ALL: Final = pytest.mark.parametrize("name", sorted(STAGES))
 
 
@@ -79,7 +99,7 @@ def supply(
     draw = torch.Generator().manual_seed(seed)
     sizes = {**SIZES, "b": batch, "n": n, "t": t}
     given: dict[str, Any] = {}
-    for name, signal in tp.SIGNALS.items():
+    for name, signal in NAMED.items():
         letters = signal.shape.split()
         value = torch.randn([sizes.get(letter, 3) for letter in letters], generator=draw, dtype=torch.float64)
         if "attention" in name:
@@ -178,7 +198,7 @@ def test_constant_tokens(name: str, value: float) -> None:
 @ALL
 def test_memory_layout_does_not_matter(name: str) -> None:
     features = supply(2)
-    strided = {s: features[s].mT.contiguous().mT for s in tp.SIGNALS if features[s].ndim > 2}
+    strided = {s: features[s].mT.contiguous().mT for s in NAMED if features[s].ndim > 2}
     assert not all(value.is_contiguous() for value in strided.values())
     assert torch.equal(select(name, features.replace(**strided), 5).order, select(name, features, 5).order)
 
@@ -193,7 +213,7 @@ def test_neighbours_and_padding_do_not_matter(name: str) -> None:
     check(name, together, keep, sizes)
     for b, (n, k) in enumerate(zip(sizes, keep, strict=True)):
         row: dict[str, Any] = {}
-        for signal, about in tp.SIGNALS.items():
+        for signal, about in NAMED.items():
             letters = about.shape.split()
             value = batch[signal][b : b + 1]
             row[signal] = value.narrow(letters.index("n"), 0, n) if "n" in letters else value

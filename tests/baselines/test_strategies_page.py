@@ -12,6 +12,7 @@ import tokenprune as tp
 from tokenprune_strategies.document import PATH, Docstring, Method, markdown, methods, render
 
 METHODS = {method.name: method for method in methods()}
+IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop", "flowcut"}
 VIDEO = {"dycoke", "evs", "fastvid", "holitom", "prunevid", "vidcom2"}
 PUBLISHED = sorted(METHODS.keys() - {"random", "similarity", "attention", "mi-pruner", "mi-attention"})
 each = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -23,7 +24,7 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_strategy_of_ours_is_on_it() -> None:
-    assert len(METHODS) == 17 + len(VIDEO)
+    assert len(METHODS) == 17 + len(VIDEO) + len(IMAGES)
     assert METHODS.keys() <= set(tp.list_strategies())
     text = render()
     for name in METHODS:
@@ -57,7 +58,7 @@ def test_published_methods_are_cited_and_told_apart_from_their_papers(name: str)
     method = METHODS[name]
     assert re.search(r"arXiv \d{4}\.\d{5}", method.doc.paragraphs[0])
     assert len(method.doc.sections["Differences"]) > 8
-    assert len(PUBLISHED) == 12 + len(VIDEO)
+    assert len(PUBLISHED) == 12 + len(VIDEO) + len(IMAGES)
 
 
 def test_what_the_parts_tell() -> None:
@@ -71,6 +72,7 @@ def test_what_the_parts_tell() -> None:
         "holov": "projection space",
     }
     blind = {
+        *(IMAGES - {"trim", "pyramiddrop"}),
         "evs",
         "fastvid",
         "holitom",
@@ -84,12 +86,18 @@ def test_what_the_parts_tell() -> None:
         "vispruner",
     }
     assert {name for name, method in METHODS.items() if method.spoken_to == "no"} == blind
-    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {"fastv"}
+    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {
+        "fastv",
+        "pyramiddrop",
+    }
     assert {name for name, method in METHODS.items() if method.strategy.merges} == {
-        "apet", "autoprune", "sparsevlm", "visionzip", "fastvid", "holitom", "prunevid"
+        "apet", "autoprune", "sparsevlm", "visionzip", "fastvid", "holitom", "prunevid",
+        "trim", "prumerge", "prumerge-plus", "flowcut"
     }  # fmt: skip
     assert METHODS["sparsevlm"].signals == {"attention", "text", "visual"}
     assert {name for name, method in METHODS.items() if "frames" in method.signals} == VIDEO
+    assert METHODS["flowcut"].place == "between encoder layers; projection space"
+    assert METHODS["trim"].place == "encoder output"
     assert METHODS["dycoke"].place == "projection space; while decoding from layer 3 on"
     assert METHODS["dycoke"].spoken_to == "while decoding"
     assert METHODS["prunevid"].place == "projection space; after layer 10"

@@ -98,7 +98,7 @@ class Bench:
             found |= self._stock_attention()
             return found | self._prefill(self.inputs["input_ids"].shape[1]) | self._generation()
         request = self._request(strategy, keep)
-        found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs)).row
+        found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs, request.stage)).row
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
@@ -174,7 +174,7 @@ class Bench:
     def _features(self, request: Request) -> Features:
         """What the strategy is given for these prompts."""
         ids = self.inputs["input_ids"]
-        encoded = observed(self.adapter, request.signals, self.inputs)
+        encoded = observed(self.adapter, request.signals, self.inputs, request.stage)
         batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), encoded.seen)
         return collect(request, embedded(self.adapter, ids, encoded), batch, encoded.seen)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import ConfigError, OptionTypeError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal
 from tokenprune.core.indexing import left_aligned
 from tokenprune.core.kinds import check_choice
 from tokenprune.core.layer_kinds import Appending, AsAsked, DecodeRule, KeepRule, LayerContext, Measure
@@ -63,6 +63,9 @@ class LayerEvent:
         ``visual`` and ``text`` hold hidden states after the model's final norm instead of plain ones.
     idle : bool, default False
         Act even where a merger would add as many tokens as are dropped, which only reorders them.
+    ahead : bool, default False
+        Attention and keys are those that the *next* layer would have if the event dropped nothing, instead of those of
+        the layer that has just run.
     """
 
     after_layer: int
@@ -73,6 +76,7 @@ class LayerEvent:
     until: int | None = None
     normed: bool = False
     idle: bool = False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("strategy", Strategy), ("rule", KeepRule)):
@@ -225,10 +229,10 @@ class LayerSchedule(AnyStrategy):
             raise ConfigError("LayerSchedule.forgets cannot be combined with decoding, whose layer sees all it has")
         if not self.events and self.decoding is None:
             raise ConfigError("LayerSchedule.events is empty: use a Strategy")
-        known = {*SIGNALS, *LAYER_SIGNALS, *(measure.name for measure in self.measures)}
+        known = {*LAYER_SIGNALS, *(measure.name for measure in self.measures)}
         for event in self.events:
             known |= {measure.name for measure in event.measures}
-            if unknown := event.requires - known:
+            if unknown := {name for name in event.requires - known if not is_signal(name)}:
                 raise ConfigError(f"{event!r} reads {sorted(unknown)}, which no earlier event measures")
             if "part" in event.requires and (self.before is None or not self.before.selector.gives_groups):
                 raise ConfigError(f"{event!r} reads 'part', which needs a strategy before that hands groups on")
@@ -456,5 +460,5 @@ def with_extra(features: Features, extra: Mapping[str, Tensor]) -> Features:
     """Return the features with more signals of one's own."""
     if not extra:
         return features
-    own = {name: features[name] for name in features if name not in SIGNALS}
+    own = {name: features[name] for name in features if not is_signal(name)}
     return features.replace(extra={**own, **extra})

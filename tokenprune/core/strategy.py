@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.encoder_kinds import EncoderStage
 from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, UnreachableBudgetError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.groups import offset_groups
@@ -111,6 +112,8 @@ class Strategy(AnyStrategy):
         Which set is best.
     merger : Merger, optional
         What happens to the rest; dropped without one.
+    stage : EncoderStage, optional
+        Drops patches between layers of the vision encoder, before anything else; parts may read ``survivors``.
     positions : str, default "keep"
         Whether kept tokens keep the position ids they had, or are renumbered without gaps ("compact").
     name : str, default "custom"
@@ -130,9 +133,10 @@ class Strategy(AnyStrategy):
     merger: Merger | None = None
     positions: Positions = "keep"
     name: str = "custom"
+    stage: EncoderStage | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger}
+        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger, "stage": EncoderStage}
         for field, kind in kinds.items():
             value = getattr(self, field)
             if not isinstance(value, kind) and (value is not None or field == "selector"):
@@ -151,12 +155,13 @@ class Strategy(AnyStrategy):
     def reads(self, given: Container[str] = ()) -> frozenset[str]:
         """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
         parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
-        return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
+        always = {"visual"} if self.stage is None else {"visual", "survivors"}
+        return frozenset(always).union(*(part.required_signals(given) for part in parts))
 
     @property
     def merges(self) -> bool:
-        """Whether there is a merger."""
-        return self.merger is not None
+        """Whether there is a merger, or a stage in the encoder, behind which patches come out otherwise."""
+        return self.merger is not None or self.stage is not None
 
     @property
     def neutral(self) -> bool:

@@ -122,7 +122,7 @@ def attach(
         stack.enter_context(replaced(vars(inner), "_tokenprune_run", run))
         stack.enter_context(replaced(vars(inner), "generate", pruned_generate))
         adapter = request.adapter
-        stack.enter_context(adapter.observe(request.signals, hooks.seen))
+        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage))
         for module, hook in (
             (inner, hooks.before_model),
             (adapter.core, hooks.before_core),

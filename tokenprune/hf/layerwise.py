@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal, signal_of
 from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
@@ -32,11 +32,12 @@ from tokenprune.hf.attention_tap import Tap, implementation, tapped
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
+from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
-__all__ = ["Entered", "LayerHooks", "Outcome", "Segment"]
+__all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "places_in"]
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,11 @@ class LayerHooks:
             )
         if implementation(config) == "flex_attention":
             raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
+        if any(event.ahead and not can_look_ahead(self.layers[n + 1]) for n, event in self.events.items()):
+            raise UnsupportedError(
+                f"strategy {name!r} asks a layer what it would attend to, which {type(self.layers[0]).__name__} does "
+                "not tell (no input_layernorm or self_attn). Strategies that read layers that have run work"
+            )
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -215,7 +221,7 @@ class LayerHooks:
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
                 mine = partial(self._deepstack, deepstack)
                 stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
-            asked = {layer for layer, event in self.events.items() if event.requires & CAPTURED}
+            asked = {n for n, event in self.events.items() if event.requires & CAPTURED and not event.ahead}
             asked |= set() if self.decode_layer is None else {self.decode_layer - 1}
             if asked:
                 taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
@@ -276,9 +282,11 @@ class LayerHooks:
         if number == 0:
             _check_cache(cache_in(kwargs), self.schedule.name)
         if number - 1 in self.events:
+            self._look_ahead(number, hidden, kwargs, forward)
             hidden = self._act(number - 1, hidden, forward)
         segment = forward.segments[-1]
-        if number in self.events and self.events[number].requires & CAPTURED:
+        event = self.events.get(number)
+        if event is not None and not event.ahead and event.requires & CAPTURED:
             forward.capture = _Capture(segment.layout, self.events[number])
         if segment.first == 0:
             return None
@@ -287,6 +295,17 @@ class LayerHooks:
         if args:
             return (hidden, *args[1:]), {**kwargs, **segment.sliced}
         return args, {**kwargs, **segment.sliced, "hidden_states": hidden}
+
+    def _look_ahead(self, number: int, hidden: Tensor, kwargs: dict[str, Any], forward: _Forward) -> None:
+        """Take what the event in front of a layer reads of that layer, if it does."""
+        event, segment = self.events[number - 1], forward.segments[-1]
+        if not event.ahead:
+            return
+        if segment.first > 0 and not segment.sliced:
+            segment.sliced.update(self._sliced(segment, hidden, kwargs))
+        ahead = look_ahead(self.model.config, self.layers[number], hidden, {**kwargs, **segment.sliced})
+        forward.capture = _Capture(segment.layout, event)
+        forward.capture.take(*ahead)
 
     def _capture(self, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
         forward = self.forward
@@ -353,7 +372,7 @@ class LayerHooks:
         """Gather what an event reads, one row for each span."""
         entered, layout = forward.entered, segment.layout
         assert entered is not None
-        places = capture.places if capture is not None else _places(layout)
+        places = capture.places if capture is not None else places_in(layout)
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
         if reads_text(needs) or (capture is not None and capture.event.reads_text):
@@ -361,7 +380,7 @@ class LayerHooks:
             given["text"] = places.of(states, places.text)
         if capture is not None:
             for name, value in capture.found.items():
-                (given if name in SIGNALS else extra)[name] = value
+                (given if is_signal(name) else extra)[name] = value
         ids = segment.positions if segment.positions.ndim == 2 else segment.positions[-1]
         if "visual_positions" in needs:
             extra["visual_positions"] = places.of(ids.unsqueeze(-1), places.visual).squeeze(-1)
@@ -371,7 +390,7 @@ class LayerHooks:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
         if "part" in needs:
             extra["part"] = _parts_of(entered, forward.origin, self.schedule.name)
-        for name in sorted(needs & SIGNALS.keys() - LAYER_SIGNALS.keys()):
+        for name in sorted(name for name in needs - LAYER_SIGNALS.keys() if is_signal(name)):
             given[name] = _still_there(entered, name, forward.origin)
         return Features(
             places.of(states, places.visual),
@@ -445,7 +464,7 @@ class LayerHooks:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-def _places(layout: Layout) -> Places:
+def places_in(layout: Layout) -> Places:
     """Where each span's visual tokens and the text after them stand in a layout."""
     texts, lasts = [], []
     place = torch.arange(layout.length, device=layout.mask.device)
@@ -475,7 +494,7 @@ class _Capture:
     """Attention rows and keys of one layer, for the event after it."""
 
     def __init__(self, layout: Layout, event: LayerEvent) -> None:
-        self.places, self.mask, self.event = _places(layout), layout.mask, event
+        self.places, self.mask, self.event = places_in(layout), layout.mask, event
         self.found: dict[str, Tensor] = {}
 
     def take(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:
@@ -501,7 +520,7 @@ def _gather_rotary(part: Tensor, source: Tensor) -> Tensor:
 def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
     """A signal collected before the language model, for the tokens that each span still has."""
     signal = entered.signals[name]
-    letters = SIGNALS[name].shape.split()
+    letters = signal_of(name).shape.split()
     owner = torch.tensor(entered.owner, device=signal.device)
     rows = signal[owner]
     if "n" not in letters:

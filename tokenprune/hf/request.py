@@ -13,8 +13,9 @@ from torch import Tensor
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import SubstituteWarning, UnsupportedError, UnusedBudgetWarning
 from tokenprune.core.registry import build
-from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
 from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
 from tokenprune.hf.saved_processor import saved_processor
 from tokenprune.hf.support import check
@@ -37,6 +38,18 @@ class Request:
     def signals(self) -> frozenset[str]:
         """Signals to collect: what the strategy reads, given what the model has."""
         return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+
+    @property
+    def stage(self) -> EncoderHooks | None:
+        """What drops patches inside the encoder, made anew; None where nothing does."""
+        if not isinstance(self.strategy, Strategy) or self.strategy.stage is None:
+            return None
+        if self.budget.unit not in ("image", "tile"):
+            raise UnsupportedError(
+                f"strategy {self.strategy.name!r} drops patches inside the encoder, which sees one picture at a time: "
+                f"unit={self.budget.unit!r} is not possible, use 'image'"
+            )
+        return EncoderHooks(self.strategy.stage, self.budget.counts)
 
     @property
     def reads_turns(self) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenprune.core.errors import MissingSignalError, TokenPruneError
+from tokenprune.core.features import is_signal, signal_of
 from tokenprune.core.registry import registry
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.layerwise import LayerHooks
 
-__all__ = ["check", "refusal", "usable_strategies"]
+__all__ = ["check", "refusal", "signals_for", "usable_strategies"]
 
 
 def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
@@ -32,10 +35,18 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
         fits = ", ".join(usable_strategies(adapter)) or "none"
         raise MissingSignalError(
             f"strategy {strategy.name!r} needs {', '.join(map(repr, missing))}, which {type(adapter.model).__name__} "
-            f"cannot give (it gives {', '.join(sorted(adapter.available))}). Strategies that work on it: {fits}"
+            f"cannot give (it gives {_offer(adapter)}). Strategies that work on it: {fits}"
         )
     if isinstance(strategy, LayerSchedule):
         LayerHooks(strategy, adapter)
+
+
+def _offer(adapter: ModelAdapter) -> str:
+    """What a model gives, in words."""
+    plain = ", ".join(sorted(adapter.available))
+    layered = sorted(name for name in adapter.on_demand if is_signal(name) and signal_of(name).layered)
+    depth = len(adapter.encoder_layers("image"))
+    return f"{plain}; at any of {depth} encoder layers, as {layered[0]}@-1: {', '.join(layered)}" if layered else plain
 
 
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
@@ -55,7 +66,13 @@ def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
 def _missing(adapter: ModelAdapter, strategy: AnyStrategy) -> list[str]:
     """Signals and layouts that a model has neither itself nor a substitute for."""
     needed = strategy.requires
-    return sorted(needed - adapter.available - adapter.layouts - adapter.substitutes(needed).keys())
+    return sorted(adapter.missing(needed - adapter.layouts) - adapter.substitutes(needed).keys())
+
+
+def signals_for(adapter: ModelAdapter, strategies: Iterable[AnyStrategy]) -> frozenset[str]:
+    """What has to be read while visual inputs are encoded, so that any of some strategies can use them."""
+    needed = frozenset().union(*(strategy.reads(adapter.available) for strategy in strategies))
+    return needed - adapter.missing(needed) | set(adapter.substitutes(needed).values())
 
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:

@@ -469,6 +469,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if request.stage is not None:
+        return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
     if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
