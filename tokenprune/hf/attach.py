@@ -26,6 +26,7 @@ from tokenprune.hf.patching import arguments_of, replaced
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.sources import Extra
 
 __all__ = ["attach"]
 
@@ -41,6 +42,7 @@ def attach(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
+    extra: Extra | None = None,
 ) -> Iterator[Run]:
     """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
 
@@ -71,6 +73,9 @@ def attach(
     encoded : Encoded, optional
         The images of the prompts, encoded by :func:`~tokenprune.hf.encoded.encode` and passed to the model as
         ``mm_encoder_outputs``: signals of the encoder are taken from it.
+    extra : mapping of str to Tensor or Collector, optional
+        Signals handed in, by name: tensors with a row for each unit of every batch, in the order of the prompts, or
+        :class:`~tokenprune.hf.collectors.Collector` objects that make them. They go before what the model has.
 
     Yields
     ------
@@ -93,7 +98,7 @@ def attach(
     QuestionWarning
         The strategy reads the prompt, and which of its tokens are the user's words is a guess.
     """
-    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     inner = request.adapter.model
     if "_tokenprune_run" in vars(inner):
         raise NestedAttachError("this model is already attached: leave the outer attach block first")

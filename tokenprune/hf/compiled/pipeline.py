@@ -469,6 +469,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if request.sources.collectors:
+        return f"strategy {request.strategy.name!r} reads {sorted(request.sources.collectors)}, which a collector makes"
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     if request.strategy.own_counts:
