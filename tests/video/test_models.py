@@ -146,6 +146,31 @@ def test_a_picture_is_a_video_of_one_frame(family: str, name: str) -> None:
         assert after == before if whole else after < before + (name == FEW)
 
 
+@families
+@pytest.mark.parametrize("name", ["evs", "vidcom2", "fastvid", "holitom", FEW])
+def test_prepared_inputs_are_what_hooks_do(family: str, name: str) -> None:
+    model, inputs = model_of(family), batch_of(family, "video")
+    with torch.no_grad():
+        shorter = tp.prepare(model, STRATEGIES[name], 0.4, **options(family), **inputs)
+        prepared = model(**shorter).logits[:, -1]
+        with tp.attach(model, STRATEGIES[name], 0.4, **options(family)):
+            attached = model(**inputs).logits[:, -1]
+    torch.testing.assert_close(prepared, attached, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["video_llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+@strategies
+def test_pictures_beside_videos_are_one_frame_each(family: str, name: str) -> None:
+    model, inputs = model_of(family), batch_of(family, "image-and-video")
+    with tp.attach(model, STRATEGIES[name], 0.4) as run:
+        assert bool(forward(model, inputs).isfinite().all())
+    counts = run.history[0].selection.counts.tolist()
+    assert len(counts) == 6
+    if name.startswith(("evs", "dycoke")):
+        pictures = [len(places) for places in run.history[0].places[::2]]
+        assert counts[::2] == pictures
+
+
 def test_a_budget_that_is_not_used_is_said() -> None:
     model = model_of("video_llava")
     with warnings.catch_warnings():

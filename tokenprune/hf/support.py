@@ -27,7 +27,7 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy, extra: Extra | None = No
         Its layers are not such that tokens can go between them.
     """
     missing = sorted(Sources.of(adapter, strategy, extra).missing)
-    if missing == ["frames"]:
+    if "frames" in missing:
         raise MissingSignalError(
             f"strategy {strategy.name!r} compares the frames of videos, which {type(adapter.model).__name__} does not "
             f"read. Strategies that work on it: {', '.join(usable_strategies(adapter)) or 'none'}"
@@ -54,7 +54,7 @@ def _offer(adapter: ModelAdapter) -> str:
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
     missing = Sources.of(adapter, strategy).missing
-    if missing == {"frames"}:
+    if "frames" in missing:
         return "it compares the frames of videos, and the model reads none"
     if missing:
         return "no " + ", ".join(sorted(missing))

@@ -40,7 +40,7 @@ def replay(case: Case) -> dict[str, Tensor | Replayed]:
         strategy = replace(strategy, selector=replace(strategy.selector, alike=hyper["ignore"]))
     features = tp.Features(
         video[places].unsqueeze(0),
-        received_attention=attention.flatten().unsqueeze(0),
+        **{"mean_attention@-1": attention.flatten().unsqueeze(0)},
         grid=tp.Grid(1, each, n_frames),
         extra={"frame_features": frames.unsqueeze(0)},
     )
