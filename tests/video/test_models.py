@@ -171,6 +171,21 @@ def test_pictures_beside_videos_are_one_frame_each(family: str, name: str) -> No
         assert counts[::2] == pictures
 
 
+def test_features_of_frames_can_be_handed_in() -> None:
+    """They decide where segments end, here between any two frames or nowhere."""
+    model, inputs = model_of("video_llava"), batch_of("video_llava", "video")
+    strategy, found = tp.build("fastvid", segments=1, threshold=0.5), []
+    for frames in (torch.ones(3, 4, 2), torch.eye(4).expand(3, -1, -1), None):
+        extra = None if frames is None else {"frame_features": frames}
+        with tp.attach(model, strategy, 0.5, extra=extra) as run:
+            forward(model, inputs)
+        groups = run.history[0].selection.groups
+        assert groups is not None
+        assert groups.segment is not None
+        found.append(groups.segment.amax(1).tolist())
+    assert found[:2] == [[0] * 3, [3] * 3]
+
+
 def test_a_budget_that_is_not_used_is_said() -> None:
     model = model_of("video_llava")
     with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,7 +44,9 @@ class SegmentAnchors(Selector):
     peaks (:func:`~tokenprune.components.density.peaks`, four neighbours) among the tokens that are not salient. For
     each anchor, every other token of the segment joins the most similar of its centres, so that it is merged once for
     each anchor; a centre becomes w times itself plus 1 - w times the mean of its members, w = max(1 / (members + 1),
-    ``beta``). Handed on as groups: roles "salient" and "centre", segments, members and their weights.
+    ``beta``). Segments follow from a feature of each frame: the signal ``frame_features``, (B, T, e), where it is given,
+    else the mean of the frame's tokens. Handed on as groups: roles "salient" and "centre", segments, members and their
+    weights.
 
     Parameters
     ----------
@@ -87,6 +89,10 @@ class SegmentAnchors(Selector):
         for name in ("context", "beta"):
             check_number(self, name, 0, 1)
         check_choice(self, "form", get_args(Form))
+
+    def reads(self, given: Container[str]) -> frozenset[str]:
+        """Features of frames where they are given, and what is always read."""
+        return self.requires | ({"frame_features"} if "frame_features" in given else set())
 
     @property
     def neutral(self) -> bool:  # type: ignore[override]
