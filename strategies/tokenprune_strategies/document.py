@@ -1,6 +1,6 @@
-"""The page of strategies, ``docs/strategies.md``, made from the strategies and their docstrings.
+"""The pages of strategies and of references, made from the strategies, their docstrings and the references' source.
 
-``python -m tokenprune_strategies.document`` writes it (from a checkout); a test fails when it is stale. What a
+``python -m tokenprune_strategies.document`` writes them (from a checkout); a test fails when they are stale. What a
 strategy's parts tell (where it acts, what it reads, whether it merges, how many tokens layers process) is asked of the
 parts; what they cannot tell (citation, cost, differences from the paper) is in the docstring of what builds it.
 """
@@ -18,17 +18,21 @@ import tokenprune as tp
 from tokenprune.core.errors import UnreachableBudgetError
 from tokenprune.core.features import LAYOUTS, SIGNALS
 from tokenprune.core.matching import matched_keep
+from tokenprune.core.reference import list_references, load_reference
 from tokenprune.core.registry import registry
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 
-__all__ = ["PATH", "Docstring", "Method", "methods", "render", "write"]
+__all__ = ["PATH", "REFERENCES", "Docstring", "Method", "methods", "render", "render_references", "write"]
 
 PATH = "docs/strategies.md"
 """Where the page lies in a checkout."""
 
 FREE = "follows from the data"
 """What a budget means where it means nothing."""
+
+REFERENCES = "docs/references.md"
+"""Where the page of references lies."""
 
 BUDGETS = (192, 128, 64, 32)
 N_VISUAL, N_LAYERS = 576, 32
@@ -46,6 +50,18 @@ What ships with the package. Each is a composition of shared parts; `tp.build(na
 `tokenprune doctor --strategy NAME` shows what it does to a model. Options named `faithful` reproduce what a method's
 published code does where we hold that to be a defect; without them a strategy does the sane thing, and the section of
 the method says what that is.
+"""
+
+WHOLE = """\
+<!-- made by python -m tokenprune_strategies.document; do not edit -->
+
+# Methods, whole
+
+What a strategy composes of parts, written out as a plain loop for one image: the method on one page. Signals come
+without the batch axis; N visual tokens, T text tokens, K kept. Tests hold every strategy to its reference: the same
+picks in the same order, and the same merged tokens, for ragged batches, several budgets and every option that both
+have. `tokenprune.core.reference.load_reference(name)` finds them, a plugin's too (entry-point group
+`tokenprune.references`); `tokenprune bench` times them as the way `loop`.
 """
 
 LEGEND = """\
@@ -288,7 +304,9 @@ def _section(method: Method) -> str:
     lines = [f"### {method.name}", "", f"*{markdown(method.summary)}*", ""]
     for paragraph in method.doc.paragraphs:
         lines += [markdown(paragraph), ""]
-    lines += [f"- **{title}**: {markdown(text)}" for title, text in method.doc.sections.items()]
+    for title, text in method.doc.sections.items():
+        link = f"([source](references.md#{method.name}))" if title == "Whole" else ""
+        lines.append(f"- **{title}**: {markdown(text)} {link}".rstrip())
     lines += [""]
     if method.doc.parameters:
         rows = []
@@ -333,8 +351,21 @@ def render() -> str:
 
 
 def write(root: Path) -> None:
-    """Write the page into a checkout."""
-    (root / PATH).write_text(render().rstrip() + "\n", encoding="utf-8")
+    """Write the pages into a checkout."""
+    for path, text in ((PATH, render()), (REFERENCES, render_references())):
+        (root / path).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def render_references() -> str:
+    """Make the page that shows the code of every reference."""
+    sections = [WHOLE]
+    for name in list_references():
+        reference = load_reference(name)
+        module = inspect.getmodule(reference.function)
+        if module is not None and module.__name__.startswith("tokenprune_strategies."):
+            source = inspect.getsource(module).strip()
+            sections.append(f"## {name}\n\nOf [{name}](strategies.md#{name}).\n\n```python\n{source}\n```\n")
+    return "\n".join(sections)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tokenprune as tp
-from tokenprune_strategies.document import PATH, Docstring, Method, markdown, methods, render
+from tokenprune_strategies.document import (
+    PATH,
+    REFERENCES,
+    Docstring,
+    Method,
+    markdown,
+    methods,
+    render,
+    render_references,
+)
 
 METHODS = {method.name: method for method in methods()}
 IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop", "flowcut"}
@@ -18,9 +28,10 @@ PUBLISHED = sorted(METHODS.keys() - {"random", "similarity", "attention", "mi-pr
 each = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def test_the_page_is_current() -> None:
-    text = (Path(__file__).parents[2] / PATH).read_text(encoding="utf-8")
-    assert text == render().rstrip() + "\n", f"{PATH} is stale: run python -m tokenprune_strategies.document"
+@pytest.mark.parametrize(("path", "made"), [(PATH, render), (REFERENCES, render_references)])
+def test_the_pages_are_current(path: str, made: Callable[[], str]) -> None:
+    text = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    assert text == made().rstrip() + "\n", f"{path} is stale: run python -m tokenprune_strategies.document"
 
 
 def test_every_strategy_of_ours_is_on_it() -> None:

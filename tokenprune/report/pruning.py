@@ -45,6 +45,9 @@ class View:
         whose place it takes.
     layer_average : float
         Visual tokens that a decoder layer processed on average.
+    stages : tuple of (int, tuple of int)
+        Where the strategy acts between layers: the layer after which it did, and which of the tokens that were there
+        went on, in their new order.
     """
 
     strategy: str
@@ -52,6 +55,7 @@ class View:
     answer: str
     kept: tuple[int, ...]
     layer_average: float
+    stages: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Look:
     full : View
     views : tuple of tuple of View
         A row a budget, a column a strategy.
+    n_layers : int
+        Decoder layers.
     """
 
     picture: Image.Image
@@ -76,6 +82,7 @@ class Look:
     grids: tuple[Grid, ...]
     full: View
     views: tuple[tuple[View, ...], ...]
+    n_layers: int
 
 
 def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
@@ -159,10 +166,13 @@ def look(
             return View("full", 0, answer, tuple(range(n)), float(n))
         prefill = run.history[-1]
         left, average = prefill.selection.row(0), layer_average(prefill.layer_tokens[0])
-        return View(strategy.name, keep, answer, tuple(left), average)
+        stages = tuple(
+            (stage.layer, tuple(int(i) for i in stage.sequence[0].tolist() if i >= 0)) for stage in prefill.stages
+        )
+        return View(strategy.name, keep, answer, tuple(left), average, stages)
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
-    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views)
+    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views, n_layers)
 
 
 def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
