@@ -44,9 +44,9 @@ class SegmentAnchors(Selector):
     peaks (:func:`~tokenprune.components.density.peaks`, four neighbours) among the tokens that are not salient. For
     each anchor, every other token of the segment joins the most similar of its centres, so that it is merged once for
     each anchor; a centre becomes w times itself plus 1 - w times the mean of its members, w = max(1 / (members + 1),
-    ``beta``). Segments follow from a feature of each frame: the signal ``frame_features``, (B, T, e), where it is given,
-    else the mean of the frame's tokens. Handed on as groups: roles "salient" and "centre", segments, members and their
-    weights.
+    ``beta``). Segments follow from a feature of each frame: the signal ``frame_features``, (B, T, e), where it is
+    given, else the mean of the frame's tokens. Handed on as groups: roles "salient" and "centre", segments, members and
+    their weights.
 
     Parameters
     ----------
