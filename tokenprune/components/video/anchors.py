@@ -177,10 +177,10 @@ class SegmentAnchors(Selector):
                 if quota.centres and len(rest):
                     peak = peaks(video[t, rest], min(NEIGHBOURS, len(rest)))[0]
                     centre[t, rest[peak.argsort(descending=True, stable=True)[: quota.centres]]] = True
-        pairs, weights = [], []
+        pairs, weights, unit = [], [], unit_norm(video.flatten(0, 1))
         for segment, plan in zip(cut, plans, strict=True):
             for anchor, members in self._members(segment, plan, salient, centre, budget):
-                pair, weight = self._joined(video, anchor, centre[anchor], members)
+                pair, weight = self._joined(unit, anchor, centre[anchor], members)
                 pairs.append(pair)
                 weights.append(weight)
         order = (salient | centre).flatten().nonzero().flatten()
@@ -212,15 +212,13 @@ class SegmentAnchors(Selector):
                 member[anchor - first] &= ~centre[anchor]
             yield anchor, member.flatten().nonzero().flatten() + first * each
 
-    def _joined(self, video: Tensor, anchor: int, centre: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs (token, centre) with weights, the centre's own among them."""
+    def _joined(self, unit: Tensor, anchor: int, centre: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs (token, centre) with weights, the centre's own among them; tokens of unit length (T n, d)."""
         centres = centre.nonzero().flatten() + anchor * len(centre)
-        tokens = video.flatten(0, 1)
-        unit = unit_norm(tokens)
         nearest = (unit[members] @ unit[centres].mT).argmax(-1)
         counts = torch.bincount(nearest, minlength=len(centres))
-        own = torch.clamp(1 / (counts + 1).to(tokens.dtype), min=self.beta).where(counts > 0, 1.0)
-        share = ((1 - own) / counts.clamp_min(1)).to(tokens.dtype)
+        own = torch.clamp(1 / (counts + 1).to(unit.dtype), min=self.beta).where(counts > 0, 1.0)
+        share = ((1 - own) / counts.clamp_min(1)).to(unit.dtype)
         pairs = torch.stack([torch.cat([members, centres]), torch.cat([centres[nearest], centres])], dim=-1)
         return pairs, torch.cat([share[nearest], own])
 
