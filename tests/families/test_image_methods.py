@@ -1,4 +1,4 @@
-"""Published methods for images on every family: neighbours in a batch do not matter, and everything kept is the model."""
+"""Methods for images on every family: neighbours in a batch do not matter, and everything kept is the model."""
 
 from __future__ import annotations
 
