@@ -28,7 +28,7 @@ def fastvid(
         Projection space, before the language model; raster order, frame after frame; position ids are kept.
     Signals
         ``mean_attention@-1``, ``visual``, and the grid. A feature of each frame for the segments may be handed in as
-        ``extra["frame_features"]``, (B, T, e); else it is the mean of the frame's tokens.
+        ``extra={"frame_features": ...}``, (units, T, e); else it is the mean of the frame's tokens.
     Merges
         All tokens that are not salient, in projection space; a centre keeps its place. At ``beta`` of a half or more
         its own weight is ``beta``.
