@@ -43,6 +43,7 @@ KINDS: Final = {
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",
+    "signals": "signal",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 
