@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.progress import console, progress
+
 __all__ = ["ablate"]
 
 
@@ -23,13 +25,11 @@ def ablate(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.items import default_model, notes_on, scene_items
-    from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
+    from tokenprune.evaluation.ablation import ablation_table
+    from tokenprune.evaluation.ablation_config import CONFIGS, ablations
     from tokenprune.evaluation.compare import environment
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
@@ -41,20 +41,13 @@ def ablate(
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
-    console = Console(width=None if Console().is_terminal else 160)
+    to = console()
     for note in notes:
-        console.print(note, style="bold yellow", markup=False)
+        to.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
     done = []
-    columns = (
-        TextColumn("{task.description:40}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     for ablation in chosen:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(ablation.name)
+        with progress(to, ablation.name) as told:
             rows = run_ablation(
                 loaded,
                 processor,
@@ -64,12 +57,10 @@ def ablate(
                 {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
                 facts=facts,
                 batch_size=batch_size,
-                progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
-                    t, completed=count, total=total, description=what
-                ),
+                progress=told,
             )
         write_figure(out / ablation.name, ablation, rows)
-        console.print(ablation_table(ablation, rows))
+        to.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    to.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)

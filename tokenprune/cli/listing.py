@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.progress import console
+
 __all__ = ["listing"]
 
 
@@ -21,7 +23,6 @@ def listing(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List strategies and components with their origin; imports no plugin unless --check is given."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,7 +63,7 @@ def listing(
         table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
         for row in rows:
             table.add_row(*(escape(row[column.header]) for column in table.columns))  # type: ignore[index]
-        Console(width=None if Console().is_terminal else 160).print(table)
+        console(160).print(table)
     if check and any(row["status"] not in ("ok", "") or "clash" in row["status"] for row in rows):
         raise typer.Exit(1)
 

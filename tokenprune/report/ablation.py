@@ -7,7 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tokenprune.evaluation.ablation import Ablation, AblationRow
+from tokenprune.evaluation.ablation import AblationRow
+from tokenprune.evaluation.ablation_config import Ablation
 from tokenprune.evaluation.table import p_value
 from tokenprune.report.charts import Chart, Measured, heatmap, lines, svg, write_charts
 from tokenprune.report.report import page, share
