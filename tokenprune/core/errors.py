@@ -20,6 +20,7 @@ __all__ = [
     "QuestionError",
     "QuestionWarning",
     "SecondTurnError",
+    "StoppedError",
     "SubstituteWarning",
     "TokenPruneError",
     "TokenPruneWarning",
@@ -97,6 +98,10 @@ class NestedAttachError(UnsupportedError):
 
 class SecondTurnError(UnsupportedError):
     """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
+
+
+class StoppedError(TokenPruneError):
+    """The user stopped a run (ctrl-C); what was done is kept, and the same command goes on."""
 
 
 class TokenPruneWarning(UserWarning):

@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
-from tokenprune.data.items import Item
+from tokenprune.data.items import SCENES, Item
 from tokenprune.data.scenes import FAMILIES
-from tokenprune.evaluation.compare import answers_in, compare
-from tokenprune.evaluation.conditions import conditions
+from tokenprune.evaluation.answered import answers_in
+from tokenprune.evaluation.compare import compare
+from tokenprune.evaluation.conditions import SCALE, conditions
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
@@ -39,7 +40,6 @@ option down, the second across."""
 CONFIGS = Path(__file__).with_name("ablations")
 """The paper's ablations, and ours, as YAML files."""
 
-_SCALE = ("full", "wrong image", "oracle", "random")
 _REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")
 _OPTIONAL = ("reference", "figure", "paper")
 
@@ -348,11 +348,12 @@ def ablate(
 
 def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[AblationRow]:
     """Reduce results.jsonl: accuracy of every row in every group, by group, then falling budget, then row."""
-    order = [*(variant.label for variant in ablation.variants), *_SCALE]
+    order = [*(variant.label for variant in ablation.variants), *SCALE]
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        mine = [{**line, "family": "group", "subfamily": "part"} for line in lines if line["family"] in families]
+        tasks = {f"{SCENES}-{family}" for family in families}
+        mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:
             answers.setdefault((line["strategy"], line["keep"]), []).append(line)
@@ -413,6 +414,6 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         mark = " (reference)" if label == ablation.reference_of(label) else ""
         out.add_row(escape(label) + mark, *(shown(label, column) for column in columns))
     out.add_section()
-    for label in _SCALE:
+    for label in SCALE:
         out.add_row(label, *(shown(label, column) for column in columns))
     return out

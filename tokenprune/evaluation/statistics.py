@@ -18,8 +18,8 @@ PIECE = 2**20
 
 
 def _numbered(clusters: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Place of each cluster, in order of appearance."""
-    return {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    """Place of each cluster, whatever order they come in."""
+    return {cluster: i for i, cluster in enumerate(sorted(set(clusters), key=lambda c: (type(c).__name__, c)))}
 
 
 def _totals(values: Sequence[float], clusters: Sequence[Hashable], index: dict[Hashable, int]) -> tuple[Floats, Floats]:
