@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -68,6 +69,9 @@ class KeepRule(Component):
     """How many of the present tokens an event keeps, before a merger adds any."""
 
     kind = "rules"
+    follows: ClassVar[bool] = True
+    """Whether counts follow from budgets and sizes alone, not from what is measured: lengths are then the same for
+    every picture, and can be compiled."""
 
     @abstractmethod
     def counts(self, context: LayerContext) -> tuple[int, ...]:

@@ -117,6 +117,12 @@ class LayerEvent:
         context : LayerContext
             With what was measured, and the tokens that are left.
         """
+        selection, context = self.choose(features, context)
+        left = tuple(int(count) for count in (selection.sequence >= 0).sum(1).tolist())
+        return selection, replace(context, present=left)
+
+    def choose(self, features: Features, context: LayerContext) -> tuple[Selection, LayerContext]:
+        """As :meth:`decide`, but what is left follows from counts alone: nothing is read back from an accelerator."""
         measured = dict(context.measured)
         features = with_extra(features, measured)
         for measure in self.measures:
@@ -127,7 +133,7 @@ class LayerEvent:
         # where nothing is dropped there is nothing to merge
         strategy = replace(self.strategy, merger=None) if counts == context.present else self.strategy
         selection = strategy.select(features, Budget(counts))
-        left = tuple(int(count) for count in (selection.sequence >= 0).sum(1).tolist())
+        left = tuple(self.left(*pair) for pair in zip(counts, context.present, strict=True))
         return selection, replace(context, present=left)
 
 

@@ -62,7 +62,7 @@ def tapped(
     AttentionInterface.register(name, partial(_attend, base))
     # to implementations without a mask function transformers gives no mask: the wrapper has to lack one too
     if (mask := ALL_MASK_ATTENTION_FUNCTIONS.get(base)) is not None:
-        AttentionMaskInterface.register(name, mask)
+        AttentionMaskInterface.register(name, partial(_mask, mask) if base == "sdpa" else mask)
     with ExitStack() as stack:
         for module, tap in taps.items():
             stack.enter_context(replaced(vars(module), _HANDLE, tap))
@@ -71,6 +71,17 @@ def tapped(
         stack.callback(setattr, config, "_attn_implementation", before)
         config._attn_implementation = name
         yield
+
+
+def _mask(make: Callable[..., Any], **what: Any) -> Any:
+    """No mask where there is nothing to hide but what comes later: sdpa then takes its faster kernels.
+
+    Transformers does the same, but makes a mask in a stream that is captured.
+    """
+    nothing = what.get("attention_mask") is None and what.get("local_size") is None
+    if nothing and what.get("allow_is_causal_skip") and what.get("q_length") == what.get("kv_length"):
+        return None
+    return make(**what)
 
 
 def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features, working_precision
+from tokenprune.core.features import SIGNALS, Features
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule
@@ -29,14 +29,12 @@ from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
 from tokenprune.hf.caches import cache_in
+from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Entered", "LayerHooks", "Outcome", "Segment"]
-
-CAPTURED = frozenset({"attention", "llm_keys", "text_keys"})
-"""Signals that only a layer's attention function sees."""
 
 
 @dataclass(frozen=True)
@@ -322,12 +320,12 @@ class LayerHooks:
         """Gather what an event reads, one row for each span."""
         entered, layout = forward.entered, segment.layout
         assert entered is not None
-        places = capture.places if capture is not None else _Places(layout)
+        places = capture.places if capture is not None else _places(layout)
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
         with_text = "text" in needs or "text_keys" in needs or "text_positions" in needs
         if with_text or (capture is not None and capture.rows_are_text):
-            places.need_text(self.schedule.name)
+            _need_text(places, self.schedule.name)
             given["text"] = places.of(states, places.text)
         if capture is not None:
             for name, value in capture.found.items():
@@ -408,69 +406,43 @@ class LayerHooks:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-class _Places:
-    """Where each span's visual tokens and the text after them stand in a layout, -1 as padding."""
+def _places(layout: Layout) -> Places:
+    """Where each span's visual tokens and the text after them stand in a layout."""
+    texts, lasts = [], []
+    place = torch.arange(layout.length, device=layout.mask.device)
+    for span in layout.spans:
+        end = int(span.positions[-1])
+        texts.append((layout.text[span.row] & (place > end)).nonzero().flatten())
+        lasts.append(max(end, int(texts[-1][-1]) if len(texts[-1]) else end))
+    return Places(
+        rows=torch.tensor([span.row for span in layout.spans], device=layout.mask.device),
+        visual=pad_sequence([span.positions for span in layout.spans], batch_first=True, padding_value=-1),
+        text=pad_sequence(texts, batch_first=True, padding_value=-1),
+        last=torch.tensor(lasts, device=layout.mask.device).unsqueeze(1),
+    )
 
-    def __init__(self, layout: Layout) -> None:
-        self.rows = torch.tensor([span.row for span in layout.spans], device=layout.mask.device)
-        texts, lasts = [], []
-        place = torch.arange(layout.length, device=layout.mask.device)
-        for span in layout.spans:
-            end = int(span.positions[-1])
-            texts.append((layout.text[span.row] & (place > end)).nonzero().flatten())
-            lasts.append(max(end, int(texts[-1][-1]) if len(texts[-1]) else end))
-        self.visual = pad_sequence([span.positions for span in layout.spans], batch_first=True, padding_value=-1)
-        self.text = pad_sequence(texts, batch_first=True, padding_value=-1)
-        self.last = torch.tensor(lasts, device=layout.mask.device).unsqueeze(1)
 
-    def need_text(self, name: str) -> None:
-        """Raise where no text follows the visual tokens."""
-        silent = (self.text < 0).all(1).nonzero().flatten().tolist()
-        if silent:
-            raise FeatureError(
-                f"strategy {name!r} reads the text after the image, and sample {int(self.rows[silent[0]])} has none "
-                "there: put the question behind the image"
-            )
-
-    def of(self, x: Tensor, places: Tensor) -> Tensor:
-        """Gather (B, M, ...) at each span's places: (U, K, ...), zero at padding."""
-        return gather_tokens(x[self.rows], places)
+def _need_text(places: Places, name: str) -> None:
+    """Raise where no text follows the visual tokens."""
+    silent = (places.text < 0).all(1).nonzero().flatten().tolist()
+    if silent:
+        raise FeatureError(
+            f"strategy {name!r} reads the text after the image, and sample {int(places.rows[silent[0]])} has none "
+            "there: put the question behind the image"
+        )
 
 
 class _Capture:
     """Attention rows and keys of one layer, for the event after it."""
 
     def __init__(self, layout: Layout, event: LayerEvent) -> None:
-        self.places = _Places(layout)
-        self.mask = layout.mask
-        self.needs = event.requires
+        self.places, self.mask, self.event = _places(layout), layout.mask, event
         self.rows_are_text = event.rows == "text" and "attention" in event.requires
         self.found: dict[str, Tensor] = {}
 
-    @torch.no_grad()
     def take(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:
-        """Multiply out what is needed: query (B, H, M, k), key (B, G, M, k) after rotary embedding."""
-        places = self.places
-        flat = key.transpose(1, 2).flatten(2)
-        if "llm_keys" in self.needs:
-            self.found["llm_keys"] = places.of(flat, places.visual)
-        if "text_keys" in self.needs:
-            self.found["text_keys"] = places.of(flat, places.text)
-        if "attention" not in self.needs:
-            return
-        # padding rows repeat the last one, which is real; the text mask leaves them out
-        rows = places.last if not self.rows_are_text else places.text.where(places.text >= 0, places.last)
-        queries = working_precision(places.of(query.transpose(1, 2), rows)).transpose(1, 2)
-        keys = working_precision(key[places.rows])
-        groups = queries.reshape(len(queries), keys.shape[1], -1, *queries.shape[2:])
-        logits = groups @ keys.unsqueeze(2).mT * scaling
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        before = torch.arange(keys.shape[2], device=keys.device) <= rows.unsqueeze(-1)
-        visible = before & self.mask[places.rows].unsqueeze(1)
-        weights = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
-        columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
-        self.found["attention"] = weights.gather(-1, columns)
+        """Multiply out what the event reads."""
+        self.found = layer_signals(self.places, self.mask, self.event, query, key, scaling, softcap)
 
 
 def _check_cache(cache: Any, name: str) -> None:

@@ -162,6 +162,7 @@ class Logistic(KeepRule):
     midpoint: float = 14.9
     height: float = 0.75
     published: bool = False
+    follows = False
 
     def steepness(self, information: float) -> float:
         """Slope k of a sample."""

@@ -180,11 +180,13 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _placed(mode: Any, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Indexing by a mask as indexing by its places, which may be known."""
+    """Indexing by a mask as indexing by its places, which may be known, on the device of what is indexed."""
     if func.overloadpacket not in (aten.index, aten.index_put, aten.index_put_):
         return args
     places: list[Any] = []
     for index in args[1]:
+        if isinstance(index, Tensor) and index.device != args[0].device:
+            index = mode.__torch_dispatch__(aten._to_copy.default, (), (index,), {"device": args[0].device})
         if isinstance(index, Tensor) and index.dtype == torch.bool:
             found = mode.__torch_dispatch__(aten.nonzero.default, (), (index,))
             places.extend(mode.__torch_dispatch__(aten.select.int, (), (found, 1, i)) for i in range(index.ndim))

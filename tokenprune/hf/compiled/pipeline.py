@@ -329,7 +329,7 @@ class Compiled:
         if key in self._shelf:
             logits: Tensor = self._shelf[key].program(**prompt.tensors)
             return logits
-        run = self._compiled(read_prompt(self.request.adapter, decoder.cache))
+        run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=self.backend == "inductor"))
         entry = self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens", needs=[decoder.mark])
         made: Tensor = entry.program.output
         return made

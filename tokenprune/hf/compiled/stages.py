@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
-from tokenprune.hf.attention_tap import implementation
+from tokenprune.hf.attention_tap import implementation, tapped
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.collect import gathered
 from tokenprune.hf.compiled.plan import NOWHERE, Plan
@@ -179,8 +179,11 @@ def visible(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask
 
 
-def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tensor]:
-    """The prefill: a function of :attr:`Prompt.tensors` that fills the cache and returns logits (B, V)."""
+def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = False) -> Callable[..., Tensor]:
+    """The prefill: a function of :attr:`Prompt.tensors` that fills the cache and returns logits (B, V).
+
+    Where a compiler is to trace it, attention stays as transformers has it; else no mask is made that hides nothing.
+    """
     model: Any = adapter.language_model
     head = adapter.model.get_output_embeddings()
     name = cache_argument(model)
@@ -193,7 +196,7 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache) -> Callable[..., Tenso
             extra["attention_mask"] = visible(model.config, causal.expand(len(mask), 1, -1, -1), embeds.dtype)
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
-        with dense_deepstack(model):
+        with dense_deepstack(model), nullcontext() if traced else tapped(model.config, {}):
             hidden = model(
                 inputs_embeds=embeds,
                 position_ids=positions[0] if len(positions) == 1 else positions,

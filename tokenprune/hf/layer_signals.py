@@ -1,0 +1,95 @@
+"""What a decoder layer says about visual tokens: rows of its attention and its keys, at places of each unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenprune.core.features import working_precision
+from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.schedule import LayerEvent
+
+__all__ = ["CAPTURED", "Places", "layer_signals"]
+
+CAPTURED = frozenset({"attention", "llm_keys", "text_keys"})
+"""Signals that only a layer's attention function sees."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each unit's tokens stand in a batch of sequences.
+
+    Attributes
+    ----------
+    rows : int64 Tensor, (U,)
+        The unit's sample.
+    visual : int64 Tensor, (U, K)
+        Its visual tokens, -1 as padding.
+    text : int64 Tensor, (U, T)
+        Text tokens behind them, -1 as padding.
+    last : int64 Tensor, (U, 1)
+        The last of these.
+    """
+
+    rows: Tensor
+    visual: Tensor
+    text: Tensor
+    last: Tensor
+
+    def of(self, x: Tensor, places: Tensor) -> Tensor:
+        """Gather (B, M, ...) at each unit's places: (U, K, ...), zero at padding."""
+        return gather_tokens(x[self.rows], places)
+
+
+@torch.no_grad()
+def layer_signals(
+    places: Places,
+    mask: Tensor,
+    event: LayerEvent,
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+) -> dict[str, Tensor]:
+    """Multiply out what an event reads of a layer's attention, and nothing else.
+
+    Parameters
+    ----------
+    places : Places
+    mask : bool Tensor, (B, M)
+        Real tokens.
+    event : LayerEvent
+    query, key : Tensor, (B, H, M, k) and (B, G, M, k)
+        After rotary embedding.
+    scaling : float
+    softcap : float, optional
+
+    Returns
+    -------
+    dict of str to Tensor
+        Those of :data:`CAPTURED` that the event requires.
+    """
+    found: dict[str, Tensor] = {}
+    flat = key.transpose(1, 2).flatten(2)
+    if "llm_keys" in event.requires:
+        found["llm_keys"] = places.of(flat, places.visual)
+    if "text_keys" in event.requires:
+        found["text_keys"] = places.of(flat, places.text)
+    if "attention" not in event.requires:
+        return found
+    # padding rows repeat the last one, which is real; the text mask leaves them out
+    rows = places.last if event.rows != "text" else places.text.where(places.text >= 0, places.last)
+    queries = working_precision(places.of(query.transpose(1, 2), rows)).transpose(1, 2)
+    keys = working_precision(key[places.rows])
+    groups = queries.reshape(len(queries), keys.shape[1], -1, *queries.shape[2:])
+    logits = groups @ keys.unsqueeze(2).mT * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    before = torch.arange(keys.shape[2], device=keys.device) <= rows.unsqueeze(-1)
+    visible = before & mask[places.rows].unsqueeze(1)
+    weights = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
+    columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
+    found["attention"] = weights.gather(-1, columns)
+    return found
