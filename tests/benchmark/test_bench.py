@@ -42,6 +42,7 @@ def test_a_row_for_every_case(measured: tuple[Path, list[dict[str, Any]]]) -> No
         ("mi-pruner", 64, "compiled"),
         ("mi-pruner", 64, "loop"),
         ("fastv", 64, "plain"),
+        ("fastv", 64, "compiled"),
     }
 
 

@@ -20,6 +20,8 @@ from tokenprune.core.errors import (
     OptionTypeError,
     UnsupportedError,
 )
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import refusal
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,6 +84,50 @@ def test_strategies(strategy: str, attention: str) -> None:
         both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
 
 
+BETWEEN = ["fastv", "dart", "sparsevlm", "sparsevlm:version=v2", "apet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [case for case in CASES if case[0] not in WINDOWED and case[1] in ("two-images", "image-and-video")],
+)
+def test_strategies_between_layers(name: str, kind: Any) -> None:
+    model = tiny_model(name).to(DEVICE)
+    inputs = tiny_inputs(name, kind, 2)
+    for strategy in BETWEEN:
+        if refusal(adapter_for(model), tp.build(strategy)) is None:
+            compiled = quiet(model, strategy, 0.4)
+            both(model, compiled, strategy, 0.4, inputs)
+            both(model, compiled, strategy, 0.4, inputs)
+
+
+@pytest.mark.parametrize("strategy", BETWEEN)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("keep", [7, 1.0])
+def test_units_of_other_numbers_between_layers(strategy: str, attention: str, keep: Any) -> None:
+    model = tiny_model("llava", attention).to(DEVICE)
+    compiled = quiet(model, strategy, keep)
+    for seed in range(2):
+        both(model, compiled, strategy, keep, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
+
+
+@pytest.mark.parametrize("options", [{"positions": "compact"}, {"positions": "keep"}, {"unit": "sample"}])
+def test_options_between_layers(options: dict[str, Any]) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "two-images", 2)
+    for strategy in ("fastv", "sparsevlm"):
+        both(model, quiet(model, strategy, 8, **options), strategy, 8, inputs, **options)
+
+
+def test_text_behind_the_picture_is_needed_between_layers() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "image", 1)
+    ends = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[-1]) + 1
+    short = {**inputs, "input_ids": inputs["input_ids"][:, :ends], "attention_mask": inputs["attention_mask"][:, :ends]}
+    with pytest.raises(FeatureError, match="reads the text after the image"):
+        quiet(model, "sparsevlm", 8).generate(**short)
+
+
 @pytest.mark.parametrize("options", [{"unit": "sample"}, {"positions": "compact"}, {"text": "all"}])
 def test_options(options: dict[str, Any]) -> None:
     model = tiny_model("llava").to(DEVICE)
@@ -137,7 +183,7 @@ def test_inductor() -> None:
 
 @pytest.mark.parametrize(
     ("name", "strategy", "words"),
-    [("llava", "fastv", "between the language model's layers"), ("gemma3", "mi-pruner", "sliding_attention")],
+    [("llava", "autoprune", "what it measures"), ("gemma3", "mi-pruner", "sliding_attention")],
 )
 def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, words: str) -> None:
     model = tiny_model(name).to(DEVICE)

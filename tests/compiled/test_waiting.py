@@ -10,6 +10,7 @@ import torch
 
 import tokenprune as tp
 from tests.waiting import watched
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.compiled import pipeline
 from tokenprune.hf.compiled.stages import assemble
@@ -46,6 +47,8 @@ def test_selecting_waits_for_nothing(name: str, kind: Any, monkeypatch: pytest.M
     """Units of different sizes, every strategy that chooses before the language model."""
     model, inputs, seen = tiny_model(name), tiny_inputs(name, kind, 3), 0
     for strategy in usable_strategies(adapter_for(model)):
+        if isinstance(tp.build(strategy), LayerSchedule):
+            continue
         for call in assembled(model, strategy, inputs, monkeypatch):
             with watched() as found, torch.no_grad():
                 assemble(*call)
@@ -53,6 +56,18 @@ def test_selecting_waits_for_nothing(name: str, kind: Any, monkeypatch: pytest.M
             seen += 1
     # llava_onevision adds a newline to videos after its encoder has run
     assert seen >= 9 or (name, "video" in kind) == ("llava_onevision", True)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("strategy", ["fastv", "dart", "sparsevlm:version=v2"])
+def test_acting_between_layers_waits_for_nothing(name: str, strategy: str) -> None:
+    compiled = tp.compile(tiny_model(name), strategy, 0.4, bucket=8)
+    compiled.generate(**tiny_inputs(name, "image", 3), max_new_tokens=2)
+    program = compiled._shelf[compiled._shelf.of("prefill")[-1]].program
+    with watched() as found, torch.no_grad():
+        program.function(**program.inputs)
+    ours = [place for place in found if "between.py" in place]
+    assert ours == []
 
 
 def test_what_waits_is_found() -> None:

@@ -95,8 +95,8 @@ def cases(
         for keep in keeps:
             for spec, strategy in made.items():
                 for way in ways:
-                    inside = isinstance(strategy, LayerSchedule)
-                    if (way == "compiled" and inside) or (way == "loop" and spec not in LOOPS):
+                    varies = isinstance(strategy, LayerSchedule) and not strategy.follows
+                    if (way == "compiled" and varies) or (way == "loop" and spec not in LOOPS):
                         continue
                     yield Case(batch, spec, keep, way)  # type: ignore[arg-type]
 

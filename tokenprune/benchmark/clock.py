@@ -88,7 +88,7 @@ def laps(
         def mark(name: str, marks: list[tuple[str, Any]] = marks) -> None:
             if device.type == "cuda":
                 event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-                event.record()  # type: ignore[no-untyped-call]
+                event.record()
                 marks.append((name, event))
             else:
                 marks.append((name, time.perf_counter()))

@@ -86,6 +86,11 @@ class LayerEvent:
         """Signals that the event reads, measured ones among them."""
         return self.strategy.requires.union(*(measure.required_signals() for measure in self.measures))
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the event reads the text behind the visual tokens."""
+        return reads_text(self.requires) or (self.rows == "text" and "attention" in self.requires)
+
     def counts(self, context: LayerContext) -> tuple[int, ...]:
         """Tokens of each unit that are kept, before the merger adds any."""
         asked = self.rule.counts(context)
@@ -190,9 +195,25 @@ class LayerSchedule(AnyStrategy):
     def requires(self) -> frozenset[str]:
         """Signals from before the language model; what exists between its layers is not among them."""
         before = frozenset() if self.before is None else self.before.requires
+        return before | self.carried
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """Those of them that events read, and that have to be kept until then."""
         measured = {measure.name for measure in self._all_measures()}
         inside = frozenset().union(*(event.requires for event in self.events))
-        return before | (inside - LAYER_SIGNALS.keys() - measured)
+        return inside - LAYER_SIGNALS.keys() - measured
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether anything reads the text behind the visual tokens."""
+        measured = any(reads_text(measure.required_signals()) for measure in self.measures)
+        return measured or any(event.reads_text for event in self.events)
+
+    @property
+    def follows(self) -> bool:
+        """Whether all counts follow from budgets and sizes alone (:attr:`KeepRule.follows`)."""
+        return all(rule.follows for rule in (self.before_rule, *(event.rule for event in self.events)))
 
     @property
     def acts(self) -> tuple[Strategy, ...]:
@@ -341,6 +362,11 @@ class LayerSchedule(AnyStrategy):
 
 def _counted(layer: int, n_layers: int) -> int:
     return layer + n_layers if layer < 0 else layer
+
+
+def reads_text(signals: frozenset[str]) -> bool:
+    """Whether signals between layers say anything about text."""
+    return bool(signals & {"text", "text_keys", "text_positions"})
 
 
 def with_extra(features: Features, extra: Mapping[str, Tensor]) -> Features:

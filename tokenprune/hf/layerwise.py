@@ -24,7 +24,7 @@ from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import SIGNALS, Features
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
-from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule
+from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule, reads_text
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
@@ -323,8 +323,7 @@ class LayerHooks:
         places = capture.places if capture is not None else _places(layout)
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
-        with_text = "text" in needs or "text_keys" in needs or "text_positions" in needs
-        if with_text or (capture is not None and capture.rows_are_text):
+        if reads_text(needs) or (capture is not None and capture.event.reads_text):
             _need_text(places, self.schedule.name)
             given["text"] = places.of(states, places.text)
         if capture is not None:
@@ -437,7 +436,6 @@ class _Capture:
 
     def __init__(self, layout: Layout, event: LayerEvent) -> None:
         self.places, self.mask, self.event = _places(layout), layout.mask, event
-        self.rows_are_text = event.rows == "text" and "attention" in event.requires
         self.found: dict[str, Tensor] = {}
 
     def take(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:

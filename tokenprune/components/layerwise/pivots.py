@@ -13,6 +13,7 @@ from tokenprune.core.indexing import as_mask, gather_tokens, left_aligned
 from tokenprune.core.information import unit_norm
 from tokenprune.core.kinds import Problem, Scorer, Selector, check_choice, check_count
 from tokenprune.core.ranking import top_k
+from tokenprune.kernels.host import constant
 
 __all__ = ["KeyNorm", "PivotQuota", "hash_order"]
 
@@ -72,7 +73,9 @@ class PivotQuota(Selector):
         image = top_k(scores, tuple(min(self.image, c) for c in counts), available)
         norms = working_precision(features["text_keys"]).abs().sum(-1)
         real = torch.ones_like(norms, dtype=torch.bool) if features.text_mask is None else features.text_mask
-        return image, top_k(norms, tuple(min(self.text, int(n)) for n in real.sum(1).tolist()), real)
+        most = min(self.text, norms.shape[1])
+        text = top_k(norms, (most,) * features.batch, real) if most else norms.new_zeros(features.batch, 0).long()
+        return image, _first(text, real.sum(1))
 
     def sequence(self, features: Features, image: Tensor, text: Tensor) -> Tensor:
         """Order in which pivots take, (B, P): column of the image pivots ++ text pivots, -1 as padding."""
@@ -102,22 +105,22 @@ class PivotQuota(Selector):
         visual = unit_norm(features.visual)
         states = torch.cat([gather_tokens(visual, image), gather_tokens(unit_norm(features.text), text)], dim=1)
         open_ = problem.available & ~as_mask(image, problem.available.shape[1])
-        quotas = [
-            _shares(count - held, pivots)
-            for count, held, pivots in zip(
-                counts, (image >= 0).sum(1).tolist(), (sequence >= 0).sum(1).tolist(), strict=True
-            )
-        ]
+        parts = (sequence >= 0).sum(1)
+        left = constant(counts, parts.device) - (image >= 0).sum(1)
+        # no share is larger than if image pivots shared alone
+        widest = max(-(-(count - held) // held) for count, held in ((c, min(self.image, c)) for c in counts))
         order = [image]
         for step, columns in enumerate(sequence.unbind(1)):
             pivot = gather_tokens(states, columns.unsqueeze(1))
             similarity = (visual @ pivot.mT).squeeze(-1)
-            takes = tuple(quota[step] if step < len(quota) else 0 for quota in quotas)
-            order.append(top_k(-similarity, takes, open_))
-            open_ = open_ & ~as_mask(order[-1], open_.shape[1])
+            # equal shares, the first ones larger by one where they do not come out even
+            share = torch.where(step < parts, left // parts + (step < left % parts), 0)
+            if widest:
+                order.append(_first(top_k(-similarity, (widest,) * len(counts), open_), share))
+                open_ = open_ & ~as_mask(order[-1], open_.shape[1])
         return left_aligned(torch.cat(order, dim=1))[:, : max(counts)]
 
 
-def _shares(total: int, parts: int) -> list[int]:
-    """Split a total into equal whole parts, the first ones larger by one where it does not come out even."""
-    return [total // parts + (part < total % parts) for part in range(parts)]
+def _first(order: Tensor, counts: Tensor) -> Tensor:
+    """Blank what stands behind the first ``counts`` (B,) of each row."""
+    return order.masked_fill(torch.arange(order.shape[1], device=order.device) >= counts.unsqueeze(1), -1)

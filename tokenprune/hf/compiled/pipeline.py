@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Container, Hashable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -22,11 +22,12 @@ from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.attach import attach
 from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
 from tokenprune.hf.compiled.greedy import cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
-from tokenprune.hf.compiled.stages import Prompt, Step, assemble, decode_step, read_prompt, sight
+from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
@@ -78,15 +79,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A cache and where decoding stands in it."""
+    """A cache, where decoding stands in it, and the first layers of stretches that saw the same tokens."""
 
     cache: FixedCache
     step: Step
+    firsts: tuple[int, ...]
 
     @property
     def mark(self) -> Key:
         """What programs that write to it need."""
-        return ("cache", len(self.step.token), self.cache.capacity)
+        return ("cache", len(self.step.token), self.cache.capacity, self.firsts)
 
 
 def compile(
@@ -159,7 +161,7 @@ class Compiled:
         self.request, self.backend, self.bucket, self.processor = request, backend, bucket, processor
         self._built: deque[Built] = deque(maxlen=1000)
         self._shelf = Shelf(programs)
-        self._decoders: dict[tuple[int, int], Decoder] = {}
+        self._decoders: dict[tuple[int, int, tuple[int, ...]], Decoder] = {}
         self._pool: Any = None
         # replays write where the last ones did: one answer at a time, whoever asks
         self._turn = threading.RLock()
@@ -287,7 +289,7 @@ class Compiled:
         key = ("select", seen.key, plan.key)
         if key not in self._shelf:
             # how many tokens a unit becomes is the strategy's business: ask it once
-            wide = self._kept(plan, seen)
+            wide, entered = self._kept(plan, seen)
             if wide != max(self.request.budget.counts(plan.sizes)):
                 known[counted] = wide
                 plan = plan_prompts(self.request, on_host, seen.sizes, wide, self.bucket)
@@ -295,8 +297,8 @@ class Compiled:
                 key = ("select", seen.key, plan.key)
         given = {**plan.tensors, **seen.given}
         if key in self._shelf:
-            prompt: Prompt = self._shelf[key].program(**given)
-            return prompt
+            entry = self._shelf[key]
+            return self._going_on(entry.program(**given), entry)
         final = plan
 
         def lay_out(**given: Tensor) -> Prompt:
@@ -305,13 +307,24 @@ class Compiled:
         batch, width = plan.tensors["stay_ids"].shape
         stable = seen.given if self._shelf[seen.key].program.captured else ()
         shape = f"{batch} prompts, {width} tokens stay"
-        made: Prompt = self._build(key, lay_out, given, shape, stable, needs=[seen.key]).program.output
-        return made
+        entry = self._build(key, lay_out, given, shape, stable, needs=[seen.key])
+        if isinstance(self.request.strategy, LayerSchedule):
+            keep = self.request.budget.counts(plan.sizes)
+            entry.notes["between"] = Between.of(self.request, keep, entered, width)
+        return self._going_on(entry.program.output, entry)
 
-    def _kept(self, plan: Plan, seen: Seen) -> int:
+    @staticmethod
+    def _going_on(prompt: Prompt, entry: Entry) -> Prompt:
+        """With what the host knows of acts between layers."""
+        return prompt if prompt.units is None else replace(prompt, between=entry.notes["between"])
+
+    def _kept(self, plan: Plan, seen: Seen) -> tuple[int, tuple[int, ...]]:
+        """Places that units need, and tokens of each that enter the language model."""
         given = {name: value.to(self.device) for name, value in {**plan.tensors, **seen.given}.items()}
         selection = assemble(self.request, plan, seen.sizes, given).selection
-        return max(plan.sizes) if selection is None else selection.sequence.shape[1]
+        if selection is None:
+            return max(plan.sizes), plan.sizes
+        return selection.sequence.shape[1], tuple((selection.sequence >= 0).sum(1).tolist())
 
     @torch.no_grad()
     def prefill(self, prompt: Prompt, room: int = 1) -> Tensor:
@@ -323,15 +336,25 @@ class Compiled:
         room : int, default 1
             How many tokens are to follow.
         """
-        decoder = self._decoder(prompt, room)
-        shape = tuple(prompt.embeds.shape[:2])
-        key = ("prefill", shape, decoder.cache.capacity, len(prompt.deepstack))
+        return self._read(prompt, room).logits
+
+    def _read(self, prompt: Prompt, room: int) -> Read:
+        decoder, between = self._decoder(prompt, room), prompt.between
+        shapes = tuple(sorted((name, tuple(value.shape)) for name, value in prompt.tensors.items()))
+        owners = None if between is None or prompt.units is None else (between.key, prompt.units.owners)
+        key = ("prefill", shapes, decoder.mark, owners)
         if key in self._shelf:
-            logits: Tensor = self._shelf[key].program(**prompt.tensors)
-            return logits
-        run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=self.backend == "inductor"))
-        entry = self._build(key, run, prompt.tensors, f"{shape[0]} x {shape[1]} tokens", needs=[decoder.mark])
-        made: Tensor = entry.program.output
+            read: Read = self._shelf[key].program(**prompt.tensors)
+            return read
+        if between is None:
+            traced = self.backend == "inductor"
+            run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=traced))
+        else:
+            assert prompt.units is not None
+            run = read_prompt_between(self.request, decoder.cache, between, prompt.units.owners)
+        batch, length = prompt.embeds.shape[:2]
+        entry = self._build(key, run, prompt.tensors, f"{batch} x {length} tokens", needs=[decoder.mark])
+        made: Read = entry.program.output
         return made
 
     @torch.no_grad()
@@ -342,18 +365,17 @@ class Compiled:
         pad = model.generation_config.pad_token_id
         pad = (ends[0] if ends else 0) if pad is None else pad
         stop = torch.tensor(ends, dtype=torch.int64, device=self.device)
-        logits = self.prefill(prompt, max_new_tokens)
+        read = self._read(prompt, max_new_tokens)
         decoder = self._decoder(prompt, max_new_tokens)
         step, cache = decoder.step, decoder.cache
-        step.begin(prompt.mask, prompt.positions)
+        step.begin(read)
         cache.place.fill_(prompt.mask.shape[1])
-        tokens = [step.take(logits, stop, pad)]
-        batch = len(logits)
+        tokens = [step.take(read.logits, stop, pad)]
         while len(tokens) < max_new_tokens:
             # the host looks every few steps whether all rows have ended
             if ends and len(tokens) % LOOK == 0 and bool(step.done.all()):
                 break
-            key = ("decode", batch, cache.capacity, tuple(ends), pad)
+            key = ("decode", decoder.mark, tuple(ends), pad)
             if key not in self._shelf:
                 self._begin_decoding(key, decoder, stop, pad)
             tokens.append(self._shelf[key].program().clone())
@@ -361,27 +383,34 @@ class Compiled:
 
     def _begin_decoding(self, key: Key, decoder: Decoder, stop: Tensor, pad: int) -> None:
         """Make the program of a step; trying it out moves the state, which is put back."""
-        state = (decoder.cache.place, decoder.step.token, decoder.step.position, decoder.step.seen, decoder.step.done)
+        state = (decoder.cache.place, *decoder.step.tensors)
         before = [value.clone() for value in state]
-        run = self._compiled(decode_step(self.request.adapter, decoder.cache, decoder.step, stop, pad))
+        step = decode_step(self.request.adapter, decoder.cache, decoder.step, stop, pad, self._hooked(decoder))
+        run = step if len(decoder.firsts) > 1 else self._compiled(step)
         shape = f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}"
         self._build(key, run, {}, shape, needs=[decoder.mark])
         for value, old in zip(state, before, strict=True):
             value.copy_(old)
 
+    def _hooked(self, decoder: Decoder) -> Any:
+        model, step = self.request.adapter.language_model, decoder.step
+        compact = self.request.positions == "compact" and not self.request.adapter.multi_axis
+        return decoding(model, decoder.firsts, step.seen, step.positions, compact=compact)
+
     def _decoder(self, prompt: Prompt, room: int) -> Decoder:
         batch, length = prompt.embeds.shape[:2]
         capacity = round_up(length + room, CACHE_BUCKET)
-        made = self._decoders.pop((batch, capacity), None)
+        firsts = (0,) if prompt.between is None else prompt.between.stretches
+        made = self._decoders.pop((batch, capacity, firsts), None)
         if made is None:
             from tokenprune.hf.compiled.cache import FixedCache  # transformers takes seconds to import
 
             adapter = self.request.adapter
             layers = adapter.model.config.get_text_config().num_hidden_layers
             cache = FixedCache(layers, capacity, self.device)
-            made = Decoder(cache, Step.empty(batch, capacity, self.device))
+            made = Decoder(cache, Step.empty(batch, capacity, self.device, len(firsts)), firsts)
             _allocate(adapter.language_model, cache, prompt)
-        self._decoders[batch, capacity] = made  # the one used last stands last
+        self._decoders[batch, capacity, firsts] = made  # the one used last stands last
         if len(self._decoders) > CACHES:
             self._shelf.drop([self._decoders.pop(next(iter(self._decoders))).mark])
         return made
@@ -440,8 +469,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
-    if isinstance(request.strategy, LayerSchedule):
-        return f"strategy {request.strategy.name!r} acts between the language model's layers"
+    if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
+        return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
     windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if windows:

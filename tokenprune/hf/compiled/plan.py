@@ -16,9 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError
 from tokenprune.core.features import Grid
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.batch import Member, read_batch
 from tokenprune.hf.request import Request
+from tokenprune.hf.splice import Span
 
 __all__ = ["NOWHERE", "Plan", "plan_prompts", "round_up", "sizes_only"]
 
@@ -44,18 +46,21 @@ class Plan:
         Where tokens lie, if all units share it.
     sizes : tuple of int
         Prunable tokens of each unit.
+    owners : tuple of int
+        The prompt of each unit.
     """
 
     tensors: dict[str, Tensor]
     members: tuple[tuple[Member, ...], ...]
     grid: Grid | None
     sizes: tuple[int, ...]
+    owners: tuple[int, ...]
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What has to be equal for two plans to run through the same program."""
         shapes = tuple(sorted((name, tuple(value.shape)) for name, value in self.tensors.items()))
-        return shapes, self.members, self.grid, self.sizes
+        return shapes, self.members, self.grid, self.sizes, self.owners
 
 
 def round_up(n: int, bucket: int) -> int:
@@ -140,9 +145,15 @@ def plan_prompts(
         tensors["unit_mask"] = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)
     if "text" in request.signals:
         tensors |= _text(request, ids, batch.layout.text, [unit.row for unit in units], bucket)
+    owners = tuple(unit.row for unit in units)
+    if isinstance(request.strategy, LayerSchedule):
+        if request.strategy.reads_text:
+            _need_text_behind(request, mask & ~adapter.image_mask(ids), units)
+        tensors["unit_rows"] = unit_rows
+        tensors["unit_slots"] = torch.tensor([owners[:i].count(row) for i, row in enumerate(owners)])
     grids = {batch.grids[i] for i in batch.distinct}
     members = tuple(batch.members[i] for i in batch.distinct)
-    return Plan(tensors, members, grids.pop() if len(grids) == 1 else None, tuple(counts))
+    return Plan(tensors, members, grids.pop() if len(grids) == 1 else None, tuple(counts), owners)
 
 
 def _visual_places(request: Request, ids: Tensor, sizes: Observation) -> Tensor:
@@ -165,6 +176,15 @@ def _aligned(rows: list[Tensor], width: int) -> Tensor:
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
     return out
+
+
+def _need_text_behind(request: Request, text: Tensor, units: list[Span]) -> None:
+    for unit in units:
+        if not bool(text[unit.row, int(unit.positions[-1]) :].any()):
+            raise FeatureError(
+                f"strategy {request.strategy.name!r} reads the text after the image, and sample {unit.row} has none "
+                "there: put the question behind the image"
+            )
 
 
 def _text(request: Request, ids: Tensor, text: Tensor, rows: list[int], bucket: int) -> dict[str, Tensor]:

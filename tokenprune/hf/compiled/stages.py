@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.core.indexing import gather_tokens
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
 from tokenprune.hf.attention_tap import implementation, tapped
@@ -24,9 +25,22 @@ from tokenprune.hf.request import Request
 from tokenprune.hf.splice import next_position
 
 if TYPE_CHECKING:
+    from tokenprune.hf.compiled.between import Between
     from tokenprune.hf.compiled.cache import FixedCache
 
-__all__ = ["Prompt", "Step", "assemble", "decode_step", "read_prompt", "sight", "visible"]
+__all__ = [
+    "Prompt",
+    "Read",
+    "Step",
+    "Units",
+    "assemble",
+    "causal_mask",
+    "decode_step",
+    "positions_left",
+    "read_prompt",
+    "sight",
+    "visible",
+]
 
 
 def sight(adapter: ModelAdapter, encoded: Encoded) -> dict[str, Tensor]:
@@ -56,6 +70,67 @@ def _recalled(sizes: Observation, given: Mapping[str, Tensor]) -> Observation:
 
 
 @dataclass(frozen=True)
+class Units:
+    """Where units' tokens stand in prompts, for strategies between layers.
+
+    Attributes
+    ----------
+    places : int64 Tensor, (U, K)
+        In the prompt, -1 as padding.
+    origin : int64 Tensor, (U, K)
+        Among the unit's tokens before any selection, -1 as padding.
+    rows : int64 Tensor, (U,)
+        The unit's prompt.
+    text : bool Tensor, (B, L)
+        Everything of a prompt that is neither visual nor padding.
+    signals : dict of str to Tensor
+        A row for each unit, over its tokens before any selection.
+    owners : tuple of int
+        ``rows`` on the host.
+    """
+
+    places: Tensor
+    origin: Tensor
+    rows: Tensor
+    text: Tensor
+    signals: dict[str, Tensor]
+    owners: tuple[int, ...]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a program."""
+        own = {"places": self.places, "origin": self.origin, "rows": self.rows, "text": self.text}
+        named = {f"unit_{name}": value for name, value in own.items()}
+        return named | {f"signal_{name}": value for name, value in self.signals.items()}
+
+    @classmethod
+    def recalled(cls, given: Mapping[str, Tensor], owners: tuple[int, ...]) -> Units:
+        """From :attr:`tensors`."""
+        signals = {name.removeprefix("signal_"): value for name, value in given.items() if name.startswith("signal_")}
+        places, origin, rows, text = (given[f"unit_{name}"] for name in ("places", "origin", "rows", "text"))
+        return cls(places, origin, rows, text, signals, owners)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What reading prompts gave.
+
+    Attributes
+    ----------
+    logits : Tensor, (B, V)
+        Of the next token.
+    masks : tuple of bool Tensor, (B, M)
+        Real tokens in the cache, for each stretch of layers that saw the same.
+    positions : tuple of int64 Tensor, (R, B, M)
+        Their position ids.
+    """
+
+    logits: Tensor
+    masks: tuple[Tensor, ...]
+    positions: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Prompt:
     """Pruned prompts, padded behind their ends to one length L: under a causal mask nobody looks there.
 
@@ -68,6 +143,10 @@ class Prompt:
         What is added after each of the first layers; empty for most families.
     selection : Selection or None
         A row for each unit; None where all tokens are kept.
+    units : Units or None
+        Where the strategy goes on between layers.
+    between : Between or None
+        What the host knows of that.
     """
 
     embeds: Tensor
@@ -75,12 +154,15 @@ class Prompt:
     positions: Tensor
     deepstack: tuple[Tensor, ...]
     selection: Selection | None
+    units: Units | None = None
+    between: Between | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a program."""
         layers = {f"deepstack_{i}": layer for i, layer in enumerate(self.deepstack)}
-        return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **layers}
+        units = {} if self.units is None else self.units.tensors
+        return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **layers, **units}
 
 
 def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[str, Tensor]) -> Prompt:
@@ -153,7 +235,21 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
             for stay, unit in zip(given["stay_positions"], given["unit_positions"], strict=True)
         ]
     )
-    return Prompt(embeds, mask, _positions(old, mask, request.positions), tuple(deepstack), selection)
+    positions = positions_left(old, mask, request.positions)
+    units = None
+    if isinstance(request.strategy, LayerSchedule) and selection is not None:
+        stands = order.argsort(dim=1)
+        slots = stays.shape[1] + given["unit_slots"].unsqueeze(1) * sequence.shape[1]
+        here = stands[given["unit_rows"]].gather(1, slots + torch.arange(sequence.shape[1], device=order.device))
+        units = Units(
+            here.where(sequence >= 0, -1),
+            sequence,
+            given["unit_rows"],
+            arranged(fixed < 0, torch.zeros_like(sequence, dtype=torch.bool)) & mask,
+            {name: features[name] for name in sorted(request.strategy.carried)},
+            plan.owners,
+        )
+    return Prompt(embeds, mask, positions, tuple(deepstack), selection, units)
 
 
 def _padding_last(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +257,7 @@ def _padding_last(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return sequence.gather(1, order), tokens.gather(1, order.unsqueeze(-1).expand_as(tokens))
 
 
-def _positions(old: Tensor, mask: Tensor, how: str) -> Tensor:
+def positions_left(old: Tensor, mask: Tensor, how: str) -> Tensor:
     """Position ids (R, B, L), as :meth:`tokenprune.hf.splice.Splice.positions` makes them."""
     counted = (mask.cumsum(1) - 1).clamp_min(0)
     if len(old) == 1 and how == "compact":
@@ -179,8 +275,17 @@ def visible(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask
 
 
-def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = False) -> Callable[..., Tensor]:
-    """The prefill: a function of :attr:`Prompt.tensors` that fills the cache and returns logits (B, V).
+def causal_mask(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What hides later tokens from earlier ones of prompts that are padded behind; None where attention does itself."""
+    if implementation(config) != "eager":
+        return None
+    length = mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    return visible(config, causal.expand(len(mask), 1, -1, -1), dtype)
+
+
+def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = False) -> Callable[..., Read]:
+    """The prefill: a function of :attr:`Prompt.tensors` that fills the cache.
 
     Where a compiler is to trace it, attention stays as transformers has it; else no mask is made that hides nothing.
     """
@@ -188,12 +293,11 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = Fals
     head = adapter.model.get_output_embeddings()
     name = cache_argument(model)
 
-    def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Tensor:
+    def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Read:
         extra: dict[str, Any] = {name: cache}
-        if implementation(model.config) == "eager":  # transformers makes its mask of numbers that the host sends
-            length = mask.shape[1]
-            causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-            extra["attention_mask"] = visible(model.config, causal.expand(len(mask), 1, -1, -1), embeds.dtype)
+        # transformers makes the one for eager attention of numbers that the host sends
+        if (causal := causal_mask(model.config, mask, embeds.dtype)) is not None:
+            extra["attention_mask"] = causal
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
         with dense_deepstack(model), nullcontext() if traced else tapped(model.config, {}):
@@ -204,8 +308,7 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = Fals
                 **extra,
             ).last_hidden_state
         last = (mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-        logits: Tensor = head(hidden.gather(1, last)[:, 0])
-        return logits
+        return Read(head(hidden.gather(1, last)[:, 0]), (mask,), (positions,))
 
     return prefill
 
@@ -232,31 +335,42 @@ class Step:
     ----------
     token : int64 Tensor, (B, 1)
         The last token.
-    position : int64 Tensor, (B, 1)
-        Its position id.
-    seen : bool Tensor, (B, 1, 1, C)
-        Places of the cache that hold real tokens.
+    positions : tuple of int64 Tensor, (B, 1)
+        Its position id, for each stretch of layers.
+    seen : tuple of bool Tensor, (B, 1, 1, C)
+        Places of the cache that hold real tokens, for each stretch.
     done : bool Tensor, (B, 1)
         Rows that have ended.
     """
 
     token: Tensor
-    position: Tensor
-    seen: Tensor
+    positions: tuple[Tensor, ...]
+    seen: tuple[Tensor, ...]
     done: Tensor
 
     @classmethod
-    def empty(cls, batch: int, capacity: int, device: torch.device) -> Step:
+    def empty(cls, batch: int, capacity: int, device: torch.device, stretches: int = 1) -> Step:
         """Room for a batch."""
         number = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         seen = torch.zeros(batch, 1, 1, capacity, dtype=torch.bool, device=device)
-        return cls(number, number.clone(), seen, torch.zeros_like(number, dtype=torch.bool))
+        return cls(
+            number,
+            tuple(number.clone() for _ in range(stretches)),
+            tuple(seen.clone() for _ in range(stretches)),
+            torch.zeros_like(number, dtype=torch.bool),
+        )
 
-    def begin(self, mask: Tensor, positions: Tensor) -> None:
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (self.token, *self.positions, *self.seen, self.done)
+
+    def begin(self, read: Read) -> None:
         """Stand right behind a prompt."""
-        self.seen.zero_()
-        self.seen[:, 0, 0, : mask.shape[1]] = mask
-        self.position.copy_(next_position(positions[-3:], mask).unsqueeze(-1))
+        for seen, position, mask, positions in zip(self.seen, self.positions, read.masks, read.positions, strict=True):
+            seen.zero_()
+            seen[:, 0, 0, : mask.shape[1]] = mask
+            position.copy_(next_position(positions[-3:], mask).unsqueeze(-1))
         self.done.zero_()
 
     def take(self, logits: Tensor, ends: Tensor, pad: int) -> Tensor:
@@ -267,24 +381,34 @@ class Step:
         return best
 
 
-def decode_step(adapter: ModelAdapter, cache: FixedCache, step: Step, ends: Tensor, pad: int) -> Callable[[], Tensor]:
+def decode_step(
+    adapter: ModelAdapter,
+    cache: FixedCache,
+    step: Step,
+    ends: Tensor,
+    pad: int,
+    hooked: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Callable[[], Tensor]:
     """One greedy step: feeds the last token, moves on, and returns the next one, (B, 1)."""
     model: Any = adapter.language_model
     embed, head = adapter.model.get_input_embeddings(), adapter.model.get_output_embeddings()
     name = cache_argument(model)
 
     def advance() -> Tensor:
-        step.seen.index_fill_(3, cache.place, True)
-        positions = step.position
-        hidden = model(
-            inputs_embeds=embed(step.token),
-            attention_mask=visible(model.config, step.seen, embed.weight.dtype),
-            position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
-            use_cache=True,
-            **{name: cache},
-        ).last_hidden_state
+        for seen in step.seen:
+            seen.index_fill_(3, cache.place, True)
+        positions = step.positions[0]
+        with hooked():
+            hidden = model(
+                inputs_embeds=embed(step.token),
+                attention_mask=visible(model.config, step.seen[0], embed.weight.dtype),
+                position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
+                use_cache=True,
+                **{name: cache},
+            ).last_hidden_state
         token = step.take(head(hidden[:, -1]), ends, pad)
-        step.position.add_(1)
+        for position in step.positions:
+            position.add_(1)
         cache.place.add_(1)
         return token
 

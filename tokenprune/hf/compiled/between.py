@@ -1,0 +1,377 @@
+"""Strategies between layers, in fixed shapes: with a fixed budget every event leaves as many tokens as its rule says.
+
+The same acts as in :mod:`tokenprune.hf.layerwise`, but nothing is read back from the device: sequences are padded
+behind their ends, and where tokens stand is told by tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.indexing import gather_tokens, left_aligned
+from tokenprune.core.layer_kinds import LayerContext
+from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
+from tokenprune.hf.attention_tap import Tap, tapped
+from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.plan import NOWHERE
+from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left, visible
+from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
+from tokenprune.hf.patching import replaced
+from tokenprune.hf.request import Request
+
+if TYPE_CHECKING:
+    from tokenprune.hf.compiled.cache import FixedCache
+
+__all__ = ["Between", "decoding", "read_prompt_between"]
+
+
+@dataclass(frozen=True)
+class Between:
+    """What the host knows of a schedule on prompts of one shape.
+
+    Attributes
+    ----------
+    schedule : LayerSchedule
+    events : dict
+        Layer -> event after it.
+    context : LayerContext
+        Before the first layer.
+    text : int
+        No unit has more text behind it.
+    """
+
+    schedule: LayerSchedule
+    events: dict[int, LayerEvent]
+    context: LayerContext
+    text: int
+
+    @classmethod
+    def of(cls, request: Request, keep: tuple[int, ...], entered: tuple[int, ...], text: int) -> Between:
+        """Place a request's schedule in its model."""
+        assert isinstance(request.strategy, LayerSchedule)
+        schedule = replace(request.strategy, positions=request.positions)
+        layers = len(list(request.adapter.language_model.get_submodule("layers").children()))
+        # nothing reads what an event after the last layer would leave
+        events = {layer: event for layer, event in schedule.placed(layers) if layer < layers - 1}
+        return cls(schedule, events, schedule.begin(keep, entered, layers), text)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What has to be equal for prompts to run through the same program."""
+        return self.context.keep, self.context.entered, self.text
+
+    @property
+    def stretches(self) -> tuple[int, ...]:
+        """First layers of the stretches that see the same tokens."""
+        context, found = self.context, [0]
+        for layer, event in self.events.items():
+            context = replace(context, layer=layer)
+            counts = event.counts(context)
+            left = tuple(event.left(*pair) for pair in zip(counts, context.present, strict=True))
+            if counts != context.present:
+                found.append(layer + 1)
+            context = replace(context, present=left)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Layers that see the same tokens.
+
+    Attributes
+    ----------
+    first : int
+    mask : bool Tensor, (B, M)
+    positions : int64 Tensor, (R, B, M)
+    source : int64 Tensor, (B, M)
+        Place of each token among those that entered the language model.
+    text : bool Tensor, (B, M)
+    visual : int64 Tensor, (U, K)
+        Places of the units' tokens, -1 as padding.
+    origin : int64 Tensor, (U, K)
+        Their places among the unit's tokens before any selection.
+    """
+
+    first: int
+    mask: Tensor
+    positions: Tensor
+    source: Tensor
+    text: Tensor
+    visual: Tensor
+    origin: Tensor
+
+
+class _Pass:
+    """One prefill under way."""
+
+    def __init__(self, between: Between, model: Any, units: Units, mask: Tensor, positions: Tensor) -> None:
+        self.between, self.model, self.units = between, model, units
+        self.context = between.context
+        source = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        self.stretches = [_Stretch(0, mask, positions, source, units.text, units.places, units.origin)]
+        self.captured: dict[str, Tensor] = {}
+        self._sliced: dict[str, Any] = {}
+
+    @property
+    def now(self) -> _Stretch:
+        """The stretch of the layer that runs next."""
+        return self.stretches[-1]
+
+    def measure(self, embeds: Tensor) -> None:
+        """Take the schedule's measures of what enters."""
+        measures = self.between.schedule.measures
+        if measures:
+            needs = frozenset().union(*(measure.required_signals() for measure in measures))
+            features = self._features(needs, embeds, reads_text(needs))
+            self.context = self.between.schedule.measure(features, self.context)
+
+    def before_layer(
+        self, number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Act between layers, and give a layer what belongs to the tokens that are left."""
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if number - 1 in self.between.events:
+            hidden = self._act(number - 1, hidden)
+        if self.now.first == 0:
+            return None
+        if not self._sliced:
+            self._sliced = self._changes(hidden, kwargs)
+        if args:
+            return (hidden, *args[1:]), {**kwargs, **self._sliced}
+        return args, {**kwargs, **self._sliced, "hidden_states": hidden}
+
+    def tap(self, event: LayerEvent, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
+        """Note what an event reads of the layer before it."""
+        places, mask = self._places(), self.now.mask
+        self.captured = layer_signals(places, mask, event, query, key, scaling, more.get("softcap"))
+
+    def deepstack(self, hidden: Tensor, _places: Tensor, features: Tensor) -> Tensor:
+        """Add features of earlier encoder layers to the tokens that are left."""
+        return hidden + gather_tokens(features, self.now.source).to(hidden.dtype)
+
+    def _places(self) -> Places:
+        now, rows = self.now, self.units.rows
+        end = now.visual.amax(1, keepdim=True)
+        place = torch.arange(now.mask.shape[1], device=now.mask.device)
+        behind = now.text[rows] & (place > end)
+        text = place.where(behind, NOWHERE).sort(1).values[:, : self.between.text]
+        text = text.where(text < NOWHERE, -1)
+        return Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
+
+    def _features(self, needs: frozenset[str], states: Tensor, text: bool) -> Features:
+        places = self._places()
+        given: dict[str, Any] = {}
+        extra: dict[str, Tensor] = {}
+        for name, value in self.captured.items():
+            (given if name in SIGNALS else extra)[name] = value
+        if text:
+            given["text"] = places.of(states, places.text)
+        ids = self.now.positions[-1].unsqueeze(-1)
+        if "visual_positions" in needs:
+            extra["visual_positions"] = places.of(ids, places.visual).squeeze(-1)
+        if "text_positions" in needs:
+            extra["text_positions"] = places.of(ids, places.text).squeeze(-1)
+        if "rope_frequencies" in needs:
+            extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(places.rows), -1)
+        for name in sorted(needs & self.units.signals.keys()):
+            axis = SIGNALS[name].shape.split().index("n") if "n" in SIGNALS[name].shape.split() else None
+            signal = self.units.signals[name]
+            if axis is not None:
+                signal = gather_tokens(signal.movedim(axis, 1), self.now.origin).movedim(1, axis)
+            given[name] = signal
+        sizes = self.context.present
+        return Features(
+            places.of(states, places.visual),
+            visual_mask=places.visual >= 0 if len(set(sizes)) > 1 else None,
+            text_mask=places.text >= 0 if "text" in given else None,
+            extra=extra,
+            check=False,
+            sizes=sizes,
+            **given,
+        )
+
+    def _act(self, layer: int, hidden: Tensor) -> Tensor:
+        event = self.between.events[layer]
+        states = self.model.norm(hidden) if event.normed else hidden
+        before = self.context.present
+        features = self._features(event.requires, states, event.reads_text)
+        self.context = replace(self.context, layer=layer)
+        idle = event.counts(self.context) == before
+        selection, self.context = event.choose(features, self.context)
+        self.captured = {}
+        if idle:
+            return hidden
+        made = None if selection.merged is None else selection.merged.tokens
+        return self._shortened(layer, hidden, selection.sequence, made, before)
+
+    def _shortened(
+        self, layer: int, hidden: Tensor, sequence: Tensor, made: Tensor | None, before: tuple[int, ...]
+    ) -> Tensor:
+        now, rows = self.now, self.units.rows
+        batch, length = now.mask.shape
+        # kept tokens stand where kept tokens of their unit stood, in the order of the sequence
+        if made is not None:
+            order = (sequence < 0).to(torch.int8).argsort(dim=1, stable=True)
+            made = made.gather(1, order.unsqueeze(-1).expand_as(made))
+        sequence = left_aligned(sequence)
+        taken = gather_tokens(now.visual, sequence).masked_fill(sequence < 0, NOWHERE)
+        seats = taken.sort(1).values
+        place = torch.arange(length, device=hidden.device)
+        spare = torch.full((batch, length + 1), NOWHERE, device=hidden.device)  # one place more, for padding
+        spare[:, :length] = place.where(now.mask, NOWHERE)
+        gone = now.visual.where(now.visual >= 0, length)
+        spare = spare.index_put((rows.unsqueeze(1), gone), spare.new_full((), NOWHERE))
+        spare = spare.index_put((rows.unsqueeze(1), seats.clamp_max(length)), seats)
+        keys = spare[:, :length]
+        source = torch.cat([place.expand(batch, -1), keys.new_zeros(batch, 1)], 1)
+        source = source.index_put((rows.unsqueeze(1), seats.clamp_max(length)), taken.clamp_max(length - 1))
+        width = length - min(self._dropped(before))
+        order = keys.argsort(dim=1, stable=True)
+        mask = keys.gather(1, order)[:, :width] < NOWHERE
+        index = source[:, :length].gather(1, order)[:, :width]
+        inverse = torch.cat([order.argsort(dim=1), order.new_full((batch, 1), -1)], 1)
+        visual = inverse[rows.unsqueeze(1), seats.clamp_max(length)]
+        after = _Stretch(
+            layer + 1,
+            mask,
+            positions_left(now.positions.gather(2, index.expand(len(now.positions), -1, -1)), mask, self._how),
+            now.source.gather(1, index),
+            now.text.gather(1, index) & mask,
+            visual,
+            gather_tokens(now.origin, sequence).masked_fill(sequence < 0, -1),
+        )
+        self.stretches.append(after)
+        self._sliced = {}
+        hidden = gather_tokens(hidden, index)
+        if made is not None:
+            kept = torch.cat([hidden, hidden.new_zeros(batch, 1, hidden.shape[-1])], 1)
+            here = visual.where(visual >= 0, width)
+            hidden = kept.index_put((rows.unsqueeze(1), here), made.to(hidden.dtype))[:, :width]
+        return hidden
+
+    @property
+    def _how(self) -> str:
+        return self.between.schedule.positions
+
+    def _dropped(self, before: tuple[int, ...]) -> list[int]:
+        """Tokens that each sample loses."""
+        lost: dict[int, int] = dict.fromkeys(range(self.now.mask.shape[0]), 0)
+        for row, old, new in zip(self.units.owners, before, self.context.present, strict=True):
+            lost[row] += old - new
+        return list(lost.values())
+
+    def _changes(self, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Rotary embeddings, position ids and mask of the tokens that are left."""
+        now, positions = self.now, self.now.positions
+        plain = positions[0] if len(positions) == 1 else positions
+        if self._how == "compact" and len(positions) == 1:
+            rotary = self.model.rotary_emb(hidden, position_ids=plain)
+        else:
+            rotary = tuple(_rotary(part, now.source) for part in kwargs["position_embeddings"])
+        return {
+            "position_embeddings": rotary,
+            "position_ids": plain,
+            "attention_mask": causal_mask(self.model.config, now.mask, hidden.dtype),
+        }
+
+
+def _rotary(part: Tensor, source: Tensor) -> Tensor:
+    """Rows of a cosine or sine table, (1 or B, M, k), at ``source`` (B, m); several tables are stacked in front."""
+    if part.ndim > 3:
+        return torch.stack([_rotary(one, source) for one in part])
+    return gather_tokens(part.expand(source.shape[0], -1, -1), source)
+
+
+def read_prompt_between(
+    request: Request, cache: FixedCache, between: Between, owners: tuple[int, ...]
+) -> Callable[..., Read]:
+    """The prefill: a function of :attr:`Prompt.tensors` that acts between layers and fills the cache.
+
+    Parameters
+    ----------
+    request : Request
+    cache : FixedCache
+    between : Between
+    owners : tuple of int
+        The sample of each unit.
+    """
+    adapter = request.adapter
+    model: Any = adapter.language_model
+    head = adapter.model.get_output_embeddings()
+    name = cache_argument(model)
+
+    def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **more: Tensor) -> Read:
+        units = Units.recalled(more, owners)
+        run = _Pass(between, model, units, mask, positions)
+        run.measure(embeds)
+        deepstack = [value for key, value in more.items() if key.startswith("deepstack_")]
+        extra: dict[str, Any] = {name: cache}
+        if (own := causal_mask(model.config, mask, embeds.dtype)) is not None:
+            extra["attention_mask"] = own
+        if deepstack:
+            extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
+        with _acting(run, model):
+            hidden = model(
+                inputs_embeds=embeds,
+                position_ids=positions[0] if len(positions) == 1 else positions,
+                use_cache=True,
+                **extra,
+            ).last_hidden_state
+        last = (run.now.mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        logits = head(hidden.gather(1, last)[:, 0])
+        return Read(logits, tuple(s.mask for s in run.stretches), tuple(s.positions for s in run.stretches))
+
+    return prefill
+
+
+@contextmanager
+def _acting(run: _Pass, model: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for number, layer in enumerate(model.layers):
+            hook = layer.register_forward_pre_hook(partial(run.before_layer, number), with_kwargs=True)
+            stack.callback(hook.remove)
+        if hasattr(model, "_deepstack_process"):
+            stack.enter_context(replaced(vars(model), "_deepstack_process", run.deepstack))
+        taps: dict[nn.Module, Tap] = {
+            model.layers[layer].get_submodule("self_attn"): partial(run.tap, event)
+            for layer, event in run.between.events.items()
+            if event.requires & CAPTURED
+        }
+        stack.enter_context(tapped(model.config, taps))
+        yield
+
+
+def decoding(
+    model: Any, firsts: tuple[int, ...], seen: tuple[Tensor, ...], places: tuple[Tensor, ...], *, compact: bool
+) -> Callable[[], Any]:
+    """Hooks for a decoding step: each stretch looks at its own tokens, and counts its own positions if ``compact``."""
+
+    def hook(
+        stretch: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        changes: dict[str, Any] = {"attention_mask": visible(model.config, seen[stretch], hidden.dtype)}
+        if compact:
+            changes["position_ids"] = places[stretch]
+            changes["position_embeddings"] = model.rotary_emb(hidden, position_ids=places[stretch])
+        return args, {**kwargs, **changes}
+
+    @contextmanager
+    def hooked() -> Iterator[None]:
+        with ExitStack() as stack:
+            for number, layer in enumerate(model.layers):
+                stretch = sum(first <= number for first in firsts) - 1
+                if stretch:
+                    handle = layer.register_forward_pre_hook(partial(hook, stretch), with_kwargs=True)
+                    stack.callback(handle.remove)
+            yield
+
+    return hooked
