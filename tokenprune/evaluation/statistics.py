@@ -160,7 +160,8 @@ def paired_p_value(
 
     def size(flipped: Floats, axis: int) -> Floats:
         # sums of thirds in another order differ in their last bits, and count as equal
-        return np.round(np.abs(flipped.sum(axis)), 9)
+        rounded: Floats = np.round(np.abs(flipped.sum(axis)), 9)
+        return rounded
 
     if 2 ** len(sums) <= draws:
         # one sample: all patterns of signs
