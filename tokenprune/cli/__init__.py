@@ -50,7 +50,10 @@ def main() -> None:
     of ours keeps its traceback, in a file, and tells where.
     """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk shows here, and not while Python ends
     except StoppedError as error:
         _tell(f"\n{error}", 130)
     except KeyboardInterrupt:
@@ -60,7 +63,7 @@ def main() -> None:
     except BrokenPipeError:
         # whoever read the output has gone; Python would complain once more when it closes it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(1)
     except OSError as error:
         where = f"{str(error.filename)!r}: " if error.filename else ""
         way_out = _WAYS_OUT.get(error.errno or 0, "")

@@ -19,7 +19,7 @@ def compare(
     ] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 238,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Questions in all.")] = 238,
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",
@@ -27,7 +27,7 @@ def compare(
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     load: Annotated[
         list[Path] | None, typer.Option(help="A Python file that registers strategies or parts; runs it. Repeatable.")
     ] = None,

@@ -100,8 +100,8 @@ class SecondTurnError(UnsupportedError):
     """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
 
 
-class StoppedError(TokenPruneError):
-    """The user stopped a run (ctrl-C); what was done is kept, and the same command goes on."""
+class StoppedError(Exception):
+    """The user stopped a run (ctrl-C), which is nobody's mistake: what was done is kept, the same command goes on."""
 
 
 class TokenPruneWarning(UserWarning):

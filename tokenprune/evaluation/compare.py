@@ -31,6 +31,7 @@ from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import providers
 from tokenprune.results.lines import ANSWERS
@@ -153,8 +154,9 @@ def comparison(
     if strange := set(again) - {row.label for row in rows}:
         name = sorted(strange)[0]
         raise UnknownNameError(f"--again: no row {name!r}; {closest(name, {row.label for row in rows})}")
-    first = question_batch(model, processor, items[:1])
-    size = max(size for _, size in first.units)
+    with turn_of(model):
+        first = question_batch(model, processor, items[:1])
+        size = max(size for _, size in first.units)
     if large := [keep for keep in dict.fromkeys(budgets) if keep > size]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
     unmatched = _impossible(rows, first, items)
@@ -166,7 +168,8 @@ def comparison(
     record = provenance({**config, "match": match}, model, processor, items)
     folder_path = segment(out, record, new_segment)
     way_out = "use another --out, or --new-segment to keep both, apart"
-    with ResultFolder(folder_path, record, ANSWERS, way_out) as folder:
+    # a model serves one comparison at a time: they exchange functions of its layers
+    with turn_of(model), ResultFolder(folder_path, record, ANSWERS, way_out) as folder:
         rows, changed = _describe(folder, rows, again)
         for label in changed:
             note(f"{label} is not what it was when {str(folder_path)!r} was filled: it is asked again")

@@ -47,7 +47,10 @@ def failure(label: str, keep: int, strategy: object, error: BaseException) -> Fa
     """Make one from what was raised."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     story = "".join(traceback.format_exception(error))
-    return Failure(label, keep, f"{type(error).__name__}: {first}", ", ".join(providers(strategy)), story)
+    own, *others = providers(strategy) or [""]
+    # what is composed of our parts and theirs fails in theirs, as far as anybody can tell
+    whose = ", ".join(others or [own]) if own.startswith("tokenprune-vlm ") else ", ".join([own, *others])
+    return Failure(label, keep, f"{type(error).__name__}: {first}", whose, story)
 
 
 def told(failed: Sequence[Failure], out: Path) -> list[str]:

@@ -29,7 +29,11 @@ def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str,
         full = {"full": cells["full", group, 0]}
         if ablation.figure == "heatmap":
             for keep in budgets:
-                found = {(v.place[0], v.place[1]): cells[v.label, group, keep] for v in ablation.variants}
+                found = {
+                    (v.place[0], v.place[1]): cells[v.label, group, keep]
+                    for v in ablation.variants
+                    if (v.label, group, keep) in cells
+                }
                 title = f"{where}, {keep} tokens"
                 out.append((title, heatmap(found, ablation.values_of(0), ablation.values_of(1), title)))
             continue
@@ -38,14 +42,21 @@ def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str,
             title = where if second is None else f"{where}, {ablation.axes[1]} {second}"
             if ablation.figure == "sweep":
                 ticks = [v.place[0] for v in variants]
-                lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
+                lines = {
+                    f"{k} tokens": {
+                        v.place[0]: cells[v.label, group, k] for v in variants if (v.label, group, k) in cells
+                    }
+                    for k in budgets
+                }
                 title += f", by {ablation.axes[0]}"
             else:
                 ticks = [f"{keep} tokens" for keep in budgets]
                 named = {v.place[0]: v.label for v in variants} | {"random": "random"}
                 lines = {
-                    name: {f"{k} tokens": cells[label, group, k] for k in budgets} for name, label in named.items()
+                    name: {f"{k} tokens": cells[label, group, k] for k in budgets if (label, group, k) in cells}
+                    for name, label in named.items()
                 }
+            lines = {name: line for name, line in lines.items() if line}  # a variant that broke has none
             out.append((title, chart(lines, ticks, title, full)))
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def parsed(text: str | bytes, where: str) -> dict[str, Any]:
             text.decode("utf-8") if isinstance(text, bytes) else text,
             object_pairs_hook=_each_once,
             parse_constant=_no_number,
+            parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is damaged ({error}); mend it, or use another --out") from None
@@ -61,6 +63,13 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _no_number(text)
+    return number
 
 
 def _no_number(name: str) -> Any:
