@@ -15,11 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from typing import Any
 
-<<<<<<< HEAD
-__all__ = ["arguments_of", "replaced", "turn_of"]
-=======
-__all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in"]
->>>>>>> main
+__all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in", "turn_of"]
 
 _NOTHING = object()
 
