@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 import tokenprune as tp
-from tests.models.conftest import QUESTIONS, N
+from tests.support.llava import QUESTIONS, N
 from tokenprune.cli import app
 from tokenprune.components.salience import SignalScore
 from tokenprune.core.errors import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.families.conftest import batch_of, families, model_of
+from tests.support.families import batch_of, families, model_of
 from tokenprune.core.errors import TokenPruneWarning
 from tokenprune.diagnostics.laws import forward
 from tokenprune.hf.adapters import adapter_for

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.models.conftest import QUESTIONS, N
+from tests.support.llava import QUESTIONS, N
 from tokenprune.zoo.tiny import tiny_llava
 
 PACKAGE = Path(__file__).parents[1] / "plugin_package/tokenprune_example_plugin"

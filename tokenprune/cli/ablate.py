@@ -15,12 +15,12 @@ __all__ = ["ablate"]
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Questions of each ablation.")] = 200,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -31,6 +31,7 @@ def ablate(
     from tokenprune.evaluation.ablation import ablation_table
     from tokenprune.evaluation.ablation_config import CONFIGS, ablations
     from tokenprune.evaluation.compare import environment
+    from tokenprune.evaluation.failures import Failure, told
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
 
@@ -45,9 +46,10 @@ def ablate(
     for note in notes:
         to.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
-    done = []
+    done, all_well = [], True
     for ablation in chosen:
-        with progress(to, ablation.name) as told:
+        broken: list[Failure] = []
+        with progress(to, ablation.name) as moved:
             rows = run_ablation(
                 loaded,
                 processor,
@@ -57,10 +59,16 @@ def ablate(
                 {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
                 facts=facts,
                 batch_size=batch_size,
-                progress=told,
+                broke=broken.append,
+                progress=moved,
             )
         write_figure(out / ablation.name, ablation, rows)
         to.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
+        for line in told(broken, out / ablation.name):
+            typer.echo(line, err=True)
+        all_well = all_well and not broken
     write_page(out, done, facts, notes)
     to.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    if not all_well:
+        raise typer.Exit(1)

@@ -192,7 +192,7 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
         picture = dimmed(looked.picture, view.kept, looked.grids, side)
         color = "black"
         if question is not None:
-            _outline(picture, question.boxes, looked.size)
+            _outline(picture, question.boxes or (), looked.size)
             color = RIGHT if is_correct(view.answer, question.answer, question.choices) else WRONG
         note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
         return Cell(picture, view.answer or "(nothing)", note, color)

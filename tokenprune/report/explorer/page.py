@@ -80,7 +80,7 @@ def as_data(one: Exploration) -> dict[str, Any]:
         "question": one.question if known is None else known.text,
         "expected": None if known is None else known.answer,
         "picture": _embedded(one.looked.picture),
-        "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes]
+        "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes or ()]
         if known
         else [],
         "grids": [[grid.height, grid.width, start] for grid, start in zip(one.grids, starts, strict=False)],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.models.conftest import QUESTIONS, N
+from tests.support.llava import QUESTIONS, N
 from tokenprune.components.salience import SignalScore
 from tokenprune.core.errors import ConfigError, MissingSignalError, UnknownNameError, UnsupportedError
 from tokenprune.core.features import signal_of

@@ -9,7 +9,7 @@ import torch
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from tests.families.conftest import CASES, batch_of, cases, model_of
+from tests.support.families import CASES, batch_of, cases, model_of
 from tokenprune.core.features import signal_of
 from tokenprune.diagnostics.laws import forward
 from tokenprune.hf.adapters import Block, Observation, adapter_for
