@@ -7,19 +7,31 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+
 __all__ = ["ablate"]
 
 
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 200,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each ablation; 200, of --data all.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
+    data: Data = None,
+    columns: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
+    skip_unreadable: SkipUnreadable = False,
+    max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
@@ -27,7 +39,7 @@ def ablate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import default_model, notes_on, scene_items
+    from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
     from tokenprune.evaluation.compare import environment
@@ -53,17 +65,36 @@ def ablate(
         TimeRemainingColumn(),
     )
     for ablation in chosen:
+        asked = questions(
+            data,
+            families=ablation.families if data is None else None,
+            limit=200 if data is None and limit is None else limit,
+            seed=seed,
+            columns=columns,
+            images=images,
+            split=split,
+            prompt=prompt,
+            metric=metric,
+            skip_unreadable=skip_unreadable,
+            max_new_tokens=max_new_tokens,
+        )
+        if data is not None:
+            # the paper's numbers are about other questions
+            ablation = ablation.about(dict.fromkeys(item.task for item in asked.items))  # noqa: PLW2901
+        for note in asked.notes:
+            console.print(note, style="bold yellow", markup=False)
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(ablation.name)
             rows = run_ablation(
                 loaded,
                 processor,
                 ablation,
-                scene_items(ablation.families, limit, seed),
+                asked.items,
                 out / ablation.name,
-                {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
+                {"model": model_name, "dtype": dtype, **asked.config},
                 facts=facts,
                 batch_size=batch_size,
+                max_new_tokens=asked.max_new_tokens,
                 progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
                     t, completed=count, total=total, description=what
                 ),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
 from tokenprune.cli.options import numbers, words_or_all
 
 __all__ = ["compare"]
@@ -17,7 +18,7 @@ def compare(
     strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated; 'all' for every one.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 238,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions in all; 238, of --data all.")] = None,
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",
@@ -26,6 +27,14 @@ def compare(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    data: Data = None,
+    columns: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
+    skip_unreadable: SkipUnreadable = False,
+    max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
@@ -33,7 +42,7 @@ def compare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tokenprune.core.matching import checked_match
-    from tokenprune.data.items import default_model, notes_on, scene_items
+    from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.compare import answers_in, environment
     from tokenprune.evaluation.compare import compare as run_comparison
     from tokenprune.evaluation.conditions import conditions
@@ -47,9 +56,22 @@ def compare(
     keeps = numbers("--budgets", budgets)
     chosen = words_or_all("--strategies", strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
-    items = scene_items(words_or_all("--families", families), limit, seed)
+    asked = questions(
+        data,
+        families=words_or_all("--families", families),
+        limit=limit,
+        seed=seed,
+        columns=columns,
+        images=images,
+        split=split,
+        prompt=prompt,
+        metric=metric,
+        skip_unreadable=skip_unreadable,
+        max_new_tokens=max_new_tokens,
+    )
+    items = asked.items
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
-    notes = notes_on(name)
+    notes = notes_on(name) + asked.notes
     console = Console(width=None if Console().is_terminal else 160)
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
@@ -67,10 +89,11 @@ def compare(
             processor,
             items,
             out,
-            {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
+            {"model": name, "dtype": dtype, **asked.config},
             strategies=chosen,
             budgets=keeps,
             batch_size=batch_size,
+            max_new_tokens=asked.max_new_tokens,
             match=matched,
             note=notes.append,
             facts=(facts := environment(name, device, dtype, seed) | {"match": matched}),

@@ -43,6 +43,7 @@ KINDS: Final = {
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",
+    "metrics": "metric",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -99,6 +99,10 @@ class Ablation:
     def families(self) -> list[str]:
         """Families of questions that any group asks."""
         return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
+
+    def about(self, tasks: Iterable[str]) -> Ablation:
+        """The same for other questions: a group a task, and no published numbers, which are about others."""
+        return replace(self, groups={task: (task,) for task in tasks}, paper={})
 
     def values_of(self, axis: int) -> list[str]:
         """Values of an axis, as shown, in order."""
@@ -304,6 +308,7 @@ def ablate(
     *,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    max_new_tokens: int = 6,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -321,6 +326,7 @@ def ablate(
     facts : mapping, optional
         Environment, for the table.
     batch_size : int, default 16
+    max_new_tokens : int, default 6
     progress : callable
     """
     rows = ablation.rows()
@@ -333,6 +339,7 @@ def ablate(
         strategies=rows,
         budgets=ablation.budgets,
         batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
         facts=facts,
         progress=progress,
     )

@@ -53,6 +53,7 @@ def compare(
     strategies: Sequence[str | Mapping[str, Any]] | None = None,
     budgets: Sequence[int] = (192, 128, 64, 32),
     batch_size: int = 16,
+    max_new_tokens: int = 6,
     match: Match = "kept",
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
@@ -74,6 +75,8 @@ def compare(
         default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
+    max_new_tokens : int, default 6
+        Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
         visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
@@ -111,7 +114,7 @@ def compare(
     with ResultFolder(out, {**config, "match": match, "weights": weights_fingerprint(model)}) as folder:
         for label in _describe(folder, rows):
             note(f"{label} is not what it was when {str(out)!r} was filled: it is asked again")
-        ask(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=progress)
+        ask(model, processor, items, rows, folder, batch_size=batch_size, max_new_tokens=max_new_tokens, match=match, progress=progress)
         lines = answers_in(out, {item.id for item in items})
         table = summarize(lines)
         missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
