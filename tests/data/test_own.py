@@ -50,7 +50,7 @@ def test_an_option_is_named_by_number_letter_or_text(table: Write, answer: Any) 
 
 
 def test_an_option_may_be_a_number(table: Write) -> None:
-    """"1" in a cell is the option that reads so, not the second."""
+    """ "1" in a cell is the option that reads so, not the second."""
     (item,) = load_data(table([ROWS[2] | {"answer": "1", "choices": ["1", "2"]}])).items
     assert item.question.answer == "A"
 
@@ -137,7 +137,10 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "no answer": ([ROWS[1] | {"answer": None}], r"mine\.jsonl:1: 'answer' holds no answer"),
     "no picture": ([ROWS[1] | {"image": ""}], r"mine\.jsonl:1: 'image' holds no picture"),
     "no option": ([ROWS[2] | {"answer": 2}], r"mine\.jsonl:1: the answer 2 is no option.*\['cat', 'dog'\]"),
-    "boxes": ([ROWS[3] | {"boxes": [[9, 2, 3, 4]]}], r"mine\.jsonl:1: 'boxes' is a list of \[left, top, right, bottom\]"),
+    "boxes": (
+        [ROWS[3] | {"boxes": [[9, 2, 3, 4]]}],
+        r"mine\.jsonl:1: 'boxes' is a list of \[left, top, right, bottom\]",
+    ),
     "same id": ([ROWS[0], ROWS[1] | {"id": "1"}], r"mine\.jsonl:2: the id '1' is that of .*mine\.jsonl:1 too"),
     "no column": ([{"image": "a.png", "question": "What?"}], r"no column for the answer; say which with --map answer="),
     "video": ([{"video": "a.mp4", "question": "What?", "answer": "x"}], r"'video' is about videos"),

@@ -16,6 +16,7 @@ from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
+from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
 from tokenprune.core.errors import TokenPruneError
 
@@ -37,6 +38,7 @@ app.command("doctor")(doctor)
 app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
+app.command("table")(table)
 app.add_typer(scenes, name="scenes")
 
 

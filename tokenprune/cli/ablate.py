@@ -15,9 +15,7 @@ __all__ = ["ablate"]
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Questions of each ablation; 200, of --data all.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each ablation; 200, of --data all.")] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -80,7 +78,7 @@ def ablate(
         )
         if data is not None:
             # the paper's numbers are about other questions
-            ablation = ablation.about(dict.fromkeys(item.task for item in asked.items))  # noqa: PLW2901
+            ablation = ablation.about(dict.fromkeys(item.task for item in asked.items))
         for note in asked.notes:
             console.print(note, style="bold yellow", markup=False)
         with Progress(*columns, console=console, transient=True) as bar:

@@ -93,7 +93,8 @@ def show(
         for view in row:
             typer.echo(f"{view.strategy} at {view.keep}: {view.answer}")
     if others:
-        typer.echo("\nother questions about this picture:")
+        hint = " (give one as QUESTION, or its type)" if data is None else ""
+        typer.echo(f"\nother questions about this picture{hint}:")
         for other in others:
             typer.echo(f"  {other.family}/{other.subfamily}: {other.text}  {other.answer}")
     typer.echo(f"\n{out}")

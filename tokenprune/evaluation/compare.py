@@ -114,7 +114,17 @@ def compare(
     with ResultFolder(out, {**config, "match": match, "weights": weights_fingerprint(model)}) as folder:
         for label in _describe(folder, rows):
             note(f"{label} is not what it was when {str(out)!r} was filled: it is asked again")
-        ask(model, processor, items, rows, folder, batch_size=batch_size, max_new_tokens=max_new_tokens, match=match, progress=progress)
+        ask(
+            model,
+            processor,
+            items,
+            rows,
+            folder,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            match=match,
+            progress=progress,
+        )
         lines = answers_in(out, {item.id for item in items})
         table = summarize(lines)
         missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]

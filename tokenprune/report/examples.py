@@ -127,7 +127,9 @@ def example_sheets(
         random = as_drawn(item.image_id, pictures.units[0][1])
         question = item.question
         strategies = [build(example.strategy), random]
-        looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match, prompt=question.prompt)
+        looked = look(
+            model, processor, item.image(), question.text, strategies, budgets, match=match, prompt=question.prompt
+        )
         title = f"{question.text} (right answer: {question.answer})"
         drawn = pruning_sheet(looked, title, question, side)
         sides = ("right", "wrong") if example.won else ("wrong", "right")

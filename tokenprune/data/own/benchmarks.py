@@ -61,7 +61,9 @@ BENCHMARKS = {
     for one in (
         Benchmark("pope", "POPE", "yes-no", "test", "lmms-lab/POPE", "", _ONE_WORD),
         Benchmark("gqa", "GQA", "exact", "testdev", "lmms-lab/GQA", "testdev_balanced_instructions", _ONE_WORD),
-        Benchmark("mme", "MME", "mme", "test", "lmms-lab/MME", "", _ONE_WORD, {"id": "none"}, " Please answer yes or no."),
+        Benchmark(
+            "mme", "MME", "mme", "test", "lmms-lab/MME", "", _ONE_WORD, {"id": "none"}, " Please answer yes or no."
+        ),
         Benchmark("textvqa", "TextVQA", "vqa", "validation", "lmms-lab/textvqa", "", _ONE_WORD),
         Benchmark(
             "scienceqa",

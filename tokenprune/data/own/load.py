@@ -138,7 +138,11 @@ class _Reader:
         if question.boxes is not None and len(sources) > 1:
             raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows {len(sources)}")
         image_id = self._get(row, "image_id")
-        named = str(image_id) if image_id not in (None, "") else "+".join(_named(s, self.images or row.folder) for s in sources)
+        named = (
+            str(image_id)
+            if image_id not in (None, "")
+            else "+".join(_named(s, self.images or row.folder) for s in sources)
+        )
         if key in self.where:
             raise ConfigError(
                 f"{row.where}: the id {key!r} is that of {self.where[key]} too; name a column of ids with "
