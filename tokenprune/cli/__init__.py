@@ -16,7 +16,9 @@ from tokenprune.cli.bench import bench
 from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
+from tokenprune.cli.explore import explore
 from tokenprune.cli.listing import listing
+from tokenprune.cli.new import new
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.theory import theory
@@ -33,10 +35,12 @@ app = typer.Typer(
 )
 app.command("compare")(compare)
 app.command("show")(show)
+app.command("explore")(explore)
 app.command("ablate")(ablate)
 app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)
+app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
 app.command("verify")(verify)

@@ -78,6 +78,6 @@ def ablate(
             typer.echo(line, err=True)
         all_well = all_well and not broken
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg in {out}/NAME", markup=False)
+    console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
     if not all_well:
         raise typer.Exit(1)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.subject import subject
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from tokenprune.data.scenes import Question
 
 __all__ = ["show"]
 
@@ -49,7 +47,7 @@ def show(
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
-    picture, asked, others = _subject(image, question)
+    picture, asked, others = subject(image, question)
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     for note in notes_on(name):
@@ -71,35 +69,6 @@ def show(
         for other in others:
             typer.echo(f"  {other.family}/{other.subfamily}: {other.text}  {other.answer}")
     typer.echo(f"\n{out}")
-
-
-def _subject(image: str, question: str | None) -> tuple[Image.Image, str | Question, Sequence[Question]]:
-    """Picture, question, and what else could be asked."""
-    from tokenprune.core.errors import ConfigError
-    from tokenprune.data.images import open_image
-
-    if not image.startswith("scene:"):
-        if not (question or "").strip():
-            raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
-        return open_image(image), str(question), ()
-    from tokenprune.data.scenes import FAMILIES, scene
-
-    seed, _, index = image.removeprefix("scene:").partition("/")
-    if not (seed.isdecimal() and index.isdecimal()):
-        raise ConfigError(f"IMAGE {image!r}: a scene is scene:SEED/INDEX with two numbers, e.g. scene:0/3")
-    found = scene(int(seed), int(index))
-    if question is None:
-        asked: str | Question = found.questions[0]
-    else:
-        known: dict[str, Question] = {}
-        for one in found.questions:
-            for name in (one.family, f"{one.family}/{one.subfamily}", one.text):
-                known.setdefault(name, one)
-        if question not in known and question.partition("/")[0] in FAMILIES:
-            types = ", ".join(f"{q.family}/{q.subfamily}" for q in found.questions)
-            raise ConfigError(f"QUESTION {question!r}: this scene knows none of that type; it knows {types}")
-        asked = known.get(question, question)
-    return found.image, asked, [q for q in found.questions if q != asked]
 
 
 def _save(drawn: Image.Image, out: Path) -> None:

@@ -130,7 +130,8 @@ def comparison(
         Whether a run that differs from what ``out`` holds goes into a folder of its own, ``out/segments/<run>``, and is
         not refused.
     note : callable
-        Called with what a reader must know: rows that cannot be matched, which are left out. Warns by default.
+        Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
+        follow from the data and are not the budget. Warns by default.
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
@@ -188,6 +189,9 @@ def comparison(
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
         about = {**(facts or {}), **_about(record), "match": match}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
+        document["own_counts"] = _own_counts(rows, table)
+        for said in document["own_counts"]:
+            note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
         write_failures(folder_path, failed)
         write_atomically(folder_path / "summary.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return Comparison(folder_path, table, document, failed)
@@ -307,6 +311,18 @@ def _impossible(
             why = "where tokens of pictures cut into tiles lie is not known"
         if why is not None:
             found[row.label, row.keep] = why
+    return found
+
+
+def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+    """Rows that keep other counts than the budget, because these follow from the data."""
+    left = {(row.strategy, row.keep): row.kept_tokens for row in table if (row.task, row.metric) == ("all", "accuracy")}
+    found = []
+    for row in rows:
+        kept = left.get((row.label, row.keep))
+        if row.strategy is not None and row.strategy.own_counts and kept is not None and kept != row.keep:
+            budget = "aimed at" if row.strategy.uses_budget else "free"
+            found.append({"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept})
     return found
 
 

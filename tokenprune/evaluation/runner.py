@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import NonFiniteError
 from tokenprune.core.matching import Match, matched_keep
-from tokenprune.core.strategy import AnyStrategy
+from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import RANDOM, Condition
@@ -79,13 +79,14 @@ def ask(
     following = _following(items)
     total, count = sum(row.asks(item.question) for row in rows for item in items), 0
     failed: dict[tuple[str, int], Failure] = {}
+    strategies = [row.strategy for row in rows if row.strategy is not None]
     for batch in batches(items, batch_size):
         wanted = [(row, _wanted(row, batch, done)) for row in rows]
         todo = [(row, samples) for row, samples in wanted if samples]
         count += sum(row.asks(i.question) and i.id not in samples for row, samples in wanted for i in batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run)
+        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
                 progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
@@ -133,7 +134,11 @@ def _following(items: Sequence[Item]) -> dict[str, Item | None]:
 
 
 def question_batch(
-    model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()
+    model: Any,
+    processor: Any,
+    batch: Sequence[Item],
+    others: Sequence[Image.Image] = (),
+    strategies: Sequence[AnyStrategy] = (),
 ) -> QuestionBatch:
     """The pictures that some questions are about."""
     painted = {item.image_id: item.image() for item in batch}
@@ -144,6 +149,7 @@ def question_batch(
         [item.image_id for item in batch],
         [item.question.text for item in batch],
         others,
+        strategies,
     )
 
 
@@ -151,14 +157,21 @@ class _Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all conditions."""
 
     def __init__(
-        self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None, run: str
+        self,
+        model: Any,
+        processor: Any,
+        batch: Sequence[Item],
+        match: Match,
+        stranger: Item | None,
+        run: str,
+        strategies: Sequence[AnyStrategy],
     ) -> None:
         self.model, self.processor, self.batch, self.match, self.run = model, processor, batch, match, run
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
         others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
-        self.pictures = question_batch(model, processor, batch, others)
+        self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
 
@@ -167,7 +180,8 @@ class _Asked:
         strategy = row.for_batch(self.units, self.wanted)
         if strategy is not None and strategy is row.strategy:
             strategy = self.shared_work.once(strategy)
-        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0)
+        inside = isinstance(strategy, Strategy) and strategy.stage is not None
+        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0, inside)
         pruning: Any = (
             nullcontext(Run())
             if strategy is None

@@ -15,7 +15,7 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.registry import build
-from tokenprune.core.strategy import AnyStrategy
+from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.metrics import is_correct
@@ -45,6 +45,9 @@ class View:
         whose place it takes.
     layer_average : float
         Visual tokens that a decoder layer processed on average.
+    stages : tuple of (int, tuple of int)
+        Where the strategy acts between layers: the layer after which it did, and which of the tokens that were there
+        went on, in their new order.
     """
 
     strategy: str
@@ -52,6 +55,7 @@ class View:
     answer: str
     kept: tuple[int, ...]
     layer_average: float
+    stages: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Look:
     full : View
     views : tuple of tuple of View
         A row a budget, a column a strategy.
+    n_layers : int
+        Decoder layers.
     """
 
     picture: Image.Image
@@ -76,6 +82,7 @@ class Look:
     grids: tuple[Grid, ...]
     full: View
     views: tuple[tuple[View, ...], ...]
+    n_layers: int
 
 
 def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
@@ -135,32 +142,37 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = QuestionBatch(model, processor, [image], ["picture"], [question])
+    pictures = QuestionBatch(model, processor, [image], ["picture"], [question], strategies=built)
     if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
         raise UnsupportedError(
             f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
         )
     n = pictures.units[0][1]
     n_layers = model.config.get_text_config().num_hidden_layers
-    shown = pictures.shown(0)
+    shown, pixels = pictures.shown(0), pictures.shown(0, True)
 
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
+        used = shown
         if strategy is not None:
             asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
-            pruning = attach(model, strategy, asked_for, processor=processor, encoded=shown.encoded)
+            used = pixels if isinstance(strategy, Strategy) and strategy.stage is not None else shown
+            pruning = attach(model, strategy, asked_for, processor=processor, encoded=used.encoded)
         with pruning as run:
-            out = model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            out = model.generate(**used.inputs, max_new_tokens=max_new_tokens, do_sample=False)
         said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         answer = " ".join(said.split())
         if strategy is None:
             return View("full", 0, answer, tuple(range(n)), float(n))
         prefill = run.history[-1]
         left, average = prefill.selection.row(0), layer_average(prefill.layer_tokens[0])
-        return View(strategy.name, keep, answer, tuple(left), average)
+        stages = tuple(
+            (stage.layer, tuple(int(i) for i in stage.sequence[0].tolist() if i >= 0)) for stage in prefill.stages
+        )
+        return View(strategy.name, keep, answer, tuple(left), average, stages)
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
-    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views)
+    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views, n_layers)
 
 
 def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:

@@ -1,0 +1,42 @@
+"""IMAGE and QUESTION on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tokenprune.data.scenes import Question
+
+__all__ = ["subject"]
+
+
+def subject(image: str, question: str | None) -> tuple[Image.Image, str | Question, Sequence[Question]]:
+    """Picture, question, and what else could be asked."""
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.images import open_image
+
+    if not image.startswith("scene:"):
+        if not (question or "").strip():
+            raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
+        return open_image(image), str(question), ()
+    from tokenprune.data.scenes import FAMILIES, scene
+
+    seed, _, index = image.removeprefix("scene:").partition("/")
+    if not (seed.isdecimal() and index.isdecimal()):
+        raise ConfigError(f"IMAGE {image!r}: a scene is scene:SEED/INDEX with two numbers, e.g. scene:0/3")
+    found = scene(int(seed), int(index))
+    if question is None:
+        asked: str | Question = found.questions[0]
+    else:
+        known: dict[str, Question] = {}
+        for one in found.questions:
+            for name in (one.family, f"{one.family}/{one.subfamily}", one.text):
+                known.setdefault(name, one)
+        if question not in known and question.partition("/")[0] in FAMILIES:
+            types = ", ".join(f"{q.family}/{q.subfamily}" for q in found.questions)
+            raise ConfigError(f"QUESTION {question!r}: this scene knows none of that type; it knows {types}")
+        asked = known.get(question, question)
+    return found.image, asked, [q for q in found.questions if q != asked]

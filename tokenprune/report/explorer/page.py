@@ -1,0 +1,146 @@
+"""From what was measured to one HTML file. Words from outside reach the page as data and are shown as text only."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.evaluation.metrics import is_correct
+from tokenprune.report.explorer.gather import Exploration, Replay
+from tokenprune.report.explorer.replay import Frame
+from tokenprune.report.pruning import View
+from tokenprune.results.store import write_atomically
+
+__all__ = ["as_data", "explorer_page", "write_explorer"]
+
+
+def explorer_page(explorations: Sequence[Exploration], facts: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """Make the page.
+
+    Parameters
+    ----------
+    explorations : sequence of Exploration
+        A picture each; the page lets its reader choose among them.
+    facts : mapping
+        What was measured with: model, versions, command line.
+    notes : sequence of str
+        What a reader must know first.
+    """
+    data = {
+        "pictures": [as_data(one) for one in explorations],
+        "facts": [[str(key), str(value)] for key, value in facts.items()],
+        "notes": list(notes),
+    }
+    # a "<" inside a string could end the script element
+    told = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    title = f"tokenprune explore: {explorations[0].name}"
+    filled = {
+        "title": escape(title),
+        "style": _asset("style.css"),
+        "data": told,
+        "script": _asset("logic.js") + _asset("view.js"),
+    }
+    parts = _asset("page.html").split("@@")  # odd places hold names
+    return "".join(filled[part] if i % 2 else part for i, part in enumerate(parts))
+
+
+def write_explorer(
+    path: Path, explorations: Sequence[Exploration], facts: Mapping[str, Any], notes: Sequence[str] = ()
+) -> Path:
+    """Write the page whole or not at all."""
+    write_atomically(path, explorer_page(explorations, facts, notes))
+    return path
+
+
+def as_data(one: Exploration) -> dict[str, Any]:
+    """One picture for the page, as JSON can hold it."""
+    known = None if isinstance(one.question, str) else one.question
+    width, height = one.looked.size
+
+    def answer(view: View) -> dict[str, Any]:
+        right = None if known is None else is_correct(view.answer, known.answer, known.choices)
+        told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
+        return told | {"average": round(view.layer_average, 2)}
+
+    starts = accumulate((grid.height * grid.width for grid in one.grids), initial=0)
+    return {
+        "name": one.name,
+        "question": one.question if known is None else known.text,
+        "expected": None if known is None else known.answer,
+        "picture": _embedded(one.looked.picture),
+        "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes]
+        if known
+        else [],
+        "grids": [[grid.height, grid.width, start] for grid, start in zip(one.grids, starts, strict=False)],
+        "n": len(one.looked.full.kept),
+        "layers": one.n_layers,
+        "words": [{"text": word.text, "columns": list(word.columns)} for word in one.words],
+        "pmi": _numbers(one.pmi),
+        "tokens": one.pmi.shape[1],
+        "pmiBy": one.pmi_by,
+        "maps": [{"name": name, "values": _numbers(values)} for name, values in one.maps.items()],
+        "full": answer(one.looked.full),
+        "budgets": [row[0].keep for row in one.looked.views],
+        "strategies": [_strategy(replay) | {"answers": [answer(v) for v in replay.views]} for replay in one.replays],
+    }
+
+
+def _strategy(replay: Replay) -> dict[str, Any]:
+    strategy = replay.strategy
+    scorer = getattr(strategy, "scorer", None)
+    return {
+        "name": strategy.name,
+        "inside": isinstance(strategy, LayerSchedule),
+        "merges": strategy.merges,
+        "scorer": None if scorer is None else type(scorer).__name__,
+        "scorerAbout": "" if scorer is None else (inspect.getdoc(type(scorer)) or "").partition("\n")[0],
+        "scores": None if replay.scores is None else _numbers(replay.scores),
+        "likeness": replay.likeness,
+        "own": replay.own,
+        "order": list(replay.order),
+        "growth": [[number for step, value in row for number in (step, _short(value))] for row in replay.growth],
+        "frames": [_frame(one) for one in replay.frames],
+    }
+
+
+def _frame(one: Frame) -> dict[str, Any]:
+    return {
+        "keep": one.keep,
+        "order": list(one.order),
+        "merged": list(one.merged),
+        "nearest": list(one.nearest),
+        "nearness": [_short(value) for value in one.nearness],
+        "layers": list(one.layers),
+    }
+
+
+def _short(value: float) -> float:
+    """Five significant digits: what a reader is shown has fewer."""
+    return float(f"{value:.5g}")
+
+
+def _numbers(values: Tensor) -> str:
+    """float32, little endian, row by row, in base 64."""
+    return base64.b64encode(values.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def _embedded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=92)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _asset(name: str) -> str:
+    return (resources.files("tokenprune.report.explorer") / "assets" / name).read_text(encoding="utf-8")

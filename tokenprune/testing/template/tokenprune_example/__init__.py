@@ -1,0 +1,1 @@
+"""A visual token pruner for tokenprune."""
