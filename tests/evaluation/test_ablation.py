@@ -143,7 +143,13 @@ def test_numbers_are_pooled_over_a_group_and_tested_against_the_reference(tmp_pa
                 for i in range(10):
                     lines.append(
                         {"strategy": label, "keep": keep, "draw": 0, "sample": f"{family}{i}", "image": f"{i}"}
-                        | {"family": family, "subfamily": "part", "binary": False, "answer": "x", "prediction": "x"}
+                        | {
+                            "task": f"scenes-{family}",
+                            "family": "part",
+                            "binary": False,
+                            "answer": "x",
+                            "prediction": "x",
+                        }
                         | {"correct": i < right and (family != "mme" or label == "full"), "tokens": keep}
                         | {"layer_average_tokens": keep, "flops": 1, "kv_bytes": 1}
                     )

@@ -15,12 +15,14 @@ __all__ = ["ablate"]
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each ablation; 200, of --data all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Questions of each ablation; 200, of --data all.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
     data: Data = None,
     columns: Map = "",
@@ -41,6 +43,7 @@ def ablate(
     from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
     from tokenprune.evaluation.compare import environment
+    from tokenprune.evaluation.failures import Failure, told
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
 
@@ -55,7 +58,7 @@ def ablate(
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
-    done = []
+    done, all_well = [], True
     columns = (
         TextColumn("{task.description:40}", markup=False),
         BarColumn(),
@@ -81,6 +84,7 @@ def ablate(
             ablation = ablation.about(dict.fromkeys(item.task for item in asked.items))
         for note in asked.notes:
             console.print(note, style="bold yellow", markup=False)
+        broken: list[Failure] = []
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(ablation.name)
             rows = run_ablation(
@@ -93,6 +97,7 @@ def ablate(
                 facts=facts,
                 batch_size=batch_size,
                 max_new_tokens=asked.max_new_tokens,
+                broke=broken.append,
                 progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
                     t, completed=count, total=total, description=what
                 ),
@@ -100,5 +105,10 @@ def ablate(
         write_figure(out / ablation.name, ablation, rows)
         console.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
+        for line in told(broken, out / ablation.name):
+            typer.echo(line, err=True)
+        all_well = all_well and not broken
     write_page(out, done, facts, notes)
     console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    if not all_well:
+        raise typer.Exit(1)

@@ -115,7 +115,9 @@ def questions(
         limit=limit,
         skip_unreadable=skip_unreadable,
     )
-    longest_answer = max_new_tokens or (known.max_new_tokens if known else LONGEST)
+    painted = all(item.task.startswith("scenes-") for item in found.items)
+    usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST
+    longest_answer = max_new_tokens or usual
     config = {**found.asked, "limit": limit, "max_new_tokens": longest_answer}
     notes = []
     if found.unreadable:

@@ -14,6 +14,7 @@ def listing(
     kind: Annotated[str | None, typer.Argument(help="strategies, scorers, aggregators, ...; all by default.")] = None,
     pattern: Annotated[str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'.")] = "*",
     check: Annotated[bool, typer.Option(help="Import everything and report what is broken; exit 1 if any is.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --check: how long one import may take.")] = 60.0,
     model: Annotated[str | None, typer.Option(help="Only strategies whose signals this model can give.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -22,8 +23,9 @@ def listing(
     from rich.markup import escape
     from rich.table import Table
 
-    from tokenprune.core.errors import ConfigError, TokenPruneError
+    from tokenprune.core.errors import ConfigError
     from tokenprune.core.registry import KINDS, registry
+    from tokenprune.diagnostics.imports import checked
 
     if kind is not None and kind not in KINDS and pattern == "*" and any(c in kind for c in "*?["):
         pattern, kinds = kind, list(KINDS)
@@ -39,15 +41,12 @@ def listing(
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))
         entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]
+    states = checked(entries, seconds) if check else {}
     rows = []
     for entry in entries:
-        status = "clash with " + "; ".join(entry.clashes) if entry.clashes else ""
-        if check and not entry.clashes:
-            try:
-                registry.load(entry.kind, entry.name)
-                status = "ok"
-            except TokenPruneError as error:
-                status = str(error)
+        status = states.get((entry.kind, entry.name), "")
+        if entry.clashes:
+            status = "clash with " + "; ".join(entry.clashes)
         row = {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "target": entry.target, "status": status}
         rows.append(row)
     if as_json:
@@ -57,5 +56,7 @@ def listing(
         for row in rows:
             table.add_row(*(escape(row[column.header]) for column in table.columns))  # type: ignore[index]
         Console(width=None if Console().is_terminal else 160).print(table)
-    if check and any(row["status"] not in ("ok", "") or "clash" in row["status"] for row in rows):
+    for why in registry.broken():
+        typer.echo(why, err=True)
+    if check and (registry.broken() or any(row["status"] != "ok" for row in rows)):
         raise typer.Exit(1)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
+from tokenprune.core.documents import read_yaml
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
-from tokenprune.data.items import Item
+from tokenprune.data.items import SCENES, Item
 from tokenprune.data.scenes import FAMILIES
-from tokenprune.evaluation.compare import answers_in, compare
-from tokenprune.evaluation.conditions import conditions
+from tokenprune.evaluation.answered import answers_in
+from tokenprune.evaluation.compare import comparison
+from tokenprune.evaluation.conditions import SCALE, conditions
+from tokenprune.evaluation.failures import Failure
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
@@ -39,7 +43,12 @@ option down, the second across."""
 CONFIGS = Path(__file__).with_name("ablations")
 """The paper's ablations, and ours, as YAML files."""
 
-_SCALE = ("full", "wrong image", "oracle", "random")
+_NAME = re.compile(r"\w[\w.-]*")
+"""What a file may be called: its results go into a folder of that name."""
+
+MOST_VARIANTS = 1000
+"""Rows of one ablation."""
+
 _REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")
 _OPTIONAL = ("reference", "figure", "paper")
 
@@ -119,10 +128,9 @@ class Ablation:
         TokenPruneError
             A variant cannot be built.
         """
-        try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        if not _NAME.fullmatch(path.stem):
+            raise ConfigError(f"{path}: results go into a folder named {path.stem!r}: letters, digits, '-', '_', '.'")
+        given = read_yaml(path)
         if not isinstance(given, Mapping):
             raise ConfigError(f"{path}: an ablation is a mapping of {', '.join(_REQUIRED)}")
         for key in given:
@@ -220,6 +228,8 @@ def _variants(path: Path, base: Any, vary: Any) -> tuple[tuple[str, ...], tuple[
     for option, values in vary.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"{path}: vary: {option!r} needs a list of values, got {values!r}")
+    if (n := math.prod(len(values) for values in vary.values())) > MOST_VARIANTS:
+        raise ConfigError(f"{path}: vary: {n} combinations, and {MOST_VARIANTS} at most are asked")
     axes = tuple(vary)
     variants = []
     for chosen in itertools.product(*vary.values()):
@@ -309,6 +319,7 @@ def ablate(
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 6,
+    broke: Callable[[Failure], None] = lambda failure: None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -327,10 +338,12 @@ def ablate(
         Environment, for the table.
     batch_size : int, default 16
     max_new_tokens : int, default 6
+    broke : callable
+        Told of variants that raised; they have no rows.
     progress : callable
     """
     rows = ablation.rows()
-    compare(
+    found = comparison(
         model,
         processor,
         items,
@@ -343,10 +356,16 @@ def ablate(
         facts=facts,
         progress=progress,
     )
-    samples = {item.id for item in items}
-    table = pooled(ablation, answers_in(out, samples))
+    for one in found.failed:
+        broke(one)
+    table = pooled(ablation, answers_in(out))
     about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
-    document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
+    document = {
+        **about,
+        "environment": found.summary["environment"],
+        "failed": found.summary["failed"],
+        "rows": [asdict(row) for row in table],
+    }
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
     fields = list(AblationRow.__dataclass_fields__)
     write_atomically(out / "table.csv", as_csv(fields, map(asdict, table)))
@@ -355,11 +374,12 @@ def ablate(
 
 def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[AblationRow]:
     """Reduce results.jsonl: accuracy of every row in every group, by group, then falling budget, then row."""
-    order = [*(variant.label for variant in ablation.variants), *_SCALE]
+    order = [*(variant.label for variant in ablation.variants), *SCALE]
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        mine = [{**line, "family": "group", "subfamily": "part"} for line in lines if line["family"] in families]
+        tasks = {f"{SCENES}-{family}" for family in families}
+        mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:
             answers.setdefault((line["strategy"], line["keep"]), []).append(line)
@@ -368,9 +388,9 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
                 continue
             reference = ablation.reference_of(row.strategy)
             tested = reference not in (None, row.strategy)
-            p_reference = (
-                paired_test(answers[row.strategy, row.keep], answers[reference or "", row.keep]) if tested else None
-            )
+            # a reference that broke is nothing to test against
+            theirs = answers.get((reference or "", row.keep), [])
+            p_reference = paired_test(answers[row.strategy, row.keep], theirs) if tested and theirs else None
             number = published.get(row.strategy, {}).get(group, {}).get(row.keep)
             rows.append(
                 AblationRow(
@@ -420,6 +440,6 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         mark = " (reference)" if label == ablation.reference_of(label) else ""
         out.add_row(escape(label) + mark, *(shown(label, column) for column in columns))
     out.add_section()
-    for label in _SCALE:
+    for label in SCALE:
         out.add_row(label, *(shown(label, column) for column in columns))
     return out

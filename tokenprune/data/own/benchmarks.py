@@ -108,7 +108,7 @@ def find_data(given: str) -> tuple[Path, Benchmark | None]:
         subset = f"; of it the subset {one.subset!r}" if one.subset else ""
         raise ConfigError(
             f"--data {given}: there is no local copy {str(path)!r}. Get one where the hub can be reached: "
-            f"`hf download {one.hub} --repo-type dataset --local-dir {path}`{subset}; or name the folder that holds it: "
-            f"--data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
+            f"`hf download {one.hub} --repo-type dataset --local-dir {path}`{subset}; or name the folder that holds "
+            f"it: --data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
         )
     return path, one

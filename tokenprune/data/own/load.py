@@ -263,7 +263,8 @@ class _Reader:
         )
         if not right:
             raise ConfigError(
-                f"{row.where}: {self.columns['boxes']!r} is a list of [left, top, right, bottom] in pixels, got {value!r}"
+                f"{row.where}: {self.columns['boxes']!r} is a list of [left, top, right, bottom] in pixels, "
+                f"got {value!r}"
             )
         return tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in value)
 
@@ -297,9 +298,9 @@ def _open(source: Path | bytes, where: str) -> Image.Image:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     try:
-        return open_image(io.BytesIO(source))  # type: ignore[arg-type]
+        return open_image(io.BytesIO(source))
     except ConfigError as error:
-        raise ConfigError(f"{where}: the picture's bytes cannot be read: {error.__cause__ or error}") from None
+        raise ConfigError(f"{where}: the picture's bytes cannot be read: {error.__cause__ or 'no picture'}") from None
 
 
 def _shown(sources: Sequence[Path | bytes], where: str) -> Any:

@@ -86,7 +86,7 @@ class Prompts:
 
     @classmethod
     def parse(cls, given: list[str] | None) -> Prompts | None:
-        """Read ``TEMPLATE`` (every type) and ``TYPE=TEMPLATE``, a backslash and n for a new line; None if none is given."""
+        """Read ``TEMPLATE`` (every type) and ``TYPE=TEMPLATE``, a backslash and n for a new line; None for none."""
         if not given:
             return None
         templates: dict[str, str] = {}
