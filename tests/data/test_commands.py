@@ -48,11 +48,11 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 def test_exported_scenes_answer_as_painted_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = ("--strategies", "mi-pruner,visionzip", "--budgets", "32")
-    assert run("scenes", "export", "d", "--n", 34) == 0
-    assert run("compare", "--out", "painted", "--limit", 34, *options) == 0
+    assert run("scenes", "export", "d", "--n", 17) == 0
+    assert run("compare", "--out", "painted", "--limit", 17, *options) == 0
     assert run("compare", "--data", "d", "--out", "read", *options) == 0
     painted, read = answers(tmp_path / "painted"), answers(tmp_path / "read")
-    assert len(painted) == 34 * (2 + 4 + 2)
+    assert len(painted) == 17 * (2 + 4 + 2)
     assert read == painted
     rows = [json.loads((tmp_path / name / "summary.json").read_text())["rows"] for name in ("painted", "read")]
     assert rows[0] == rows[1]
@@ -205,7 +205,7 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
 def test_a_table_on_painted_scenes(tmp_path: Path, capsys: Any) -> None:
     options = ("--model", "embedded", "--limit", 6, "--strategies", "similarity", "--out", tmp_path)
     assert run("table", "9-2b", *options, "--dry-run") == 0
-    assert "54 answers of embedded" in "".join(capsys.readouterr().out.split("\n"))
+    assert "72 answers of embedded" in "".join(capsys.readouterr().out.split("\n"))
     assert not (tmp_path / "table-9-2b").exists()
     assert run("table", "9-2b", *options) == 0
     lines = (tmp_path / "table-9-2b" / "table.md").read_text().splitlines()

@@ -25,7 +25,7 @@ def ablate(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
     data: Data = None,
-    columns: Map = "",
+    column_map: Map = "",
     images: Images = None,
     split: Split = None,
     prompt: Prompt = None,
@@ -51,6 +51,26 @@ def ablate(
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
+    prepared = []
+    for ablation in chosen:
+        asked = questions(
+            data,
+            families=ablation.families if data is None else None,
+            limit=200 if data is None and limit is None else limit,
+            seed=seed,
+            columns=column_map,
+            images=images,
+            split=split,
+            prompt=prompt,
+            metric=metric,
+            skip_unreadable=skip_unreadable,
+            max_new_tokens=max_new_tokens,
+        )
+        about = ablation
+        if data is not None:
+            # the paper's numbers are about other questions
+            about = ablation.about(dict.fromkeys(item.task for item in asked.items))
+        prepared.append((about, asked))
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
@@ -65,23 +85,7 @@ def ablate(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    for ablation in chosen:
-        asked = questions(
-            data,
-            families=ablation.families if data is None else None,
-            limit=200 if data is None and limit is None else limit,
-            seed=seed,
-            columns=columns,
-            images=images,
-            split=split,
-            prompt=prompt,
-            metric=metric,
-            skip_unreadable=skip_unreadable,
-            max_new_tokens=max_new_tokens,
-        )
-        if data is not None:
-            # the paper's numbers are about other questions
-            ablation = ablation.about(dict.fromkeys(item.task for item in asked.items))
+    for ablation, asked in prepared:
         for note in asked.notes:
             console.print(note, style="bold yellow", markup=False)
         broken: list[Failure] = []

@@ -39,7 +39,7 @@ def compare(
         bool, typer.Option("--new-segment", help="Keep a run that differs from what --out holds apart, beside it.")
     ] = False,
     data: Data = None,
-    columns: Map = "",
+    column_map: Map = "",
     images: Images = None,
     split: Split = None,
     prompt: Prompt = None,
@@ -74,7 +74,7 @@ def compare(
         families=words_or_all("--families", families),
         limit=limit,
         seed=seed,
-        columns=columns,
+        columns=column_map,
         images=images,
         split=split,
         prompt=prompt,
