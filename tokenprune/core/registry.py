@@ -45,6 +45,7 @@ KINDS: Final = {
     "stages": "stage",
     "adapters": "adapter",
     "signals": "signal",
+    "metrics": "metric",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 

@@ -66,6 +66,7 @@ def ablate(
     *,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    max_new_tokens: int = 6,
     broke: Callable[[Failure], None] = lambda failure: None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
@@ -84,6 +85,7 @@ def ablate(
     facts : mapping, optional
         Environment, for the table.
     batch_size : int, default 16
+    max_new_tokens : int, default 6
     broke : callable
         Told of variants that raised; they have no rows.
     progress : callable
@@ -98,6 +100,7 @@ def ablate(
         strategies=rows,
         budgets=ablation.budgets,
         batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
         facts=facts,
         progress=progress,
     )
@@ -123,7 +126,7 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        tasks = {f"{SCENES}-{family}" for family in families}
+        tasks = {*families, *(f"{SCENES}-{family}" for family in families)}
         mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:

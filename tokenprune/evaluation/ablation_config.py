@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -89,6 +89,10 @@ class Ablation:
     def families(self) -> list[str]:
         """Families of questions that any group asks."""
         return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
+
+    def about(self, tasks: Iterable[str]) -> Ablation:
+        """The same for other questions: a group a task, and no published numbers, which are about others."""
+        return replace(self, groups={task: (task,) for task in tasks}, paper={})
 
     def values_of(self, axis: int) -> list[str]:
         """Values of an axis, as shown, in order."""
