@@ -89,7 +89,7 @@ def test_strategies(strategy: str, attention: str) -> None:
         both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
 
 
-BETWEEN = ["fastv", "dart", "sparsevlm", "sparsevlm:version=v2", "apet"]
+BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet"]
 
 
 @pytest.mark.parametrize(

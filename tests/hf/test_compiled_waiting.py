@@ -10,6 +10,8 @@ import torch
 
 import tokenprune as tp
 from tests.support.waiting import watched
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.core.features import LAYOUTS
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.compiled import pipeline
@@ -46,14 +48,23 @@ def assembled(model: Any, strategy: str, inputs: Any, monkeypatch: pytest.Monkey
 def test_selecting_waits_for_nothing(name: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of different sizes, every strategy that chooses before the language model."""
     model, inputs, seen = tiny_model(name), tiny_inputs(name, kind, 3), 0
+    refused: list[tuple[frozenset[str], str]] = []
     for strategy in usable_strategies(adapter_for(model)):
-        if isinstance(tp.build(strategy), LayerSchedule):
+        built = tp.build(strategy)
+        if isinstance(built, LayerSchedule):
             continue
-        for call in assembled(model, strategy, inputs, monkeypatch):
+        try:
+            calls = assembled(model, strategy, inputs, monkeypatch)
+        except UnsupportedError as error:
+            refused.append((built.requires, str(error)))
+            continue
+        for call in calls:
             with watched() as found, torch.no_grad():
                 assemble(*call)
             assert [place for place in found if ALLOWED not in place] == [], strategy
             seen += 1
+    # where tokens lie may be known of other units only; the refusal says of which
+    assert all(needs & LAYOUTS.keys() and "pass unit=" in said for needs, said in refused)
     # llava_onevision adds a newline to videos after its encoder has run
     assert seen >= 9 or (name, "video" in kind) == ("llava_onevision", True)
 

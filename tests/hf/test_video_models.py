@@ -146,6 +146,68 @@ def test_a_picture_is_a_video_of_one_frame(family: str, name: str) -> None:
         assert after == before if whole else after < before + (name == FEW)
 
 
+@families
+@pytest.mark.parametrize("name", ["evs", "vidcom2", "fastvid", "holitom", FEW])
+def test_prepared_inputs_are_what_hooks_do(family: str, name: str) -> None:
+    model, inputs = model_of(family), batch_of(family, "video")
+    with torch.no_grad():
+        shorter = tp.prepare(model, STRATEGIES[name], 0.4, **options(family), **inputs)
+        prepared = model(**shorter).logits[:, -1]
+        with tp.attach(model, STRATEGIES[name], 0.4, **options(family)):
+            attached = model(**inputs).logits[:, -1]
+    torch.testing.assert_close(prepared, attached, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["video_llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+@strategies
+def test_pictures_beside_videos_are_one_frame_each(family: str, name: str) -> None:
+    model, inputs = model_of(family), batch_of(family, "image-and-video")
+    with tp.attach(model, STRATEGIES[name], 0.4) as run:
+        assert bool(forward(model, inputs).isfinite().all())
+    counts = run.history[0].selection.counts.tolist()
+    assert len(counts) == 6
+    if name.startswith(("evs", "dycoke")):
+        pictures = [len(places) for places in run.history[0].places[::2]]
+        assert counts[::2] == pictures
+
+
+@families
+@pytest.mark.parametrize("keep", [1, 7, 0.5])
+def test_what_ran_is_what_was_predicted(family: str, keep: Any) -> None:
+    """Layers process what an exact budget says, and what records count is what caches hold."""
+    model, inputs = model_of(family), batch_of(family, "video", 1)
+    with torch.no_grad(), tp.attach(model, "vidcom2", keep, **options(family)) as run:
+        model(**inputs)
+    (before,), layers = run.history[0].tokens_before, len(run.history[0].layer_tokens[0])
+    assert run.history[0].layer_tokens == (tp.build("vidcom2").tokens_per_layer(before, layers, keep),)
+
+
+@families
+@strategies
+def test_caches_hold_what_records_count(family: str, name: str) -> None:
+    model, inputs = model_of(family), batch_of(family, "video", 1)
+    with torch.no_grad(), tp.attach(model, STRATEGIES[name], 0.5, **options(family)) as run:
+        cache = model(**inputs, use_cache=True).past_key_values
+    rest = inputs["input_ids"].shape[1] - run.history[0].tokens_before[0]
+    held = tuple(layer.keys.shape[2] - rest for layer in cache.layers)
+    assert held == run.history[0].layer_tokens[0]
+
+
+def test_features_of_frames_can_be_handed_in() -> None:
+    """They decide where segments end, here between any two frames or nowhere."""
+    model, inputs = model_of("video_llava"), batch_of("video_llava", "video")
+    strategy, found = tp.build("fastvid", segments=1, threshold=0.5), []
+    for frames in (torch.ones(3, 4, 2), torch.eye(4).expand(3, -1, -1), None):
+        extra = None if frames is None else {"frame_features": frames}
+        with tp.attach(model, strategy, 0.5, extra=extra) as run:
+            forward(model, inputs)
+        groups = run.history[0].selection.groups
+        assert groups is not None
+        assert groups.segment is not None
+        found.append(groups.segment.amax(1).tolist())
+    assert found[:2] == [[0] * 3, [3] * 3]
+
+
 def test_a_budget_that_is_not_used_is_said() -> None:
     model = model_of("video_llava")
     with warnings.catch_warnings():

@@ -16,17 +16,15 @@ RIGHT = (("a", 16, 1), ("b", 8, 1), ("full", 0, 4), ("b", 16, 3), ("a", 8, 2))
 """Strategy, budget, right answers of four."""
 
 
-def line(
-    strategy: str, sample: str, correct: bool, keep: int = 8, family: str = "gqa", draw: int = 0
-) -> dict[str, Any]:
+def line(strategy: str, sample: str, correct: bool, keep: int = 8, task: str = "gqa", draw: int = 0) -> dict[str, Any]:
     return {
         "strategy": strategy,
         "keep": keep,
         "draw": draw,
         "sample": sample,
         "image": sample,
-        "family": family,
-        "subfamily": "part",
+        "task": task,
+        "family": "part",
         "binary": False,
         "answer": "x",
         "prediction": "x" if correct else "y",
@@ -39,8 +37,8 @@ def line(
 
 
 def test_nothing_from_outside_reaches_the_page_as_markup() -> None:
-    lines = [line(HOSTILE, f"{i}", bool(i % 2), family=HOSTILE) for i in range(4)]
-    lines += [line("full", f"{i}", True, keep=0, family=HOSTILE) for i in range(4)]
+    lines = [line(HOSTILE, f"{i}", bool(i % 2), task=HOSTILE) for i in range(4)]
+    lines += [line("full", f"{i}", True, keep=0, task=HOSTILE) for i in range(4)]
     examples = [(HOSTILE, Image.new("RGB", (4, 4)))]
     page = report(summarize(lines), {HOSTILE: HOSTILE}, [HOSTILE], examples)
     assert "<script" not in page
@@ -66,10 +64,10 @@ def test_examples_are_questions_on_which_the_best_and_random_differ() -> None:
     family = {"a": "gqa", "b": "gqa", "c": "gqa", "d": "gqa", "e": "gqa", "f": "pope"}
     for sample, (best, random, full) in truth.items():
         where = family[sample]
-        lines.append(line("best", sample, bool(best), family=where))
-        lines.append(line("other", sample, False, family=where))
-        lines += [line("random", sample, bool(random), family=where, draw=draw) for draw in range(3)]
-        lines.append(line("full", sample, bool(full), keep=0, family=where))
+        lines.append(line("best", sample, bool(best), task=where))
+        lines.append(line("other", sample, False, task=where))
+        lines += [line("random", sample, bool(random), task=where, draw=draw) for draw in range(3)]
+        lines.append(line("full", sample, bool(full), keep=0, task=where))
         # at a larger budget the other one is better, which does not matter
         lines += [line("other", sample, True, keep=16), line("random", sample, False, keep=16)]
     # the first draw is shown, so it decides; draws that disagree come later

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.videos import STRATEGIES, features, quiet
+from tests.support.videos import ATTENTION, STRATEGIES, features, quiet
 from tokenprune.core.errors import FeatureError, MissingSignalError
 
 ALL = pytest.mark.parametrize("name", STRATEGIES)
@@ -66,8 +66,8 @@ def test_rows_of_other_sizes_are_treated_apart(name: str) -> None:
         alone = quiet(STRATEGIES[name]).select(
             tp.Features(
                 given.visual[b : b + 1, : grid.size],
-                received_attention=given["received_attention"][b : b + 1, : grid.size],
                 grid=grid,
+                **{ATTENTION: given[ATTENTION][b : b + 1, : grid.size]},
             ),
             0.4,
         )

@@ -22,6 +22,9 @@ STRATEGIES: dict[str, Any] = {
 """Strategies that compare frames, and options that change how they work."""
 
 
+ATTENTION = "mean_attention@-1"
+
+
 def quiet(spec: Any) -> tp.Strategy:
     """What acts in front of the language model."""
     built = tp.build(spec)
@@ -57,7 +60,7 @@ def features(grids: list[tp.Grid], seed: int = 0, dtype: torch.dtype = torch.flo
     mask = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)
     return tp.Features(
         pad(rows, batch_first=True).to(dtype),
-        received_attention=pad(received, batch_first=True).to(dtype),
         visual_mask=mask,
         grid=grids,
+        **{ATTENTION: pad(received, batch_first=True).to(dtype)},
     )

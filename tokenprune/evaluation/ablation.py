@@ -11,15 +11,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tokenprune.data.items import Item
+from tokenprune.data.items import SCENES, Item
 from tokenprune.evaluation.ablation_config import Ablation
-from tokenprune.evaluation.compare import answers_in, compare
+from tokenprune.evaluation.answered import answers_in
+from tokenprune.evaluation.compare import comparison
+from tokenprune.evaluation.conditions import SCALE
+from tokenprune.evaluation.failures import Failure
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
 __all__ = ["AblationRow", "ablate", "ablation_table", "pooled"]
-
-_SCALE = ("full", "wrong image", "oracle", "random")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def ablate(
     *,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    max_new_tokens: int = 6,
+    broke: Callable[[Failure], None] = lambda failure: None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -82,10 +85,13 @@ def ablate(
     facts : mapping, optional
         Environment, for the table.
     batch_size : int, default 16
+    max_new_tokens : int, default 6
+    broke : callable
+        Told of variants that raised; they have no rows.
     progress : callable
     """
     rows = ablation.rows()
-    compare(
+    found = comparison(
         model,
         processor,
         items,
@@ -94,13 +100,20 @@ def ablate(
         strategies=rows,
         budgets=ablation.budgets,
         batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
         facts=facts,
         progress=progress,
     )
-    samples = {item.id for item in items}
-    table = pooled(ablation, answers_in(out, samples))
+    for one in found.failed:
+        broke(one)
+    table = pooled(ablation, answers_in(out))
     about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
-    document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
+    document = {
+        **about,
+        "environment": found.summary["environment"],
+        "failed": found.summary["failed"],
+        "rows": [asdict(row) for row in table],
+    }
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
     fields = list(AblationRow.__dataclass_fields__)
     write_atomically(out / "table.csv", as_csv(fields, map(asdict, table)))
@@ -109,11 +122,12 @@ def ablate(
 
 def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[AblationRow]:
     """Reduce results.jsonl: accuracy of every row in every group, by group, then falling budget, then row."""
-    order = [*(variant.label for variant in ablation.variants), *_SCALE]
+    order = [*(variant.label for variant in ablation.variants), *SCALE]
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        mine = [{**line, "family": "group", "subfamily": "part"} for line in lines if line["family"] in families]
+        tasks = {*families, *(f"{SCENES}-{family}" for family in families)}
+        mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:
             answers.setdefault((line["strategy"], line["keep"]), []).append(line)
@@ -122,9 +136,9 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
                 continue
             reference = ablation.reference_of(row.strategy)
             tested = reference not in (None, row.strategy)
-            p_reference = (
-                paired_test(answers[row.strategy, row.keep], answers[reference or "", row.keep]) if tested else None
-            )
+            # a reference that broke is nothing to test against
+            theirs = answers.get((reference or "", row.keep), [])
+            p_reference = paired_test(answers[row.strategy, row.keep], theirs) if tested and theirs else None
             number = published.get(row.strategy, {}).get(group, {}).get(row.keep)
             rows.append(
                 AblationRow(
@@ -174,6 +188,6 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         mark = " (reference)" if label == ablation.reference_of(label) else ""
         out.add_row(escape(label) + mark, *(shown(label, column) for column in columns))
     out.add_section()
-    for label in _SCALE:
+    for label in SCALE:
         out.add_row(label, *(shown(label, column) for column in columns))
     return out

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
+from tokenprune.core.documents import read_yaml
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
 from tokenprune.data.scenes import FAMILIES
 from tokenprune.evaluation.conditions import conditions
@@ -22,6 +23,12 @@ option down, the second across."""
 
 CONFIGS = Path(__file__).with_name("ablations")
 """The paper's ablations, and ours, as YAML files."""
+
+_NAME = re.compile(r"\w[\w.-]*")
+"""What a file may be called: its results go into a folder of that name."""
+
+MOST_VARIANTS = 1000
+"""Rows of one ablation."""
 
 _REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")
 _OPTIONAL = ("reference", "figure", "paper")
@@ -83,6 +90,10 @@ class Ablation:
         """Families of questions that any group asks."""
         return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
 
+    def about(self, tasks: Iterable[str]) -> Ablation:
+        """The same for other questions: a group a task, and no published numbers, which are about others."""
+        return replace(self, groups={task: (task,) for task in tasks}, paper={})
+
     def values_of(self, axis: int) -> list[str]:
         """Values of an axis, as shown, in order."""
         return list(dict.fromkeys(variant.place[axis] for variant in self.variants))
@@ -98,10 +109,9 @@ class Ablation:
         TokenPruneError
             A variant cannot be built.
         """
-        try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        if not _NAME.fullmatch(path.stem):
+            raise ConfigError(f"{path}: results go into a folder named {path.stem!r}: letters, digits, '-', '_', '.'")
+        given = read_yaml(path)
         if not isinstance(given, Mapping):
             raise ConfigError(f"{path}: an ablation is a mapping of {', '.join(_REQUIRED)}")
         for key in given:
@@ -199,6 +209,8 @@ def _variants(path: Path, base: Any, vary: Any) -> tuple[tuple[str, ...], tuple[
     for option, values in vary.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"{path}: vary: {option!r} needs a list of values, got {values!r}")
+    if (n := math.prod(len(values) for values in vary.values())) > MOST_VARIANTS:
+        raise ConfigError(f"{path}: vary: {n} combinations, and {MOST_VARIANTS} at most are asked")
     axes = tuple(vary)
     variants = []
     for chosen in itertools.product(*vary.values()):
