@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.conftest import Write
+from tests.support.own_data import Write
 from tokenprune.cli import main
 from tokenprune.data.own import load_data
 from tokenprune.evaluation.compare import comparison

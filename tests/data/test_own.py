@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import Write
+from tests.support.own_data import Write
 from tokenprune.core.errors import ConfigError
 from tokenprune.data.items import Item, scene_items
 from tokenprune.data.own import BENCHMARKS, Prompts, find_data, load_data, parse_map
