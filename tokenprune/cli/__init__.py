@@ -21,6 +21,7 @@ from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
+from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
 from tokenprune.cli.verify import verify
 from tokenprune.core.errors import StoppedError, TokenPruneError
@@ -43,6 +44,7 @@ app.command("doctor")(doctor)
 app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
+app.command("table")(table)
 app.command("verify")(verify)
 app.add_typer(scenes, name="scenes")
 

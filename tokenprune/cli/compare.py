@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
 from tokenprune.cli.options import numbers, words_or_all
 
 __all__ = ["compare"]
@@ -19,7 +20,9 @@ def compare(
     ] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Questions in all.")] = 238,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Questions in all; 238, of --data all.")
+    ] = None,
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",
@@ -35,6 +38,14 @@ def compare(
     new_segment: Annotated[
         bool, typer.Option("--new-segment", help="Keep a run that differs from what --out holds apart, beside it.")
     ] = False,
+    data: Data = None,
+    column_map: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
+    skip_unreadable: SkipUnreadable = False,
+    max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
@@ -42,7 +53,7 @@ def compare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tokenprune.core.matching import checked_match
-    from tokenprune.data.items import default_model, notes_on, scene_items
+    from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.compare import answers_in, comparison, environment
     from tokenprune.evaluation.conditions import conditions
     from tokenprune.evaluation.failures import told
@@ -58,9 +69,22 @@ def compare(
     run_files(load or ())
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
-    items = scene_items(words_or_all("--families", families), limit, seed)
+    asked = questions(
+        data,
+        families=words_or_all("--families", families),
+        limit=limit,
+        seed=seed,
+        columns=column_map,
+        images=images,
+        split=split,
+        prompt=prompt,
+        metric=metric,
+        skip_unreadable=skip_unreadable,
+        max_new_tokens=max_new_tokens,
+    )
+    items = asked.items
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
-    notes = notes_on(name)
+    notes = notes_on(name) + asked.notes
     console = Console(width=None if Console().is_terminal else 200)
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
@@ -78,10 +102,11 @@ def compare(
             processor,
             items,
             out,
-            {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
+            {"model": name, "dtype": dtype, **asked.config},
             strategies=chosen,
             budgets=keeps,
             batch_size=batch_size,
+            max_new_tokens=asked.max_new_tokens,
             match=matched,
             again=again or (),
             new_segment=new_segment,

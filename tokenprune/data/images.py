@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,15 +12,15 @@ from tokenprune.core.errors import ConfigError
 
 __all__ = ["FORMATS", "MOST_PIXELS", "open_image", "picture"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read; others that Pillow knows are programs (EPS), or not meant for what comes from outside."""
 
 MOST_PIXELS = 100_000_000
 """A picture with more is refused before it is decoded."""
 
 
-def open_image(path: str | Path | None) -> Image.Image:
-    """Open a picture as RGB; None paints a few rectangles.
+def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
+    """Open a picture, a file or its bytes, as RGB; None paints a few rectangles.
 
     Raises
     ------

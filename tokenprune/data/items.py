@@ -105,6 +105,18 @@ class Question(Protocol):
     def binary(self) -> bool:
         """Whether the answer is yes or no."""
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers."""
+
+    @property
+    def prompt(self) -> str:
+        """What is shown to a model: the text, and perhaps what form the answer shall have."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that grades answers."""
+
 
 @dataclass(frozen=True)
 class Item:

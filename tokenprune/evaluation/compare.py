@@ -96,6 +96,7 @@ def comparison(
     strategies: Sequence[str | Mapping[str, Any]] | None = None,
     budgets: Sequence[int] = (192, 128, 64, 32),
     batch_size: int = 16,
+    max_new_tokens: int = 6,
     match: Match = "kept",
     again: Sequence[str] = (),
     new_segment: bool = False,
@@ -120,6 +121,8 @@ def comparison(
         default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
+    max_new_tokens : int, default 6
+        Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
         visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
@@ -182,7 +185,17 @@ def comparison(
             progress(done, total, what)
 
         try:
-            failed += ask(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=watch)
+            failed += ask(
+                model,
+                processor,
+                items,
+                rows,
+                folder,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                match=match,
+                progress=watch,
+            )
         except KeyboardInterrupt:
             done, total = reached
             raise StoppedError(f"stopped at {done} of {total} answers; the same command goes on") from None

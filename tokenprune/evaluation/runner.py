@@ -15,14 +15,16 @@ from tokenprune.core.errors import NonFiniteError
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.batch import QuestionBatch
+from tokenprune.evaluation.batch import QuestionBatch, first_of
 from tokenprune.evaluation.conditions import RANDOM, Condition
 from tokenprune.evaluation.failures import Failure, failure
-from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.metrics import graded
 from tokenprune.evaluation.prefix_cache import SharedWork
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
+from tokenprune.hf.chat import Pictures
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.store import ResultFolder
 
@@ -137,7 +139,7 @@ def question_batch(
     model: Any,
     processor: Any,
     batch: Sequence[Item],
-    others: Sequence[Image.Image] = (),
+    others: Sequence[Pictures] = (),
     strategies: Sequence[AnyStrategy] = (),
 ) -> QuestionBatch:
     """The pictures that some questions are about."""
@@ -147,7 +149,7 @@ def question_batch(
         processor,
         [painted[item.image_id] for item in batch],
         [item.image_id for item in batch],
-        [item.question.text for item in batch],
+        [item.question.prompt for item in batch],
         others,
         strategies,
     )
@@ -170,10 +172,13 @@ class _Asked:
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
-        others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
+        others = [Image.new("RGB", first_of(batch[-1].image()).size, "grey") if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
+        # what a prompt says about the form of the answer is no part of the question
+        bare = all(item.question.prompt == item.question.text for item in batch)
+        self.text: Text = "prompt" if bare else [[item.question.text] for item in batch]
 
     def answers(self, row: Condition, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
@@ -189,6 +194,7 @@ class _Asked:
                 self.model,
                 strategy,
                 self._budget(strategy, row.keep),
+                text=self.text,
                 processor=self.processor,
                 encoded=shown.encoded,
             )
@@ -229,9 +235,10 @@ class _Asked:
             "family": item.family,
             "binary": question.binary,
             "question": question.text,
-            "answer": question.answer,
+            "answer": question.answer if len(question.answers) < 2 else list(question.answers),
             "prediction": said.strip(),
-            "correct": is_correct(said, question.answer, question.choices),
+            "metric": question.metric,
+            "correct": graded(said.strip(), question),
             "tokens": layers[-1],
             "layer_average_tokens": layer_average(layers),
             "flops": prefill_flops(self.shape, tokens),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Any
 
-from tokenprune.evaluation.metrics import f1_of_yes, yes_rate
+from tokenprune.evaluation.metrics import build_metric, f1_of_yes, yes_rate
 from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value, ratio_interval
 
 __all__ = ["SummaryRow", "agreement", "in_order", "paired_test", "summarize"]
@@ -26,7 +26,8 @@ class SummaryRow:
     task, family : str
         As in results.jsonl: what is asked ("scenes-pope"), and part of it; "all" stands for all of them.
     metric : str
-        "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate".
+        "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate",
+        and what the metric that graded the answers adds ("mme").
     value, low, high : float
         95 % interval over images; equal to the value where there is none (other metrics, a single image).
     n : int
@@ -160,8 +161,23 @@ def _rows(
         rows.append(row("relative", accuracy / base, ends))
     if full:
         rows.append(row("agreement", agreement(mine, full)))
+    further: dict[str, float] = {}
     if all(answer["binary"] for answer in mine):
         predictions = [answer["prediction"] for answer in mine]
-        rows.append(row("f1", f1_of_yes(predictions, [answer["answer"] for answer in mine])))
-        rows.append(row("yes_rate", yes_rate(predictions)))
-    return rows
+        further["f1"] = f1_of_yes(predictions, [answer["answer"] for answer in mine])
+        further["yes_rate"] = yes_rate(predictions)
+    return rows + [row(name, value) for name, value in (further | _totals(mine)).items()]
+
+
+def _totals(answers: Answers) -> dict[str, float]:
+    """What the metric adds that graded all of these answers: the mean over draws."""
+    names = {answer.get("metric", "words") for answer in answers}
+    if len(names) != 1:
+        return {}
+    metric = build_metric(names.pop())
+    draws: dict[int, Answers] = defaultdict(list)
+    for answer in answers:
+        draws[answer["draw"]].append(answer)
+    found = [metric.totals(mine) for mine in draws.values()]
+    shared = [name for name in found[0] if all(name in one for one in found)]
+    return {name: sum(one[name] for one in found) / len(found) for name in shared}

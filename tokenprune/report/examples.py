@@ -134,7 +134,7 @@ def example_sheets(
         random = as_drawn(item.image_id, pictures.units[0][1])
         question = item.question
         pair = [build(made.get(example.strategy, example.strategy)), random]
-        looked = look(model, processor, item.image(), question.text, pair, budgets, match=match)
+        looked = look(model, processor, item.image(), question.text, pair, budgets, match=match, prompt=question.prompt)
         title = f"{question.text} (right answer: {question.answer})"
         drawn = pruning_sheet(looked, title, question, side)
         sides = ("right", "wrong") if example.won else ("wrong", "right")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.metrics import graded
 from tokenprune.report.explorer.gather import Exploration, Replay
 from tokenprune.report.explorer.replay import Frame
 from tokenprune.report.pruning import View
@@ -70,7 +70,7 @@ def as_data(one: Exploration) -> dict[str, Any]:
     width, height = one.looked.size
 
     def answer(view: View) -> dict[str, Any]:
-        right = None if known is None else is_correct(view.answer, known.answer, known.choices)
+        right = None if known is None else float(graded(view.answer, known)) >= 0.5
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
