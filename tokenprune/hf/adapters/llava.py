@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter
+from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.adapters.pooling import pooling_head, read_pooling
@@ -132,7 +132,7 @@ class LlavaAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the projector."""
         projector: Any = self.core.get_submodule(self.projector)
-        dtype = next(projector.parameters()).dtype
+        dtype = dtype_of(projector, self.model.dtype)
         # forward, not __call__: nobody's hooks must take these for a new image
         projected: Tensor = projector.forward(tokens.to(dtype))
         return projected
