@@ -81,7 +81,10 @@ class LlavaAdapter(ModelAdapter):
         """Whether patches may go inside the encoder: one layer is projected, patch by patch, and there is a [CLS]."""
         if not (self.one_token_a_patch and self.has_cls):
             return False
-        return isinstance(self.model.config.vision_feature_layer, int) and self.projected_layer("image") > 0
+        return (
+            isinstance(getattr(self.model.config, "vision_feature_layer", None), int)
+            and self.projected_layer("image") > 0
+        )
 
     @contextmanager
     def thinned(self, modality: str, stage: EncoderHooks | None) -> Iterator[None]:
