@@ -242,8 +242,8 @@ def _warn_of_nothing(request: Request, hooks: Hooks) -> None:
             why = f"strategy {strategy.name!r} keeps counts of its own, and here they come to all: a whole frame, say"
         else:
             why = (
-                f"each {request.budget.unit} has no more tokens than that ({hooks.run.tokens_before} tokens in the last "
-                "batch). Give a smaller budget, or unit='sample' for one budget a prompt"
+                f"each {request.budget.unit} has no more tokens than that ({hooks.run.tokens_before} tokens in the "
+                "last batch). Give a smaller budget, or unit='sample' for one budget a prompt"
             )
         warnings.warn(
             f"keep={request.budget.keep!r} dropped nothing: {why}",

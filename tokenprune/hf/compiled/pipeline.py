@@ -482,11 +482,9 @@ def _obstacle(request: Request) -> str | None:
         return "the model lies on several devices"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
-    if isinstance(request.strategy, LayerSchedule):
-        if any(event.ahead for event in request.strategy.events):
-            return f"strategy {request.strategy.name!r} asks layers what they would attend to"
-        if request.strategy.decoding is not None or request.strategy.forgets:
-            return f"strategy {request.strategy.name!r} acts while decoding"
+    schedule = request.strategy if isinstance(request.strategy, LayerSchedule) else None
+    if schedule is not None and (schedule.decoding is not None or schedule.forgets):
+        return f"strategy {schedule.name!r} acts while decoding"
     if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
         return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
