@@ -70,6 +70,9 @@ OPTIONS: Final[dict[str, dict[str, st.SearchStrategy[Any]]]] = {
         "faithful": st.booleans(),
     },
     "trimtokenator": {"share": st.sampled_from([0.0, 0.3, 0.8, 1.0]), "squared": st.booleans()},
+    "fastervlm": {},
+    "scope": {"alpha": st.sampled_from([0.5, 1.0, 2.0]), "combine": st.sampled_from(["multi", "add"])},
+    "trim": {"adaptive": st.booleans()},
     "apet": {"basis": st.integers(1, 12), "start": st.integers(0, 30)},
 }
 """Options of each method that its reference has too, and the values that are tried."""
@@ -81,6 +84,7 @@ APART: Final = {
     "vispruner": {"salience"},
     "holov": {"salience"},
     "cdpruner": {"faithful"},
+    "trim": {"faithful"},
     "apet": {"layer", "faithful"},
 }
 """Options of strategies that exchange a part, or concern more than one image: those are held to laws of their own."""
@@ -99,6 +103,16 @@ ACTING: Final = [
     for entry in tp.core.registry.registry.entries("strategies")
     if entry.target.startswith("tokenprune_strategies.") and act(tp.build(entry.name)) is not None
 ]
+
+
+def written_out(name: str) -> bool:
+    """Whether a loop over one picture's plain signals can say the same.
+
+    A reference is given signals by the names of its parameters. Those of a layer of the encoder have none that Python
+    takes, and where tokens lie, in frames or in a picture, is no signal. Such methods are held to official outputs.
+    """
+    reads = build(name, {}).requires
+    return reads <= tp.SIGNALS.keys() - {"survivors"}
 
 
 def made(draw: Callable[[st.SearchStrategy[Any]], Any], *, text: int, masks: bool = True) -> tp.Features:
@@ -228,7 +242,7 @@ def test_ties_go_to_the_lowest_index_in_both(name: str) -> None:
 
 
 def test_every_strategy_that_acts_before_the_language_model_has_a_reference() -> None:
-    assert sorted(ACTING) == sorted(OPTIONS)
+    assert sorted(name for name in ACTING if written_out(name)) == sorted(OPTIONS)
     assert set(OPTIONS) <= set(list_references())
 
 
