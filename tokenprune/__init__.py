@@ -23,6 +23,7 @@ from tokenprune.core.kinds import (
     Scorer,
     Selector,
 )
+from tokenprune.core.metric import Metric
 from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
@@ -45,6 +46,7 @@ __all__ = [
     "Groups",
     "Merged",
     "Merger",
+    "Metric",
     "Normalizer",
     "Objective",
     "PairTable",

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.progress import console
+
 __all__ = ["listing"]
 
 
@@ -18,15 +20,16 @@ def listing(
         str | None,
         typer.Option(help="Only strategies whose signals this model can give; with 'signals', those signals."),
     ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --check: how long one import may take.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List strategies and components with their origin; imports no plugin unless --check is given."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from tokenprune.core.errors import ConfigError, TokenPruneError
+    from tokenprune.core.errors import ConfigError
     from tokenprune.core.registry import KINDS, registry
+    from tokenprune.diagnostics.imports import checked
 
     if kind == "signals":
         _signals(pattern, model, as_json)
@@ -45,15 +48,12 @@ def listing(
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))
         entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]
+    states = checked(entries, seconds) if check else {}
     rows = []
     for entry in entries:
-        status = "clash with " + "; ".join(entry.clashes) if entry.clashes else ""
-        if check and not entry.clashes:
-            try:
-                registry.load(entry.kind, entry.name)
-                status = "ok"
-            except TokenPruneError as error:
-                status = str(error)
+        status = states.get((entry.kind, entry.name), "")
+        if entry.clashes:
+            status = "clash with " + "; ".join(entry.clashes)
         row = {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "target": entry.target, "status": status}
         rows.append(row)
     if as_json:
@@ -62,8 +62,10 @@ def listing(
         table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
         for row in rows:
             table.add_row(*(escape(row[column.header]) for column in table.columns))  # type: ignore[index]
-        Console(width=None if Console().is_terminal else 160).print(table)
-    if check and any(row["status"] not in ("ok", "") or "clash" in row["status"] for row in rows):
+        console(160).print(table)
+    for why in registry.broken():
+        typer.echo(why, err=True)
+    if check and (registry.broken() or any(row["status"] != "ok" for row in rows)):
         raise typer.Exit(1)
 
 

@@ -15,26 +15,26 @@ def trim(
     encoder: Tensor,
     keep: int,
     *,
+    adaptive: bool = False,
     joint_visual: Tensor | None = None,
     joint_text: Tensor | None = None,
-    adaptive: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Patches least like the text in CLIP's space, then the mean of the rest: (N, d), (T, d), (N, e) -> (K,), (K, e).
+    """Keep outliers by similarity to the question, and the mean of the rest: (N, d), (T, d), (N, e) -> (K,), (K, e).
 
-    The mean takes the place of the last pick, the lowest position left over.
+    The mean stands at the last pick, the lowest position that is left. In CLIP's joint space the *least* similar stay.
     """
     if joint_visual is not None and joint_text is not None:
-        likeness = -(working_precision(joint_visual) @ working_precision(joint_text).T).mean(1)
+        logits = -(working_precision(joint_visual) @ working_precision(joint_text).T).mean(1)
     else:
-        seen, words = (normalize(working_precision(x), dim=-1) for x in (visual, text))
-        likeness = (seen @ words.T).mean(1)
-    score = likeness.softmax(0)
-    if adaptive:
-        low, high = score.quantile(0.25), score.quantile(0.75)
+        v, t = (normalize(working_precision(x), dim=-1) for x in (visual, text))
+        logits = (v @ t.T).mean(1)
+    score = logits.softmax(0)
+    if adaptive:  # as many as lie beyond the third quartile by 1.5 distances of quartiles, and the mean
+        low, high = score.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64, device=score.device))
         keep = int((score > high + 1.5 * (high - low)).sum()) + 1
     kept = score.argsort(descending=True, stable=True)[: keep - 1]
-    rest = torch.ones(len(score), dtype=torch.bool, device=score.device)
-    rest[kept] = False
+    dropped = torch.ones(len(score), dtype=torch.bool, device=score.device)
+    dropped[kept] = False
+    order = torch.cat([kept, dropped.nonzero()[:1, 0]])
     values = working_precision(encoder)
-    tokens = torch.cat([values[kept.sort().values], values[rest].mean(0, keepdim=True)])
-    return torch.cat([kept, rest.nonzero()[0]]), tokens
+    return order, torch.cat([values[kept.sort().values], values[dropped].mean(0, keepdim=True)])

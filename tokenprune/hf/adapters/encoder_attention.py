@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from tokenprune.core.features import working_precision
@@ -172,7 +173,7 @@ class _Seen:
 
 
 def _wide(heads: Tensor) -> Tensor:
-    return working_precision(heads).transpose(1, 2).flatten(2)
+    return rearrange(working_precision(heads), "b h n k -> b n (h k)")
 
 
 def _cls_wide(seen: _Seen) -> Tensor:
