@@ -11,7 +11,7 @@ import torch
 import tokenprune as tp
 from tests.support.families import batch_of, model_of
 from tests.support.videos import STRATEGIES
-from tokenprune.core.errors import MissingSignalError, UnsupportedError, UnusedBudgetWarning
+from tokenprune.core.errors import MissingSignalError, NothingPrunedWarning, UnsupportedError, UnusedBudgetWarning
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.diagnostics.laws import drop, forward, keep_all
 from tokenprune.hf.adapters import adapter_for
@@ -206,6 +206,12 @@ def test_features_of_frames_can_be_handed_in() -> None:
         assert groups.segment is not None
         found.append(groups.segment.amax(1).tolist())
     assert found[:2] == [[0] * 3, [3] * 3]
+
+
+def test_a_picture_that_stays_whole_is_said() -> None:
+    model, inputs = model_of("video_llava"), batch_of("video_llava", "image", 1)
+    with pytest.warns(NothingPrunedWarning, match="'evs' keeps counts of its own"), tp.attach(model, "evs", 0.5):
+        forward(model, inputs)
 
 
 def test_a_budget_that_is_not_used_is_said() -> None:

@@ -238,10 +238,15 @@ def _warn_of_nothing(request: Request, hooks: Hooks) -> None:
         )
     dropped = any(prefill.tokens_after != prefill.tokens_before for prefill in history)
     if history and not dropped and request.budget.keep != 1.0 and strategy.uses_budget and not strategy.merges:
+        if strategy.own_counts:
+            why = f"strategy {strategy.name!r} keeps counts of its own, and here they come to all: a whole frame, say"
+        else:
+            why = (
+                f"each {request.budget.unit} has no more tokens than that ({hooks.run.tokens_before} tokens in the "
+                "last batch). Give a smaller budget, or unit='sample' for one budget a prompt"
+            )
         warnings.warn(
-            f"keep={request.budget.keep!r} dropped nothing: each {request.budget.unit} has no more tokens than that "
-            f"({hooks.run.tokens_before} tokens in the last batch). Give a smaller budget, or unit='sample' for one "
-            "budget a prompt",
+            f"keep={request.budget.keep!r} dropped nothing: {why}",
             NothingPrunedWarning,
             stacklevel=4,
         )
