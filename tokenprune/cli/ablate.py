@@ -102,6 +102,7 @@ def ablate(
                 batch_size=batch_size,
                 max_new_tokens=asked.max_new_tokens,
                 broke=broken.append,
+                note=lambda text: console.print(text, style="bold yellow", markup=False),
                 progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
                     t, completed=count, total=total, description=what
                 ),

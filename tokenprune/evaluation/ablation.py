@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.core.documents import read_yaml
-from tokenprune.core.errors import ConfigError, UnknownNameError, closest
+from tokenprune.core.errors import ConfigError, TokenPruneWarning, UnknownNameError, closest
 from tokenprune.data.items import SCENES, Item
 from tokenprune.data.scenes import FAMILIES
 from tokenprune.evaluation.answered import answers_in
@@ -320,6 +321,7 @@ def ablate(
     batch_size: int = 16,
     max_new_tokens: int = 6,
     broke: Callable[[Failure], None] = lambda failure: None,
+    note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -340,6 +342,8 @@ def ablate(
     max_new_tokens : int, default 6
     broke : callable
         Told of variants that raised; they have no rows.
+    note : callable
+        Called with what a reader must know; warns by default.
     progress : callable
     """
     rows = ablation.rows()
@@ -353,6 +357,7 @@ def ablate(
         budgets=ablation.budgets,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        note=note,
         facts=facts,
         progress=progress,
     )
