@@ -92,6 +92,8 @@ class Ablation:
     figure : str
     paper : mapping
         "model", and "values": label -> group -> budget -> number in percent, as published.
+    painted : bool
+        Whether groups are families of painted questions, and not tasks of other data.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Ablation:
     reference: tuple[str, ...] = ()
     figure: Figure = "curves"
     paper: Mapping[str, Any] = field(default_factory=dict)
+    painted: bool = True
 
     @property
     def families(self) -> list[str]:
@@ -112,7 +115,7 @@ class Ablation:
 
     def about(self, tasks: Iterable[str]) -> Ablation:
         """The same for other questions: a group a task, and no published numbers, which are about others."""
-        return replace(self, groups={task: (task,) for task in tasks}, paper={})
+        return replace(self, groups={task: (task,) for task in tasks}, paper={}, painted=False)
 
     def values_of(self, axis: int) -> list[str]:
         """Values of an axis, as shown, in order."""
@@ -383,7 +386,7 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        tasks = {f"{SCENES}-{family}" for family in families}
+        tasks = {f"{SCENES}-{family}" for family in families} if ablation.painted else set(families)
         mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:
