@@ -23,6 +23,9 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and transformers may import it
 
+pytest_plugins = ["tests.support.llava", "tests.support.explorer"]
+"""Fixtures of every test; nothing else defines any that a second file needs."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tries", type=int, default=1, help="harness: so many times the usual number of tries")

@@ -28,6 +28,7 @@ from tokenprune.core.registry import build, build_component, list_components, li
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
 from tokenprune.hf.attach import attach
+from tokenprune.hf.collectors import Collector
 from tokenprune.hf.compiled import Compiled, compile
 from tokenprune.hf.encoded import Encoded, encode
 from tokenprune.hf.prepare import prepare
@@ -37,6 +38,7 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "Collector",
     "Compiled",
     "Encoded",
     "Features",

@@ -68,7 +68,8 @@ def test_public_names_are_there() -> None:
     assert {"softmax", "minmax"} <= set(tp.list_components("normalizers"))
     for kind in KINDS:
         assert tp.list_components(kind) == sorted(set(tp.list_components(kind)))
-        assert tp.list_components(kind)
+        # signals are made by what other packages bring; those that ship come from adapters
+        assert tp.list_components(kind) or kind == "signals"
 
 
 def test_wildcards() -> None:

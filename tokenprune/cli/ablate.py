@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.progress import console, progress
 
 __all__ = ["ablate"]
 
@@ -35,13 +36,11 @@ def ablate(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.items import default_model, notes_on
-    from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
     from tokenprune.evaluation.ablation import ablate as run_ablation
+    from tokenprune.evaluation.ablation import ablation_table
+    from tokenprune.evaluation.ablation_config import CONFIGS, ablations
     from tokenprune.evaluation.compare import environment
     from tokenprune.evaluation.failures import Failure, told
     from tokenprune.report.ablation import write_figure, write_page
@@ -74,23 +73,16 @@ def ablate(
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
-    console = Console(width=None if Console().is_terminal else 160)
+    to = console()
     for note in notes:
-        console.print(note, style="bold yellow", markup=False)
+        to.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
     done, all_well = [], True
-    columns = (
-        TextColumn("{task.description:40}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     for ablation, asked in prepared:
         for note in asked.notes:
-            console.print(note, style="bold yellow", markup=False)
+            to.print(note, style="bold yellow", markup=False)
         broken: list[Failure] = []
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(ablation.name)
+        with progress(to, ablation.name) as moved:
             rows = run_ablation(
                 loaded,
                 processor,
@@ -102,18 +94,16 @@ def ablate(
                 batch_size=batch_size,
                 max_new_tokens=asked.max_new_tokens,
                 broke=broken.append,
-                note=lambda text: console.print(text, style="bold yellow", markup=False),
-                progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
-                    t, completed=count, total=total, description=what
-                ),
+                note=lambda text: to.print(text, style="bold yellow", markup=False),
+                progress=moved,
             )
         write_figure(out / ablation.name, ablation, rows)
-        console.print(ablation_table(ablation, rows))
+        to.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
         for line in told(broken, out / ablation.name):
             typer.echo(line, err=True)
         all_well = all_well and not broken
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    to.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
     if not all_well:
         raise typer.Exit(1)

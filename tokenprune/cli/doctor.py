@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprune.cli.progress import console
+
 if TYPE_CHECKING:
     from tokenprune.core.budget import Unit
     from tokenprune.diagnostics.doctor import Diagnosis
@@ -32,7 +34,6 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -96,7 +97,7 @@ def doctor(
                 f"{f.change:.3g}",
                 laws,
             )
-        Console(width=None if Console().is_terminal else 160).print(table)
+        console(160).print(table)
     for f in found:
         if not f.healthy:
             typer.echo(_trouble(f), err=True)

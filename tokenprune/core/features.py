@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tokenprune.core.errors import (
@@ -412,8 +413,7 @@ def _split_frames(value: Tensor, axis: int | None, frames: int) -> Tensor:
     """(B, ..., F n, ...) -> (B F, ..., n, ...); repeated where no axis runs over visual tokens."""
     if axis is None:
         return value.repeat_interleave(frames, dim=0)
-    shape = (*value.shape[:axis], frames, -1, *value.shape[axis + 1 :])
-    return value.reshape(shape).movedim(axis, 1).flatten(0, 1)
+    return rearrange(value.movedim(axis, 1), "b (f n) ... -> (b f) n ...", f=frames).movedim(1, axis)
 
 
 def _describe(value: object) -> str:

@@ -44,6 +44,7 @@ KINDS: Final = {
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",
+    "signals": "signal",
     "metrics": "metric",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""

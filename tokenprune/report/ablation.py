@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenprune.evaluation.ablation import Ablation, AblationRow
+from tokenprune.evaluation.ablation import AblationRow
+from tokenprune.evaluation.ablation_config import Ablation
 from tokenprune.evaluation.table import p_value
 from tokenprune.report.charts import Chart, Measured, heatmap, lines, svg, write_charts
 from tokenprune.report.pages import drawn, render, share
