@@ -94,6 +94,7 @@ def ablate(
                 batch_size=batch_size,
                 max_new_tokens=asked.max_new_tokens,
                 broke=broken.append,
+                note=lambda text: to.print(text, style="bold yellow", markup=False),
                 progress=moved,
             )
         write_figure(out / ablation.name, ablation, rows)

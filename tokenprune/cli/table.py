@@ -13,6 +13,7 @@ from tokenprune.cli.options import words_or_all
 
 if TYPE_CHECKING:
     from tokenprune.evaluation.paper_tables import PaperTable
+    from tokenprune.evaluation.summary import SummaryRow
 
 __all__ = ["table"]
 
@@ -71,7 +72,7 @@ def table(
             console.print(note, style="bold yellow", markup=False)
         loaded, processor = load_model(name, device, dtype)
         counts = one.counts(_tokens(loaded, processor, parts) if painted else None)
-        measured = {}
+        measured: dict[str, list[SummaryRow]] = {}
         for benchmark, asked in parts.items():
             found = compare(
                 loaded,
@@ -83,9 +84,7 @@ def table(
                 budgets=list(counts.values()),
                 batch_size=batch_size,
                 max_new_tokens=asked.max_new_tokens,
-                note=lambda text, b=benchmark: console.print(  # type: ignore[misc]
-                    f"{b}: {text}", style="bold yellow", markup=False
-                ),
+                note=lambda text, b=benchmark: console.print(f"{b}: {text}", style="bold yellow", markup=False),
                 facts=environment(name, device, dtype, seed),
             )
             measured |= dict.fromkeys(one.data, found) if painted else {benchmark: found}

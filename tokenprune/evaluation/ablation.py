@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from tokenprune.core.errors import TokenPruneWarning
 from tokenprune.data.items import SCENES, Item
 from tokenprune.evaluation.ablation_config import Ablation
 from tokenprune.evaluation.answered import answers_in
@@ -68,6 +70,7 @@ def ablate(
     batch_size: int = 16,
     max_new_tokens: int = 6,
     broke: Callable[[Failure], None] = lambda failure: None,
+    note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -88,6 +91,8 @@ def ablate(
     max_new_tokens : int, default 6
     broke : callable
         Told of variants that raised; they have no rows.
+    note : callable
+        Called with what a reader must know; warns by default.
     progress : callable
     """
     rows = ablation.rows()
@@ -101,6 +106,7 @@ def ablate(
         budgets=ablation.budgets,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        note=note,
         facts=facts,
         progress=progress,
     )

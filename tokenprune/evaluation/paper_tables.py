@@ -109,8 +109,8 @@ class PaperTable:
         try:
             given = yaml.safe_load(path.read_text(encoding="utf-8"))
             columns = tuple(Column(**column) for column in given.pop("columns"))
-            lists = {key: tuple(given.pop(key)) for key in ("budgets", "strategies")}
-            made = cls(path.stem, columns=columns, **lists, **given)
+            budgets, strategies = (tuple(given.pop(key)) for key in ("budgets", "strategies"))
+            made = cls(path.stem, budgets=budgets, strategies=strategies, columns=columns, **given)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path}: no table: {' '.join(str(error).split())}") from error
         known = {FULL, *made.budgets}
@@ -188,8 +188,9 @@ class PaperTable:
                 if row is None:
                     cells.append(Cell(paper=paper))
                 else:
-                    ends = (None, None) if row.low == row.high else (row.low * scale, row.high * scale)
-                    cells.append(Cell(row.value * scale, *ends, paper))
+                    # a number without an interval has itself as both ends
+                    low, high = (None if row.low == row.high else end * scale for end in (row.low, row.high))
+                    cells.append(Cell(row.value * scale, low, high, paper))
             found[strategy, budget] = cells
         return found
 

@@ -75,9 +75,9 @@ def columns_of(rows: Sequence[Row], given: Mapping[str, str]) -> dict[str, str]:
     found = {name: column for name, column in given.items() if column != NONE}
     taken = set(found.values())
     for name, aliases in FIELDS.items():
-        column = next((a for a in aliases if a in there and a not in taken), None)
-        if name not in given and column is not None:
-            found[name] = column
+        usual = next((a for a in aliases if a in there and a not in taken), None)
+        if name not in given and usual is not None:
+            found[name] = usual
     if "image" in found and "images" in found:
         # what was named counts; else the column that is not empty
         single = "image" in given or ("images" not in given and _used(rows, found["image"]))

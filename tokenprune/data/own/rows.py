@@ -101,7 +101,7 @@ def _folder(folder: Path, split: str | None) -> list[Row]:
 def _chosen(folder: Path, names: Sequence[str], split: str | None) -> str:
     if split is None and len(names) == 1:
         return names[0]
-    if split not in names:
+    if split is None or split not in names:
         what = "has several splits" if split is None else f"has no split {split!r}"
         raise ConfigError(f"--data {str(folder)!r} {what}; give --split, one of: {', '.join(names)}")
     return split
@@ -145,7 +145,7 @@ def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if isinstance(found, Mapping) and len(lists := [v for v in found.values() if isinstance(v, list)]) == 1:
         found = lists[0]  # the rows, beside facts about them
     if isinstance(found, Mapping):
-        found = [_mapped(value, f"{path}: {key}") | {"id": key} for key, value in found.items()]  # rows by id
+        found = [{**_mapped(value, f"{path}: {key}"), "id": key} for key, value in found.items()]  # rows by id
     for number, value in enumerate(found if isinstance(found, list) else [found], 1):
         yield number, _mapped(value, f"{path}:{number}")
 
