@@ -28,7 +28,10 @@ def test_the_catalogue_is_current() -> None:
     assert text == catalogue(), f"{PATH} is stale: run python -m tokenprune.report.catalogue"
 
 
-@pytest.mark.parametrize("entry", [e for e in all_entries() if e.target.startswith("tokenprune")], ids=lambda e: f"{e.kind}-{e.name}")
+OURS = [entry for entry in all_entries() if entry.target.startswith("tokenprune")]
+
+
+@pytest.mark.parametrize("entry", OURS, ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_everything_that_ships_is_described(entry: object) -> None:
     told = described(entry)  # type: ignore[arg-type]
     assert told.about
