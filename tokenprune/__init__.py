@@ -9,6 +9,7 @@ from tokenprune.core import errors
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import TokenPruneError, TokenPruneWarning
 from tokenprune.core.features import SIGNALS, Features, Grid
+from tokenprune.core.groups import Groups, Picks
 from tokenprune.core.kinds import (
     Aggregator,
     Merged,
@@ -39,12 +40,14 @@ __all__ = [
     "Encoded",
     "Features",
     "Grid",
+    "Groups",
     "Merged",
     "Merger",
     "Normalizer",
     "Objective",
     "PairTable",
     "Pairwise",
+    "Picks",
     "Prior",
     "Problem",
     "Run",

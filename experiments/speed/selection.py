@@ -4,8 +4,9 @@
 
 Times are medians of 50 calls after 30, on the host's clock, synchronised: ``eager`` is ``Strategy.select``, ``graph``
 the same call captured in a CUDA graph. Picks are compared with the plain tensor operations on the same device
-(``TOKENPRUNE_KERNELS=0``), with float64 features on the CPU, and with plain loops (``tokenprune.benchmark.loops``).
-Everything found so far is written after each step; a step that fails says why and the others go on.
+(``TOKENPRUNE_KERNELS=0``), with float64 features on the CPU, and with the plain loops of references
+(``tokenprune_strategies.reference``). Everything found so far is written after each step; a step that fails says why
+and the others go on.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import torch
 
 import tokenprune as tp
 from tokenprune.benchmark.clock import synchronise, timed
-from tokenprune.benchmark.loops import LOOPS
 from tokenprune.core.ranking import relevance
+from tokenprune.core.reference import load_reference
 
 FIXED = ("random", "similarity", "attention", "mi-pruner", "mi-attention", "divprune", "cdpruner", "mmtok", "visionzip")
 FIXED += ("vispruner", "holov", "trimtokenator")
 """Strategies of a fixed budget whose ``select`` is called on features alone."""
+
+LOOPS = ("mi-pruner", "divprune", "cdpruner", "mmtok", "vispruner")
+"""Methods that are timed against their reference, too."""
 
 
 def made(
@@ -217,15 +221,16 @@ def against_loops(n: int, device: str, dtype: torch.dtype, repeats: int) -> dict
     found: dict[str, Any] = {}
     signals = made(n, device, dtype=dtype)
     features = tp.Features(**signals)
-    for name, loop in LOOPS.items():
-        strategy = tp.build(name)
+    for name in LOOPS:
+        strategy, reference = tp.build(name), load_reference(name)
+        given = reference.signals(features)
         for keep in (64, 128):
             row = cost(strategy, signals, keep, device, plain=False)
-            row["loop_ms"] = median_ms(lambda: loop(features, keep), device, repeats, 3)  # noqa: B023
+            row["loop_ms"] = median_ms(lambda: reference.function(**given, keep=keep), device, repeats, 3)  # noqa: B023
             row["ratio_eager"] = round(row["loop_ms"] / row["eager_ms"], 1)
             if "graph_ms" in row:
                 row["ratio_graph"] = round(row["loop_ms"] / row["graph_ms"], 1)
-            picks, wanted = strategy.select(features, keep).order[0], loop(features, keep)
+            picks, wanted = strategy.select(features, keep).order[0], reference(features, keep)[0]
             row["equal_to_loop"] = same(picks, wanted)
             row["shared_with_loop"] = len(set(picks.tolist()) & set(wanted.tolist())) / keep
             found[f"{name} K={keep}"] = row

@@ -24,6 +24,8 @@ def apet(*, layer: int | None = None, basis: int = 10, start: int = 0, faithful:
         The published code draws the first basis token at random, hands on basis tokens at positions where other
         tokens were, and solves in float32 a system that near-duplicates make singular (``faithful``, except for the
         draw). Its scripts have no setting for 32; the same shares are used.
+    Whole
+        :func:`tokenprune_strategies.reference.apet.apet`: the act in front of the language model as one loop.
 
     Parameters
     ----------

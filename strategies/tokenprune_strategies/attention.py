@@ -14,6 +14,8 @@ def attention(*, source: Literal["received", "cls"] = "received") -> tp.Strategy
 
     Cost
         O(H N^2): attention of one encoder layer, multiplied out for this; with ``cls`` one row of it.
+    Whole
+        :func:`tokenprune_strategies.reference.attention.attention`: the method as one loop.
 
     Parameters
     ----------

@@ -29,6 +29,8 @@ def cdpruner(*, relevance_sign: Literal[1, -1] | None = None, faithful: bool = F
         fallback is ours. The official min-max runs over all images of a batch, so that they decide about one another
         (``faithful``). Beyond the rank of the features official picks are NaN and fewer tokens remain; here a small
         ridge keeps the kernel positive definite and relevance decides.
+    Whole
+        :func:`tokenprune_strategies.reference.cdpruner.cdpruner`: the method as one loop.
 
     Parameters
     ----------

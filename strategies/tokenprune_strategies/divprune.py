@@ -24,6 +24,8 @@ def divprune(*, faithful: bool = False) -> tp.Strategy:
     Differences
         The official code never masks its picks, so once all tokens left coincide with picked ones it picks some again
         and the sequence holds copies. A zero vector makes its distances NaN there; here it has cosine 0 to all.
+    Whole
+        :func:`tokenprune_strategies.reference.divprune.divprune`: the method as one loop.
 
     Parameters
     ----------

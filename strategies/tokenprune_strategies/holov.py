@@ -36,6 +36,8 @@ def holov(
         runs of 1.5 rows, not windows. Where a crop is given more places than it has tokens (frequent from 128 on),
         official code fills the sequence up with zero vectors, and tokens enter by attention inside a crop
         (``faithful``); here the places go to other crops, and tokens enter in raster order.
+    Whole
+        :func:`tokenprune_strategies.reference.holov.holov`: the method as one loop.
 
     Parameters
     ----------

@@ -26,6 +26,8 @@ def mi_attention(
     Differences
         None known; there is no official code. The paper leaves open whether round 2 sees round 1's tokens as selected
         (``seed_redundancy``).
+    Whole
+        :func:`tokenprune_strategies.reference.mi_attention.mi_attention`: the method as one loop.
 
     Parameters
     ----------

@@ -28,6 +28,8 @@ def mi_pruner(
     Differences
         None known; there is no official code. The paper leaves open what counts as text (here the prompt's own words)
         and what the first pick is (here the highest relevance).
+    Whole
+        :func:`tokenprune_strategies.reference.mi_pruner.mi_pruner`: the method as one loop.
 
     Parameters
     ----------

@@ -48,6 +48,8 @@ def mmtok(
         The official text is the question's sub-words after :func:`keywords`; here it is whatever ``text`` holds, by
         default the whole prompt. With fewer candidates than places the official code takes position 0 again and
         again (``faithful``); here excluded tokens follow.
+    Whole
+        :func:`tokenprune_strategies.reference.mmtok.mmtok`: the method as one loop.
 
     Parameters
     ----------

@@ -13,6 +13,8 @@ def random(*, seed: int = 0) -> tp.Strategy:
 
     Cost
         O(N).
+    Whole
+        :func:`tokenprune_strategies.reference.random.random`: the method as one loop.
 
     Parameters
     ----------

@@ -11,6 +11,8 @@ def similarity(*, aggregator: tp.Aggregator = aggregators.Max()) -> tp.Strategy:
 
     Cost
         O(N T d) for the cosines.
+    Whole
+        :func:`tokenprune_strategies.reference.similarity.similarity`: the method as one loop.
 
     Parameters
     ----------

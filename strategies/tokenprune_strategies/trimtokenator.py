@@ -24,6 +24,8 @@ def trimtokenator(*, share: float = 0.8, squared: bool = True) -> tp.Strategy:
     Differences
         Unknown. The public text leaves open whether distances are squared, and the share: 0.8 is that of a
         third-party implementation. Embeddings are not normalised, so tokens of large norm go first.
+    Whole
+        :func:`tokenprune_strategies.reference.trimtokenator.trimtokenator`: the method as one loop.
 
     Parameters
     ----------

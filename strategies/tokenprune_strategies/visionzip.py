@@ -37,6 +37,8 @@ def visionzip(
     Differences
         None in numbers. The paper speaks of averaging, its code adds the mean to the centre (twice the amplitude).
         A zero key has cosine 0 here, NaN there; a budget too small for a contextual token is allowed.
+    Whole
+        :func:`tokenprune_strategies.reference.visionzip.visionzip`: the method as one loop.
 
     Parameters
     ----------

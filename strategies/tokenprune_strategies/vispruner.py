@@ -34,6 +34,8 @@ def vispruner(
         budgets (8 of 576, where a round would drop more than half of the list); here these work. Rounding noise
         of 1e-7 in the features exchanges up to half of the diverse tokens, so half precision never agrees token for
         token.
+    Whole
+        :func:`tokenprune_strategies.reference.vispruner.vispruner`: the method as one loop.
 
     Parameters
     ----------

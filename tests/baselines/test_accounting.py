@@ -28,7 +28,15 @@ from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 N, LAYERS = 576, 32
 """LLaVA-1.5-7B."""
 
-INSIDE = ("apet", "autoprune", "dart", "fastv", "sparsevlm")
+STILL = [name for name in tp.list_strategies() if "frames" not in tp.build(name).requires]
+"""What a model that reads no videos can run; the others run on videos in ``tests/video``."""
+
+NOT_NEUTRAL = ("visionzip", "trim", "prumerge", "prumerge-plus")
+"""What makes a token more even with everything kept, for pictures."""
+
+BUDGETED = [name for name in tp.list_strategies() if tp.build(name).uses_budget]
+
+INSIDE = ("apet", "autoprune", "dart", "fastv", "pyramiddrop", "sparsevlm")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +50,8 @@ INSIDE = ("apet", "autoprune", "dart", "fastv", "sparsevlm")
         ("sparsevlm", {192: (113, 206.5), 128: (39, 145.40625), 64: (18, 82.25)}),
         # 1.5 and 0.5 times the budget, 16 layers each
         ("apet", {192: (96, 192.0), 128: (64, 128.0), 64: (32, 64.0), 32: (16, 32.0)}),
+        # 8 layers each on all, on (M/N)^(1/3), (M/N)^(2/3) and M/N of them; the published 1/2, 1/4, 1/8 at 72
+        ("pyramiddrop", {72: (72, 270.0), 64: (64, (576 + 276 + 133 + 64) / 4)}),
         ("mi-pruner", {192: (192, 192.0), 128: (128, 128.0), 64: (64, 64.0), 32: (32, 32.0)}),
         ("visionzip", {192: (192, 192.0), 64: (64, 64.0)}),
     ],
@@ -93,6 +103,14 @@ def test_a_first_layer_that_would_count_from_the_end_is_refused(name: str) -> No
         tp.build(name, k=0)
 
 
+def test_no_budget_reaches_what_counts_by_itself() -> None:
+    strategy = tp.build("prunevid")
+    assert not strategy.uses_budget
+    assert strategy.own_counts
+    with pytest.raises(UnreachableBudgetError, match="'prunevid' keeps follows from the visual input"):
+        matched_keep(strategy, 128, N, LAYERS)
+
+
 def test_targets_are_budgets() -> None:
     strategy = tp.build("fastv")
     assert matched_keep(strategy, 1 / 3, N, LAYERS) == matched_keep(strategy, 192, N, LAYERS)
@@ -103,7 +121,7 @@ def test_targets_are_budgets() -> None:
         checked_match("layer-averages")
 
 
-@given(st.sampled_from(tp.list_strategies()), st.integers(4, 90), st.integers(3, 40), st.floats(0.02, 1))
+@given(st.sampled_from(BUDGETED), st.integers(4, 90), st.integers(3, 40), st.floats(0.02, 1))
 @settings(max_examples=30)
 def test_no_other_budget_comes_nearer(name: str, n: int, n_layers: int, ratio: float) -> None:
     strategy = tp.build(name)
@@ -136,7 +154,7 @@ def ran(tiny: tuple[Any, Any, Any], strategy: tp.AnyStrategy, keep: int) -> tp.R
     return run
 
 
-@pytest.mark.parametrize("name", tp.list_strategies())
+@pytest.mark.parametrize("name", STILL)
 @pytest.mark.parametrize("keep", [1, 37, 144])
 def test_what_ran_is_what_was_predicted(tiny: tuple[Any, Any, Any], name: str, keep: int) -> None:
     # with gain 0 autoprune's counts do not follow what it measures
@@ -162,7 +180,7 @@ def test_matched_budgets_make_rows_comparable(tiny: tuple[Any, Any, Any], name: 
         assert layer_average(counts) == pytest.approx(80, abs=step / 2 if name == "dart" else 0.5)
 
 
-@pytest.mark.parametrize("name", tp.list_strategies())
+@pytest.mark.parametrize("name", STILL)
 def test_bytes_of_the_cache_are_those_that_the_cache_holds(tiny: tuple[Any, Any, Any], name: str) -> None:
     model, processor, _ = tiny
     one = prompt_inputs(processor, [picture(1)], ["what color is the dog ?"])
@@ -214,7 +232,7 @@ def test_prefill_of_a_seven_billion_model_by_hand() -> None:
     assert kv_bytes(shape, tokens, 2) == (2 * 616 + 30 * 168) * 2 * 4096 * 2
 
 
-@pytest.mark.parametrize("name", tp.list_strategies())
+@pytest.mark.parametrize("name", STILL)
 def test_laws_hold_wherever_a_strategy_acts(tiny: tuple[Any, Any, Any], name: str) -> None:
     model, processor, inputs = tiny
     found = diagnose(model, processor, name, 30, inputs)
@@ -222,7 +240,11 @@ def test_laws_hold_wherever_a_strategy_acts(tiny: tuple[Any, Any, Any], name: st
     laws = {"keep all = plain", "drop = mask out", "hooks gone"}
     # what merges is not what was there; visionzip's [CLS] is not even with everything kept
     merging = {"apet": {"drop = mask out"}, "autoprune": {"drop = mask out"}, "sparsevlm": {"drop = mask out"}}
-    merging["visionzip"] = {"keep all = plain", "drop = mask out"}
+    # in a pyramid each layer counts positions of its own, which no mask makes
+    merging["pyramiddrop"] = {"drop = mask out"}
+    # what is left in the encoder has been computed with fewer neighbours
+    merging["flowcut"] = {"drop = mask out"}
+    merging |= {each: {"keep all = plain", "drop = mask out"} for each in NOT_NEUTRAL}
     assert set(found.laws) == laws - merging.get(name, set())
     strategy = tp.build(name)
     if name != "autoprune":
@@ -242,7 +264,9 @@ def test_masking_other_tokens_out_is_told_apart(tiny: tuple[Any, Any, Any], name
 
 def test_neutral_strategies_say_so() -> None:
     neutral = {name: tp.build(name).neutral for name in tp.list_strategies()}
-    assert {name for name, is_neutral in neutral.items() if not is_neutral} == {"visionzip"}
+    assert {name for name, is_neutral in neutral.items() if not is_neutral} == {
+        "fastvid", "holitom", "prunevid", *NOT_NEUTRAL
+    }  # fmt: skip
     assert not tp.build("holov", faithful=True).neutral  # pick order
     assert not tp.build("apet", faithful=True).neutral  # overwritten tokens
     assert not tp.build("sparsevlm", faithful=True).neutral  # always drops one

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.core.errors import TokenPruneWarning
+from tokenprune.core.features import LAYOUTS, is_signal, signal_of
 from tokenprune.core.schedule import LayerSchedule
 
 SIZES: Final = {"d": 8, "e": 6, "h": 2, "k": 5, "c": 4, "s": 2}
@@ -21,6 +22,13 @@ POSITIONAL: Final = {
     "random": "draws by position",
     "visionzip": "centres lie at a uniform stride",
     "holov": "crops are runs of the raster sequence",
+    "hiprune (faithful)": "neighbours lie in the picture",
+    "trim": "the mean stands at the lowest place left over",
+    "prumerge": "the sum stands at the lowest place left over",
+    "prumerge-plus": "the grid lies in the picture",
+    "trim (adaptive)": "the mean stands at the lowest place left over",
+    "prumerge (adaptive)": "the sum stands at the lowest place left over",
+    "prumerge-plus (adaptive)": "the grid lies in the picture",
     "visionzip (no [CLS], mean)": "centres lie at a uniform stride",
     "holov (holistic)": "crops are runs of the raster sequence",
     "apet before": "the basis starts at a fixed position",
@@ -37,6 +45,11 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "visionzip (no [CLS], mean)": {"strategy": "visionzip", "cls": False, "combine": "mean"},
     "vispruner (no round 1)": {"strategy": "vispruner", "share": 0.0, "rate": 3},
     "holov (holistic)": {"strategy": "holov", "within": "holistic", "crops": 4},
+    "scope (add)": {"strategy": "scope", "combine": "add", "alpha": 0.5},
+    "hiprune (faithful)": {"strategy": "hiprune", "alpha": 1.0, "faithful": True},
+    "trim (adaptive)": {"strategy": "trim", "adaptive": True},
+    "prumerge (adaptive)": {"strategy": "prumerge", "adaptive": True, "neighbours": 4},
+    "prumerge-plus (adaptive)": {"strategy": "prumerge-plus", "adaptive": True},
     "trimtokenator (plain distances)": {"strategy": "trimtokenator", "squared": False, "share": 0.3},
 }
 """Options that change how a strategy works."""
@@ -56,11 +69,19 @@ def stages() -> dict[str, tp.Strategy]:
         assert isinstance(strategy, LayerSchedule), f"{name} is neither a Strategy nor a LayerSchedule"
         acts = [("before", strategy.before)] if strategy.before is not None else []
         acts += [(f"after layer {event.after_layer}", event.strategy) for event in strategy.events]
-        found |= {f"{name} {where}": act for where, act in acts if act.requires <= tp.SIGNALS.keys()}
+        found |= {
+            f"{name} {where}": act
+            for where, act in acts
+            if all(is_signal(name) or name in LAYOUTS for name in act.requires)
+        }
     return found
 
 
 STAGES: Final = stages()
+LAYERED: Final = sorted({name for stage in STAGES.values() for name in stage.requires if "@" in name})
+NAMED: Final = {**tp.SIGNALS, **{name: signal_of(name) for name in LAYERED}}
+"""Every signal there is, and those of the layers that some strategy names."""
+
 ALL: Final = pytest.mark.parametrize("name", sorted(STAGES))
 
 
@@ -74,11 +95,11 @@ def supply(
     change: Callable[[Tensor, int], Tensor] | None = None,
     **kwargs: Any,
 ) -> tp.Features:
-    """Every signal there is; ``change(signal, axis)`` edits those that run over visual tokens along that axis."""
+    """Every signal there is, of a single frame; ``change(signal, axis)`` edits what runs over visual tokens."""
     draw = torch.Generator().manual_seed(seed)
     sizes = {**SIZES, "b": batch, "n": n, "t": t}
     given: dict[str, Any] = {}
-    for name, signal in tp.SIGNALS.items():
+    for name, signal in NAMED.items():
         letters = signal.shape.split()
         value = torch.randn([sizes.get(letter, 3) for letter in letters], generator=draw, dtype=torch.float64)
         if "attention" in name:
@@ -86,7 +107,10 @@ def supply(
         if change is not None and "n" in letters:
             value = change(value, letters.index("n"))
         given[name] = value.to(dtype)
-    return tp.Features(given.pop("visual"), given.pop("text"), **given, **kwargs)
+    mask = kwargs.get("visual_mask")
+    sizes = [n] * batch if mask is None else mask.sum(1).tolist()
+    layout = {"grid": [tp.Grid(1, size) for size in sizes], **kwargs}
+    return tp.Features(given.pop("visual"), given.pop("text"), **given, **layout)
 
 
 def select(name: str, features: tp.Features, keep: Any) -> tp.Selection:
@@ -96,8 +120,14 @@ def select(name: str, features: tp.Features, keep: Any) -> tp.Selection:
         return STAGES[name].select(features, keep)
 
 
-def check(selection: tp.Selection, keep: list[int], sizes: list[int]) -> None:
-    """Exactly as many distinct positions as asked, in range, ascending; finite merged tokens at distinct places."""
+def check(name: str, selection: tp.Selection, keep: list[int], sizes: list[int]) -> None:
+    """Exactly as many distinct positions as asked, in range, ascending; finite merged tokens at distinct places.
+
+    What keeps counts of its own may keep others, but some.
+    """
+    if STAGES[name].own_counts:
+        keep = selection.counts.tolist()
+        assert all(1 <= k <= n for k, n in zip(keep, sizes, strict=True))
     assert selection.counts.tolist() == keep
     assert selection.indices.shape == selection.order.shape == (len(keep), max(keep))
     for b, (k, n) in enumerate(zip(keep, sizes, strict=True)):
@@ -132,18 +162,18 @@ def check(selection: tp.Selection, keep: list[int], sizes: list[int]) -> None:
     ],
 )
 def test_keeps_exactly_what_is_asked(name: str, batch: int, n: int, keep: int) -> None:
-    check(select(name, supply(batch, n), keep), [keep] * batch, [n] * batch)
+    check(name, select(name, supply(batch, n), keep), [keep] * batch, [n] * batch)
 
 
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_half_precision_comes_in(name: str, dtype: torch.dtype) -> None:
-    check(select(name, supply(2, dtype=dtype), 5), [5, 5], [13, 13])
+    check(name, select(name, supply(2, dtype=dtype), 5), [5, 5], [13, 13])
 
 
 @ALL
 def test_one_text_token(name: str) -> None:
-    check(select(name, supply(2, t=1), 5), [5, 5], [13, 13])
+    check(name, select(name, supply(2, t=1), 5), [5, 5], [13, 13])
 
 
 @ALL
@@ -155,20 +185,20 @@ def test_duplicates(name: str, keep: int) -> None:
         half = value.narrow(axis, 0, 6)
         return torch.cat([half, half], dim=axis)
 
-    check(select(name, supply(2, 12, change=twice), keep), [keep] * 2, [12] * 2)
+    check(name, select(name, supply(2, 12, change=twice), keep), [keep] * 2, [12] * 2)
 
 
 @ALL
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_constant_tokens(name: str, value: float) -> None:
     flat = supply(2, change=lambda signal, axis: torch.full_like(signal, value))
-    check(select(name, flat, 6), [6, 6], [13, 13])
+    check(name, select(name, flat, 6), [6, 6], [13, 13])
 
 
 @ALL
 def test_memory_layout_does_not_matter(name: str) -> None:
     features = supply(2)
-    strided = {s: features[s].mT.contiguous().mT for s in tp.SIGNALS if features[s].ndim > 2}
+    strided = {s: features[s].mT.contiguous().mT for s in NAMED if features[s].ndim > 2}
     assert not all(value.is_contiguous() for value in strided.values())
     assert torch.equal(select(name, features.replace(**strided), 5).order, select(name, features, 5).order)
 
@@ -180,15 +210,16 @@ def test_neighbours_and_padding_do_not_matter(name: str) -> None:
     mask = torch.arange(13) < torch.tensor(sizes).unsqueeze(1)
     batch = supply(3, visual_mask=mask)
     together = select(name, batch, keep)
-    check(together, keep, sizes)
+    check(name, together, keep, sizes)
     for b, (n, k) in enumerate(zip(sizes, keep, strict=True)):
         row: dict[str, Any] = {}
-        for signal, about in tp.SIGNALS.items():
+        for signal, about in NAMED.items():
             letters = about.shape.split()
             value = batch[signal][b : b + 1]
             row[signal] = value.narrow(letters.index("n"), 0, n) if "n" in letters else value
-        alone = select(name, tp.Features(row.pop("visual"), row.pop("text"), **row), k)
-        assert together.order[b, :k].tolist() == alone.order[0].tolist()
+        alone = select(name, tp.Features(row.pop("visual"), row.pop("text"), grid=tp.Grid(1, n), **row), k)
+        assert together.row(b) == alone.row(0)
+        assert [i for i in together.order[b].tolist() if i >= 0] == alone.order[0].tolist()
         if alone.merged is not None:
             assert together.merged is not None
             width = alone.merged.tokens.shape[1]

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tokenprune as tp
-from tokenprune_strategies.document import PATH, Docstring, Method, markdown, methods, render
+from tokenprune_strategies.document import (
+    PATH,
+    REFERENCES,
+    Docstring,
+    Method,
+    markdown,
+    methods,
+    render,
+    render_references,
+)
 
 METHODS = {method.name: method for method in methods()}
+IMAGES = {"fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop", "flowcut"}
+VIDEO = {"dycoke", "evs", "fastvid", "holitom", "prunevid", "vidcom2"}
 PUBLISHED = sorted(METHODS.keys() - {"random", "similarity", "attention", "mi-pruner", "mi-attention"})
 each = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def test_the_page_is_current() -> None:
-    text = (Path(__file__).parents[2] / PATH).read_text(encoding="utf-8")
-    assert text == render().rstrip() + "\n", f"{PATH} is stale: run python -m tokenprune_strategies.document"
+@pytest.mark.parametrize(("path", "made"), [(PATH, render), (REFERENCES, render_references)])
+def test_the_pages_are_current(path: str, made: Callable[[], str]) -> None:
+    text = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    assert text == made().rstrip() + "\n", f"{path} is stale: run python -m tokenprune_strategies.document"
 
 
 def test_every_strategy_of_ours_is_on_it() -> None:
-    assert len(METHODS) == 17
+    assert len(METHODS) == 17 + len(VIDEO) + len(IMAGES)
     assert METHODS.keys() <= set(tp.list_strategies())
     text = render()
     for name in METHODS:
@@ -56,7 +69,7 @@ def test_published_methods_are_cited_and_told_apart_from_their_papers(name: str)
     method = METHODS[name]
     assert re.search(r"arXiv \d{4}\.\d{5}", method.doc.paragraphs[0])
     assert len(method.doc.sections["Differences"]) > 8
-    assert len(PUBLISHED) == 12
+    assert len(PUBLISHED) == 12 + len(VIDEO) + len(IMAGES)
 
 
 def test_what_the_parts_tell() -> None:
@@ -69,13 +82,40 @@ def test_what_the_parts_tell() -> None:
         "visionzip": "encoder output",
         "holov": "projection space",
     }
-    blind = {"apet", "attention", "divprune", "holov", "random", "visionzip", "vispruner"}
+    blind = {
+        *(IMAGES - {"trim", "pyramiddrop"}),
+        "evs",
+        "fastvid",
+        "holitom",
+        "vidcom2",
+        "apet",
+        "attention",
+        "divprune",
+        "holov",
+        "random",
+        "visionzip",
+        "vispruner",
+    }
     assert {name for name, method in METHODS.items() if method.spoken_to == "no"} == blind
-    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {"fastv"}
+    assert {name for name, method in METHODS.items() if method.spoken_to == "by its last token"} == {
+        "fastv",
+        "pyramiddrop",
+    }
     assert {name for name, method in METHODS.items() if method.strategy.merges} == {
-        "apet", "autoprune", "sparsevlm", "visionzip"
+        "apet", "autoprune", "sparsevlm", "visionzip", "fastvid", "holitom", "prunevid",
+        "trim", "prumerge", "prumerge-plus", "flowcut"
     }  # fmt: skip
     assert METHODS["sparsevlm"].signals == {"attention", "text", "visual"}
+    assert {name for name, method in METHODS.items() if "frames" in method.signals} == VIDEO
+    assert METHODS["flowcut"].place == "between encoder layers; projection space"
+    assert METHODS["trim"].place == "encoder output"
+    assert METHODS["dycoke"].place == "projection space; while decoding from layer 3 on"
+    assert METHODS["dycoke"].spoken_to == "while decoding"
+    assert METHODS["prunevid"].place == "projection space; after layer 10"
+    assert METHODS["prunevid"].meaning(64) == "follows from the data"
+    assert METHODS["evs"].meaning(64) == "≈ 64 / ≈ 64"
+    assert METHODS["vidcom2"].meaning(64) == "64 / 64"
+    assert METHODS["prunevid"].matched(64) == "no budget"
     assert METHODS["dart"].meaning(192) == "196 / 219.75"
     assert METHODS["fastv"].matched(128) == "98"
     assert METHODS["fastv"].matched(32) == "none below 36.94"

@@ -12,7 +12,6 @@ import torch
 from typer.testing import CliRunner
 
 import tokenprune as tp
-from tokenprune.benchmark import loops
 from tokenprune.benchmark.bench import Setup, bench, cases
 from tokenprune.benchmark.clock import Peaks, peaks, timed
 from tokenprune.benchmark.geometry import GEOMETRIES, asked, build_model, geometry
@@ -97,19 +96,6 @@ def test_geometries(name: str) -> None:
         assert 0 < run.tokens_after < run.tokens_before
 
 
-@pytest.mark.parametrize("name", loops.LOOPS)
-def test_loops_pick_what_strategies_pick(name: str) -> None:
-    draw = torch.Generator().manual_seed(1)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    f = tp.Features(
-        normal(1, 90, 32), normal(1, 7, 32), encoder=normal(1, 90, 16), cls_attention=normal(1, 4, 90).softmax(-1)
-    )
-    assert torch.equal(tp.build(name).select(f, 20).order[0], loops.LOOPS[name](f, 20))
-
-
 def test_floors() -> None:
     roof = Peaks(bytes_per_ms=100.0, flops_per_ms=10.0)
     assert roof.floor(1000, 50) == (10.0, "weights")
@@ -151,7 +137,7 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "first token ms" in result.output
     assert "TFLOP/s" in result.output
-    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]) == 4
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]) == 5
 
 
 @pytest.mark.parametrize(

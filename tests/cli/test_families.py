@@ -46,6 +46,29 @@ def test_doctor_and_list(family: str, capsys: pytest.CaptureFixture[str], monkey
     assert ("drop = mask out" in found[0]["laws"]) == (family != "gemma3")
 
 
+VIDEO = ("dycoke", "evs", "fastvid", "holitom", "prunevid", "vidcom2")
+
+
+@pytest.mark.parametrize("family", ["video_llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_what_compares_frames_is_shown_a_video(
+    family: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [word for strategy in VIDEO for word in ("--strategy", strategy)]
+    code, out, err = run(capsys, monkeypatch, "doctor", "--model", f"tiny:{family}", *options, "--json")
+    assert code == 0, out + err
+    found = json.loads(out)["diagnoses"]
+    assert [f["strategy"] for f in found] == list(VIDEO)
+    assert all(f["healthy"] and 0 < f["tokens_after"] < f["tokens_before"] for f in found)
+    laws = {f["strategy"]: set(f["laws"]) for f in found}
+    assert laws["evs"] == laws["vidcom2"] == laws["dycoke"] == {"keep all = plain", "drop = mask out", "hooks gone"}
+
+
+def test_models_without_videos_say_why(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run(capsys, monkeypatch, "doctor", "--model", "tiny:llava", "--strategy", "evs")
+    assert code != 0
+    assert "'evs' compares the frames of videos, which LlavaForConditionalGeneration does not read" in err
+
+
 def test_the_usual_budget_is_a_quarter_of_small_images(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -370,7 +370,12 @@ def installed_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = folder / "source", folder / "site"
     (source / "tokenprune_example_plugin").mkdir(parents=True)
     package = ROOT / "tests" / "plugin_package"
-    for name in ("pyproject.toml", "tokenprune_example_plugin/__init__.py", "tokenprune_example_plugin/broken.py"):
+    for name in (
+        "pyproject.toml",
+        "tokenprune_example_plugin/__init__.py",
+        "tokenprune_example_plugin/broken.py",
+        "tokenprune_example_plugin/temporal.py",
+    ):
         (source / name).write_text((package / name).read_text())
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
     done = python("-m", "pip", "install", *options, "--target", str(target), str(source))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -23,7 +24,7 @@ from tokenprune.evaluation import ablation as engine
 from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations
 from tokenprune.evaluation.conditions import conditions
 from tokenprune.hf.adapters.base import adapter_for
-from tokenprune.report.ablation import write_figure, write_page
+from tokenprune.report.ablation import charts, write_figure, write_page
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 CHECKOUT = engine.CONFIGS
@@ -176,8 +177,11 @@ def test_an_ablation_from_file_to_figure(figure: str, tmp_path: Path) -> None:
             (row.label, row.keep, row.group) for row in rows
         ]
     assert json.loads((out / "table.json").read_text())["rows"][0]["label"] == rows[0].label
-    drawings = ElementTree.parse(write_figure(out, made, rows)).getroot().findall("{http://www.w3.org/2000/svg}svg")
-    assert len(drawings) == 4  # two groups, by two budgets or two values of lam
+    assert len(charts(made, rows)) == 4  # two groups, by two budgets or two values of lam
+    vector, picture = write_figure(out, made, rows)
+    axes = ElementTree.parse(vector).getroot().findall(".//*[@id]")
+    assert sum(str(part.get("id")).startswith("axes_") for part in axes) == 4
+    assert Image.open(picture).size[0] > 1000
     page = write_page(tmp_path, [(made, rows)], {}).read_text()
     assert "<script" not in page
     # what is there is not asked again, and other options are refused
@@ -195,7 +199,9 @@ def test_the_command_with_too_few_questions_for_every_family(tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     assert "(paper 56.88%)" in done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "table-5"]
-    assert {"table.csv", "table.json", "figure.svg"} <= {path.name for path in (tmp_path / "out" / "table-5").iterdir()}
+    assert {"table.csv", "table.json", "figure.svg", "figure.png"} <= {
+        path.name for path in (tmp_path / "out" / "table-5").iterdir()
+    }
 
 
 def test_an_unknown_ablation_is_answered_before_a_model_is_loaded(tmp_path: Path) -> None:

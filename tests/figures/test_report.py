@@ -1,28 +1,19 @@
-"""Charts, and pages that show whatever was asked and answered without running it."""
+"""Pages that show whatever was asked and answered without running it."""
 
 from __future__ import annotations
 
-import itertools
 import re
-import xml.etree.ElementTree as ElementTree
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from tokenprune.evaluation.summary import summarize
-from tokenprune.report.curves import HEIGHT, chart
 from tokenprune.report.examples import Example, choose_examples
-from tokenprune.report.heatmap import heatmap
-from tokenprune.report.panels import panels
 from tokenprune.report.report import report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 RIGHT = (("a", 16, 1), ("b", 8, 1), ("full", 0, 4), ("b", 16, 3), ("a", 8, 2))
 """Strategy, budget, right answers of four."""
-shares = st.floats(0, 1)
 
 
 def line(
@@ -67,59 +58,6 @@ def test_the_report_lists_strategies_as_the_terminal_does() -> None:
         (" class=next", "a", "8"),
         ("", "b", "8"),
     ]
-
-
-@given(st.dictionaries(st.text(max_size=8), st.dictionaries(st.sampled_from("abc"), shares, min_size=1), min_size=1))
-def test_charts_are_xml_and_stay_inside_their_frame(lines: dict[str, dict[str, float]]) -> None:
-    lines = {"".join(c for c in name if c.isprintable()): line for name, line in lines.items()}
-    svg = ElementTree.fromstring(chart(lines, list("abc"), HOSTILE, {"full": 0.5}))
-    circles = svg.findall("circle")
-    assert len(circles) == sum(map(len, lines.values()))
-    assert all(0 <= float(circle.attrib["cy"]) <= HEIGHT for circle in circles)
-
-
-@given(st.lists(shares, min_size=2, max_size=2))
-def test_larger_values_stand_higher(values: list[float]) -> None:
-    svg = ElementTree.fromstring(chart({"line": dict(zip("ab", values, strict=True))}, ["a", "b"], "label"))
-    first, second = (float(circle.attrib["cy"]) for circle in svg.findall("circle"))
-    x_first, x_second = (float(circle.attrib["cx"]) for circle in svg.findall("circle"))
-    assert x_first < x_second
-    if abs(values[0] - values[1]) > 0.001:
-        assert (first > second) == (values[0] < values[1])
-
-
-def test_labels_that_end_together_do_not_overlap() -> None:
-    svg = ElementTree.fromstring(chart({f"line {i}": {"a": 0.01 * i / 20} for i in range(20)}, ["a"], "label"))
-    heights = sorted(float(t.attrib["y"]) for t in svg.findall("text") if str(t.text).startswith("line"))
-    assert all(b - a >= 14 for a, b in itertools.pairwise(heights))
-    assert len(heights) == 20
-    assert heights[-1] <= HEIGHT
-
-
-def test_a_chart_of_nothing_is_empty() -> None:
-    assert chart({}, ["a"], "label") == ""
-    assert heatmap({}, ["a"], ["b"], "label") == ""
-
-
-def test_a_heatmap_is_darkest_at_its_largest_value() -> None:
-    values = {("r", "c"): 0.2, ("r", "d"): 0.9, ("s", "c"): 0.5}
-    svg = ElementTree.fromstring(heatmap(values, ["r", "s"], ["c", "d"], HOSTILE))
-    fills = [int(rect.attrib["fill"][1:], 16) for rect in svg.findall("rect")]
-    assert len(fills) == 3
-    assert sorted(range(3), key=lambda i: -fills[i]) == [0, 2, 1]
-
-
-def test_panels_make_one_file_of_several_drawings() -> None:
-    one = chart({"line": {"a": 0.5}}, ["a"], "label")
-    file = ElementTree.fromstring(panels([(HOSTILE, one), ("b", one), ("c", one)]))
-    inner = file.findall("{http://www.w3.org/2000/svg}svg")
-    places = [(float(svg.attrib["x"]), float(svg.attrib["y"])) for svg in inner]
-    assert len(places) == 3
-    assert places[0][1] == places[1][1] < places[2][1]
-    assert places[0][0] == places[2][0] < places[1][0]
-    assert float(inner[2].attrib["y"]) + float(inner[2].attrib["height"]) <= float(file.attrib["height"])
-    with pytest.raises(ValueError, match="viewBox"):
-        panels([("a", "<p>no drawing</p>")])
 
 
 def test_examples_are_questions_on_which_the_best_and_random_differ() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune as tp
+from tokenprune.components.density import density_peaks
 from tokenprune.components.layerwise.attention import (
     AttentionInformation,
     AttentionRows,
@@ -27,7 +28,7 @@ from tokenprune.components.layerwise.basis import (
     reconstruction_error,
 )
 from tokenprune.components.layerwise.pivots import KeyNorm, PivotQuota, hash_order
-from tokenprune.components.layerwise.recycle import Recycle, density_peaks
+from tokenprune.components.layerwise.recycle import Recycle
 from tokenprune.core.ranking import TopK
 
 SEEDS = st.integers(0, 10_000)

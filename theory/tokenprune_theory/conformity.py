@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, signal_of
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.kinds import Objective
 from tokenprune_theory.setfn import TableFunction, Violation, path_violation
@@ -208,10 +208,10 @@ def objective_violations(
 
 def random_features(rng: np.random.Generator, signals: Iterable[str] = (), batch: int = 1, n: int = 5) -> Features:
     """Random float64 features with a duplicate token, some padding and the signals asked for."""
-    sizes = {"b": batch, "n": n, "t": 3, "d": 4, "e": 4, "c": 4, "k": 4, "h": 2, "r": 2, "s": 3}
+    sizes = {"b": batch, "n": n, "t": 3, "d": 4, "e": 4, "c": 4, "k": 4, "h": 2, "r": 2, "s": 3, "w": 4}
     given = {}
     for name in sorted({"visual", "text", *signals}):
-        value = torch.from_numpy(rng.standard_normal([sizes[letter] for letter in SIGNALS[name].shape.split()]))
+        value = torch.from_numpy(rng.standard_normal([sizes[letter] for letter in signal_of(name).shape.split()]))
         given[name] = value.softmax(-1) if "attention" in name else value
     copy = torch.arange(n)
     copy[-1] = 0

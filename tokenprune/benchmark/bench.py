@@ -14,9 +14,9 @@ import torch
 
 from tokenprune.benchmark.clock import machine, peaks
 from tokenprune.benchmark.geometry import build_model, geometry
-from tokenprune.benchmark.loops import LOOPS
 from tokenprune.benchmark.measure import Bench, Way
 from tokenprune.core.errors import ConfigError, TokenPruneError, closest
+from tokenprune.core.reference import list_references
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters import adapter_for
@@ -88,6 +88,7 @@ def cases(
         if way not in get_args(Way):
             raise ConfigError(f"--ways: no {way!r}; {closest(way, get_args(Way))}")
     made = {spec: build(spec) for spec in strategies}
+    known = set(list_references())
     for batch in batches:
         for way in ways:
             if way != "loop":
@@ -96,7 +97,9 @@ def cases(
             for spec, strategy in made.items():
                 for way in ways:
                     varies = isinstance(strategy, LayerSchedule) and not strategy.follows
-                    if (way == "compiled" and varies) or (way == "loop" and spec not in LOOPS):
+                    # a reference stands for a strategy that acts in front of the language model alone
+                    whole = spec in known and not isinstance(strategy, LayerSchedule)
+                    if (way == "compiled" and varies) or (way == "loop" and not whole):
                         continue
                     yield Case(batch, spec, keep, way)  # type: ignore[arg-type]
 

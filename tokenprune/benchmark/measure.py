@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tokenprune.benchmark.clock import Peaks, Timing, laps, synchronise, timed
 from tokenprune.benchmark.geometry import asked
-from tokenprune.benchmark.loops import LOOPS
 from tokenprune.core.budget import Budget
 from tokenprune.core.features import Features
+from tokenprune.core.reference import load_reference
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters import adapter_for
@@ -33,7 +33,7 @@ __all__ = ["DECODED", "Bench", "Way"]
 
 Way = Literal["plain", "compiled", "loop"]
 """``plain``: a stock model inside :func:`~tokenprune.attach`. ``compiled``: :func:`~tokenprune.compile`. ``loop``: the
-selection alone, written as a Python loop."""
+selection alone, as its reference's Python loop (:mod:`tokenprune.core.reference`)."""
 
 DECODED = 8
 """Tokens decoded to find the time of one."""
@@ -98,7 +98,7 @@ class Bench:
             found |= self._stock_attention()
             return found | self._prefill(self.inputs["input_ids"].shape[1]) | self._generation()
         request = self._request(strategy, keep)
-        found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs)).row
+        found["encode_ms"] = self._time(lambda: observed(self.adapter, request.signals, self.inputs, request.stage)).row
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
@@ -174,16 +174,18 @@ class Bench:
     def _features(self, request: Request) -> Features:
         """What the strategy is given for these prompts."""
         ids = self.inputs["input_ids"]
-        encoded = observed(self.adapter, request.signals, self.inputs)
+        encoded = observed(self.adapter, request.signals, self.inputs, request.stage)
         batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), encoded.seen)
         return collect(request, embedded(self.adapter, ids, encoded), batch, encoded.seen)
 
     def _loop(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
         assert strategy is not None
         assert keep is not None
-        features, loop = self._features(self._request(strategy, keep)), LOOPS[strategy.name]
-        rows = [_row(features, i) for i in range(features.batch)]
-        return {"select_ms": self._time(lambda: [loop(row, keep) for row in rows], max(3, self.repeats // 3)).row}
+        features, reference = self._features(self._request(strategy, keep)), load_reference(strategy.name)
+        rows = [reference.signals(features, row) for row in range(features.batch)]
+        repeats = max(3, self.repeats // 3)
+        timing = self._time(lambda: [reference.function(**row, keep=keep) for row in rows], repeats)
+        return {"select_ms": timing.row}
 
     def _compiled(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
         from tokenprune.core.registry import build
@@ -275,10 +277,3 @@ class Bench:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _row(features: Features, i: int) -> Features:
-    """One unit's features, as a batch of one."""
-    masks = {"visual_mask": features.visual_mask, "text_mask": features.text_mask}
-    kept = {name: None if mask is None else mask[i : i + 1] for name, mask in masks.items()}
-    return features.replace(**{name: features[name][i : i + 1] for name in features}, **kept)

@@ -72,4 +72,4 @@ def ablate(
         console.print(ablation_table(ablation, rows))
         done.append((ablation, rows))
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg in {out}/NAME", markup=False)
+    console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)

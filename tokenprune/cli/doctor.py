@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from tokenprune.core.budget import Unit
     from tokenprune.diagnostics.doctor import Diagnosis
 
 __all__ = ["doctor"]
@@ -35,6 +36,7 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
+    from tokenprune.core.registry import build
     from tokenprune.data.images import open_image
     from tokenprune.diagnostics.doctor import diagnose
     from tokenprune.hf.adapters.base import adapter_for
@@ -46,8 +48,23 @@ def doctor(
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
     names = strategy or usable_strategies(adapter_for(loaded))
-    budget = _usual_budget(loaded, inputs) if keep is None else keep
-    found = [diagnose(loaded, processor, name, budget, inputs) for name in names]
+    clip, unit = _clip(model, loaded)
+    if clip is None and not strategy:
+        of_frames = [name for name in names if "frames" in build(name).requires]
+        names = [name for name in names if name not in of_frames]
+        if of_frames:
+            typer.echo(
+                f"left out, because they compare frames and what is shown is a picture: {', '.join(of_frames)}",
+                err=True,
+            )
+    found = []
+    for name in names:
+        if clip is not None and "frames" in build(name).requires:
+            budget = _usual_budget(loaded, clip) if keep is None else keep
+            found.append(diagnose(loaded, processor, name, budget, clip, unit=unit))
+        else:
+            budget = _usual_budget(loaded, inputs) if keep is None else keep
+            found.append(diagnose(loaded, processor, name, budget, inputs))
     prompt = words_of(loaded, processor, inputs)
     if as_json:
         told = [{"counts": counts, "tokens": tokens} for counts, tokens in prompt]
@@ -96,6 +113,22 @@ def _trouble(found: Diagnosis) -> str:
         f"{found.strategy}: nothing was pruned: {found.tokens_after} of {found.tokens_before} visual tokens are left; "
         "give a smaller --keep"
     )
+
+
+def _clip(name: str, model: Any) -> tuple[Any, Unit | None]:
+    """A prompt that shows a video, and its unit, where a tiny model reads any: what compares frames is tried on it."""
+    from tokenprune.hf.adapters.base import adapter_for
+    from tokenprune.zoo.loading import TINY
+    from tokenprune.zoo.tiny import tiny_inputs
+
+    adapter = adapter_for(model)
+    if not name.startswith(TINY) or "frames" not in adapter.layouts:
+        return None, None
+    inputs = {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for key, value in tiny_inputs(name.removeprefix(TINY), "video", 1).items()
+    }
+    return inputs, "sample" if adapter.frames_apart else None
 
 
 def _usual_budget(model: Any, inputs: Any) -> int | float:

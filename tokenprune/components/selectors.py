@@ -286,7 +286,7 @@ class Candidates(Selector):
     signal : str, default "candidates"
         A bool signal (B, N) in ``Features(extra=...)``, True at candidates.
     repeat_first : bool, default False
-        Instead of excluded tokens take position 0 again and again, as the official code does.
+        Instead of excluded tokens take the first token again and again, as the official code does with position 0.
     """
 
     fill: Selector
@@ -300,7 +300,7 @@ class Candidates(Selector):
 
     @property
     def distinct(self) -> bool:  # type: ignore[override]
-        """Not where position 0 is taken again and again."""
+        """Not where the first token is taken again and again."""
         return not self.repeat_first
 
     @property
@@ -319,7 +319,8 @@ class Candidates(Selector):
         if not any(missing):
             return picks
         if self.repeat_first:
-            extra = within_budget(picks.new_zeros(len(counts), max(missing)), missing)
+            first = problem.features.valid().to(torch.int8).argmax(1, keepdim=True)
+            extra = within_budget(first.expand(-1, max(missing)), missing)
         else:
             context = picks if problem.context is None else torch.cat([problem.context, picks], dim=1)
             available = _without(problem.available, picks)

@@ -27,6 +27,7 @@ __all__ = [
     "UnknownOptionError",
     "UnreachableBudgetError",
     "UnsupportedError",
+    "UnusedBudgetWarning",
     "closest",
 ]
 
@@ -105,6 +106,10 @@ class TokenPruneWarning(UserWarning):
 
 class DegenerateRelevanceWarning(TokenPruneWarning):
     """The text says nothing about which visual token matters; the documented fallback was used."""
+
+
+class UnusedBudgetWarning(TokenPruneWarning):
+    """The strategy decides itself how many tokens stay; the budget that was given is not used."""
 
 
 class SubstituteWarning(TokenPruneWarning):

@@ -22,8 +22,19 @@ from tokenprune.core.errors import (
     UnknownNameError,
     closest,
 )
+from tokenprune.core.layer_names import split_layer
 
-__all__ = ["SIGNALS", "Features", "Grid", "Signal", "on_host", "working_precision"]
+__all__ = [
+    "LAYOUTS",
+    "SIGNALS",
+    "Features",
+    "Grid",
+    "Signal",
+    "is_signal",
+    "on_host",
+    "signal_of",
+    "working_precision",
+]
 
 DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """What signals may be made of; narrower formats carry a scale that only their owner knows."""
@@ -31,11 +42,16 @@ DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Signal:
-    """Name, shape (einops notation; ``b`` units, ``n`` visual tokens, ``t`` text tokens) and meaning of a signal."""
+    """Name, shape (einops notation; ``b`` units, ``n`` visual tokens, ``t`` text tokens) and meaning of a signal.
+
+    One that is ``layered`` exists at every layer of the vision encoder: ``keys@-1`` names the last (see
+    :mod:`tokenprune.core.layer_names`), ``keys`` that whose output is projected.
+    """
 
     name: str
     shape: str
     meaning: str
+    layered: bool = False
 
 
 SIGNALS: Final[Mapping[str, Signal]] = {
@@ -45,15 +61,72 @@ SIGNALS: Final[Mapping[str, Signal]] = {
         Signal("text", "b t d", "the prompt's own tokens, embedded by the language model"),
         Signal("encoder", "b n e", "patch features of the vision encoder, before the projector"),
         Signal("encoder_cls", "b e", "the encoder's [CLS] feature of the layer that `encoder` comes from"),
-        Signal("keys", "b n k", "keys of that encoder layer, averaged over heads"),
-        Signal("cls_attention", "b h n", "attention of [CLS] to each patch in that layer, after softmax, per head"),
-        Signal("received_attention", "b n", "attention each patch receives from the other patches, head mean, summed"),
+        Signal("keys", "b n k", "keys of that encoder layer, averaged over heads", layered=True),
+        Signal("queries", "b n k", "queries of that encoder layer, averaged over heads", layered=True),
+        Signal("head_keys", "b h n k", "keys of that encoder layer, per head", layered=True),
+        Signal("head_queries", "b h n k", "queries of that encoder layer, per head", layered=True),
+        Signal("wide_keys", "b n w", "keys of that encoder layer, heads side by side", layered=True),
+        Signal("wide_queries", "b n w", "queries of that encoder layer, heads side by side", layered=True),
+        Signal("hidden", "b n w", "output of that encoder layer, mean over the patches of a token", layered=True),
+        Signal(
+            "cls_attention",
+            "b h n",
+            "attention of [CLS] to each patch in that layer, after softmax, per head",
+            layered=True,
+        ),
+        Signal("cls_wide_attention", "b n", "the same with all heads taken as one, scaled by its width", layered=True),
+        Signal(
+            "received_attention",
+            "b n",
+            "attention each patch receives from the other patches, head mean, summed",
+            layered=True,
+        ),
+        Signal(
+            "mean_attention",
+            "b n",
+            "attention each patch receives, mean over heads and all rows, its own and [CLS]'s among them",
+            layered=True,
+        ),
+        Signal("pooling_attention", "b h n", "attention of the encoder's pooling head to each patch, after softmax"),
+        Signal("survivors", "b n", "1 at patches that are left after a stage inside the encoder, 0 elsewhere"),
         Signal("joint_visual", "b n c", "patches in the joint space of a contrastive model (CLIP)"),
         Signal("joint_text", "b s c", "text segments in that joint space"),
         Signal("attention", "b h r n", "attention rows of the language model over the visual tokens, after softmax"),
         Signal("llm_keys", "b n k", "keys of a language-model layer, heads concatenated"),
     )
 }
+
+LAYOUTS: Final[Mapping[str, Signal]] = {
+    s.name: s
+    for s in (
+        Signal("frames", "b n", "number of the frame that each token belongs to, -1 at padding; from the grid"),
+        Signal("places", "b n 3", "frame, row and column of each token, -1 at padding; from the grid"),
+    )
+}
+"""What a part may require that is no tensor of its own: it follows from where the tokens lie."""
+
+
+def is_signal(name: object) -> bool:
+    """Whether a name is that of a built-in signal, of a layer (``keys@-1``) or not."""
+    base, layer = split_layer(str(name))
+    return base in SIGNALS and (layer is None or SIGNALS[base].layered)
+
+
+def signal_of(name: str) -> Signal:
+    """Look a built-in signal up, of a layer or not.
+
+    Raises
+    ------
+    UnknownNameError
+        No such signal, or one that has no layers.
+    """
+    if not is_signal(name):
+        base, layer = split_layer(name)
+        if base in SIGNALS:
+            layered = ", ".join(signal.name for signal in SIGNALS.values() if signal.layered)
+            raise UnknownNameError(f"signal {base!r} exists once, not at layer {layer!r}; layered ones: {layered}")
+        raise UnknownNameError(f"unknown signal {name!r}; {closest(name, SIGNALS)}")
+    return SIGNALS[split_layer(name)[0]]
 
 
 def working_precision(x: Tensor) -> Tensor:
@@ -110,8 +183,9 @@ class Features:
         The prompt's tokens in the same space. Strategies that ignore the prompt need none.
     visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
         True where a token is real. Padding is never scored, never selected and never normalised over.
-    grid : Grid, optional
-        Where the visual tokens lie; ``grid.size`` must equal N.
+    grid : Grid or sequence of Grid, optional
+        Where the visual tokens lie; ``grid.size`` must equal N. A sequence has one for each row, whose real tokens are
+        the first ``grid.size``.
     extra : mapping of str to Tensor, optional
         Signals of your own, batch first.
     **signals : Tensor
@@ -135,7 +209,7 @@ class Features:
         A keyword that is no signal's name.
     """
 
-    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "text_mask", "visual_mask")
+    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "grids", "text_mask", "visual_mask")
 
     def __init__(
         self,
@@ -144,7 +218,7 @@ class Features:
         *,
         visual_mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        grid: Grid | None = None,
+        grid: Grid | Sequence[Grid] | None = None,
         extra: Mapping[str, Tensor] | None = None,
         check: bool = True,
         sizes: Sequence[int] | None = None,
@@ -155,13 +229,12 @@ class Features:
         if text is not None:
             given["text"] = text
         for name, value in signals.items():
-            if name not in SIGNALS:
+            if not is_signal(name):
                 hint = closest(name, SIGNALS)
                 raise UnknownNameError(f"unknown signal {name!r}; {hint} Signals of your own go into extra={{...}}.")
             if value is not None:
-                given[name] = value
-        if isinstance(cls := given.get("cls_attention"), Tensor) and cls.ndim == 2:
-            given["cls_attention"] = cls[:, None]
+                one_head = split_layer(name)[0] == "cls_attention" and isinstance(value, Tensor) and value.ndim == 2
+                given[name] = value[:, None] if one_head else value
         _check_shapes(given)
         batch, n = visual.shape[:2]
         self.visual_mask = _checked_mask("visual_mask", visual_mask, (batch, n), visual.device, "visual token", check)
@@ -172,18 +245,20 @@ class Features:
             raise FeatureError("text_mask was given without text")
         n_text = 0 if text is None else text.shape[1]
         self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token", check)
-        if grid is not None and not isinstance(grid, Grid):
-            raise FeatureTypeError(f"grid must be a tokenprune.Grid, got {_describe(grid)}")
-        if grid is not None and grid.size != n:
-            raise FeatureError(f"grid has {grid.size} cells but visual has {n} tokens (shape {tuple(visual.shape)})")
-        self.grid = grid
+        self.grids = _checked_grids(grid, visual, self.visual_mask, check)
+        """Where each row's tokens lie, or None."""
+        common = set(self.grids or ())
+        self.grid = common.pop() if len(common) == 1 and next(iter(common)).size == n else None
+        """Where all rows' tokens lie, where that is the same."""
         for name, value in given.items():
             given[name] = self._without_padding(name, value)
         if extra is not None and not isinstance(extra, Mapping):
             raise FeatureTypeError(f"extra must be a mapping of names to tensors, got {_describe(extra)}")
         for name, value in (extra or {}).items():
-            if name in SIGNALS:
+            if is_signal(name):
                 raise FeatureError(f"extra[{name!r}] is a built-in signal: pass it by keyword")
+            if name in LAYOUTS:
+                raise FeatureError(f"extra[{name!r}] is a built-in name: it follows from grid=")
             if not isinstance(value, Tensor) or value.ndim < 1 or value.shape[0] != batch:
                 raise FeatureError(f"extra[{name!r}] must be a tensor with {batch} rows, got {_describe(value)}")
             given[name] = value
@@ -191,7 +266,7 @@ class Features:
 
     def _without_padding(self, name: str, value: Tensor) -> Tensor:
         """Zero what the masks leave out, then insist that the rest is finite, if numbers are to be read."""
-        shape = SIGNALS[name].shape.split()
+        shape = signal_of(name).shape.split()
         mask = {"n": self.visual_mask, "t": self.text_mask}
         for axis, letter in enumerate(shape):
             if letter in mask and (m := mask[letter]) is not None:
@@ -258,27 +333,52 @@ class Features:
         return self.visual_mask.sum(1, keepdim=True).to(dtype).log()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._signals
+        return name in self._signals or (name in LAYOUTS and self.grids is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._signals)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in LAYOUTS:
+            return self._frame_numbers() if name == "frames" else self._coordinates(name)
         try:
             return self._signals[name]
         except KeyError:
-            meaning = f" ({SIGNALS[name].meaning}; {SIGNALS[name].shape})" if name in SIGNALS else ""
+            meaning = f" ({signal_of(name).meaning}; {signal_of(name).shape})" if is_signal(name) else ""
             have = ", ".join(self._signals)
             raise MissingSignalError(f"signal {name!r}{meaning} is needed but was not given; given: {have}") from None
 
+    def _frame_numbers(self) -> Tensor:
+        """Frame of each token, int64 (B, N), -1 at padding."""
+        if self.grids is None:
+            raise MissingSignalError(
+                "'frames' is needed (which frame each visual token belongs to), and it is not known where the tokens "
+                "lie: give Features(grid=Grid(height, width, frames)), or one grid for each row"
+            )
+        place = torch.arange(self.n_visual, device=self.device)
+        rows = [place // (grid.height * grid.width) for grid in self.grids]
+        return torch.stack(rows).masked_fill(~self._valid, -1)
+
+    def _coordinates(self, name: str) -> Tensor:
+        """Frame, row and column of each token, int64 (B, N, 3), -1 at padding."""
+        if self.grids is None:
+            raise MissingSignalError(
+                f"{name!r} is needed (row and column of each visual token), and it is not known where the tokens lie: "
+                "give Features(grid=Grid(height, width)), or one grid for each row"
+            )
+        found = torch.full((self.batch, self.n_visual, 3), -1, device=self.device)
+        for row, grid in zip(found.unbind(0), self.grids, strict=True):
+            row[: grid.size] = grid.coordinates(self.device)
+        return found
+
     def replace(self, **changes: object) -> Features:
         """Return a copy with some signals, masks or the grid exchanged, checked (``check``) as this one was."""
-        known = {k: v for k, v in self._signals.items() if k in SIGNALS}
-        extra = {k: v for k, v in self._signals.items() if k not in SIGNALS}
+        known = {k: v for k, v in self._signals.items() if is_signal(k)}
+        extra = {k: v for k, v in self._signals.items() if not is_signal(k)}
         own: dict[str, object] = {
             "visual_mask": self.visual_mask,
             "text_mask": self.text_mask,
-            "grid": self.grid,
+            "grid": self.grids if self.grid is None else self.grid,
             "extra": extra,
         }
         if not {"visual", "visual_mask"} & changes.keys():
@@ -291,13 +391,13 @@ class Features:
         Signals that do not run over visual tokens (the text) are repeated for each frame.
         """
         if self.grid is None:
-            raise FeatureError("unit='frame' needs Features(grid=Grid(height, width, frames))")
+            raise FeatureError("unit='frame' needs Features(grid=Grid(height, width, frames)), the same for all rows")
         f = self.grid.frames
         changes: dict[str, object] = {"grid": Grid(self.grid.height, self.grid.width)}
         for name, value in self._signals.items():
-            if name not in SIGNALS:
+            if not is_signal(name):
                 raise FeatureError(f"unit='frame' cannot split the signal {name!r}: its layout is not known")
-            shape = SIGNALS[name].shape.split()
+            shape = signal_of(name).shape.split()
             changes[name] = _split_frames(value, shape.index("n") if "n" in shape else None, f)
         changes["visual_mask"] = None if self.visual_mask is None else _split_frames(self.visual_mask, 1, f)
         changes["text_mask"] = None if self.text_mask is None else _split_frames(self.text_mask, None, f)
@@ -325,7 +425,7 @@ def _describe(value: object) -> str:
 def _check_shapes(given: Mapping[str, Tensor]) -> None:
     sizes: dict[str, tuple[int, str]] = {}
     for name, value in given.items():
-        shape = SIGNALS[name].shape
+        shape = signal_of(name).shape
         if not isinstance(value, Tensor):
             raise FeatureTypeError(f"{name} must be a tensor ({shape}), got {_describe(value)}")
         if value.dtype not in DTYPES:
@@ -347,6 +447,30 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
             raise FeatureError(f"{name} is on {value.device} but visual is on {given['visual'].device}")
         if value.is_meta:
             raise FeatureError(f"{name} is on the meta device, where tensors hold no numbers")
+
+
+def _checked_grids(
+    grid: Grid | Sequence[Grid] | None, visual: Tensor, mask: Tensor | None, check: bool
+) -> tuple[Grid, ...] | None:
+    """One grid a row; ``check`` reads the mask to see whether the real tokens lie on the grids."""
+    if grid is None:
+        return None
+    batch, n = visual.shape[:2]
+    grids = (grid,) * batch if isinstance(grid, Grid) else grid
+    if not isinstance(grids, Sequence) or not all(isinstance(one, Grid) for one in grids):
+        raise FeatureTypeError(f"grid must be a tokenprune.Grid, or one for each row, got {_describe(grid)}")
+    if len(grids) != batch:
+        raise FeatureError(f"grid has {len(grids)} grids for {batch} rows of visual (shape {tuple(visual.shape)})")
+    for row, one in enumerate(grids):
+        fits = one.size == n or (one.size < n and not isinstance(grid, Grid))
+        if fits and check and one.size < n:
+            fits = mask is not None and not bool(mask[row, one.size :].any())
+        if not fits:
+            where = "" if isinstance(grid, Grid) else f" in row {row}"
+            raise FeatureError(
+                f"grid has {one.size} cells{where} but visual has {n} tokens (shape {tuple(visual.shape)})"
+            )
+    return tuple(grids)
 
 
 def _checked_mask(

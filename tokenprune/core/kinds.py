@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import ConfigError, OptionTypeError, closest
 from tokenprune.core.features import Features
+from tokenprune.core.groups import Picks
 
 __all__ = [
     "Aggregator",
@@ -313,6 +314,14 @@ class Selector(Component):
         False where a strategy may leave out the scorer.
     fills_budget : bool
         False where rows may keep fewer tokens than asked.
+    own_counts : bool
+        True where how many tokens stay follows from the data too: rows may keep fewer or more than asked.
+    uses_budget : bool
+        False where it follows from the data and the selector's options alone.
+    neutral : bool
+        False where a budget of all tokens may drop some, or counts them otherwise.
+    gives_groups : bool
+        True where ``choose`` hands :class:`~tokenprune.core.groups.Groups` on.
     distinct : bool
         False where a token may be picked again, as the official code of one method does; elsewhere that is an error.
     nested : bool
@@ -322,12 +331,20 @@ class Selector(Component):
     kind = "selectors"
     uses_scores: bool = True
     fills_budget: bool = True
+    own_counts: bool = False
+    uses_budget: bool = True
+    neutral: bool = True
+    gives_groups: bool = False
     distinct: bool = True
     nested: bool = False
 
     @abstractmethod
     def select(self, problem: Problem) -> Tensor:
         """Return positions in the order picked, (B, max count) int64, -1 where a row keeps fewer."""
+
+    def choose(self, problem: Problem) -> Picks:
+        """Return the picks with what else is known of them; by default those of :meth:`select` and nothing more."""
+        return Picks(self.select(problem))
 
 
 @dataclass(frozen=True)
@@ -356,14 +373,21 @@ class Merger(Component):
     ----------
     neutral : bool
         With no token dropped, every token stays what and where it is.
+    needs_groups : bool
+        True where ``merge_picks`` reads the selector's groups.
     """
 
     kind = "mergers"
     neutral: bool = False
+    needs_groups: bool = False
 
     @abstractmethod
     def merge(self, features: Features, order: Tensor) -> Merged:
         """Make new tokens from the features and the kept positions in pick order (B, K), -1 as padding."""
+
+    def merge_picks(self, features: Features, picks: Picks) -> Merged:
+        """The same, knowing what else the selector found; by default it is not looked at."""
+        return self.merge(features, picks.order)
 
 
 def overridden(part: object, method: str, apart: Container[str] = ()) -> bool:

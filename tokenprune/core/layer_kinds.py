@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Component, Merger
 
-__all__ = ["Appending", "AsAsked", "KeepRule", "LayerContext", "Measure"]
+__all__ = ["Appending", "AsAsked", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,27 @@ class Appending(Merger):
     @abstractmethod
     def added(self, dropped: int) -> int:
         """Return how many tokens are made out of so many dropped ones."""
+
+
+class DecodeRule(Component):
+    """Which visual tokens some layers look at while a token is decoded; caches stay whole."""
+
+    kind = "decode-rules"
+
+    @abstractmethod
+    def visible(self, attention: Tensor, before: Tensor | None, valid: Tensor) -> Tensor:
+        """Return True at tokens that are looked at, bool (U, N).
+
+        Parameters
+        ----------
+        attention : Tensor, (U, N)
+            What the new token pays each visual token in the layer before, mean over heads, after softmax over
+            everything; 0 at padding. A row for each unit.
+        before : Tensor, (U, N), optional
+            The same of the token before; None at the first.
+        valid : bool Tensor, (U, N)
+            True at real tokens.
+        """
 
 
 class KeepRule(Component):

@@ -41,6 +41,7 @@ KINDS: Final = {
     "objectives": "objective",
     "selectors": "selector",
     "mergers": "merger",
+    "stages": "stage",
     "adapters": "adapter",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""

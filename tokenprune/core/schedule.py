@@ -16,14 +16,14 @@ from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import ConfigError, OptionTypeError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal
 from tokenprune.core.indexing import left_aligned
 from tokenprune.core.kinds import check_choice
-from tokenprune.core.layer_kinds import Appending, AsAsked, KeepRule, LayerContext, Measure
+from tokenprune.core.layer_kinds import Appending, AsAsked, DecodeRule, KeepRule, LayerContext, Measure
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
 
-__all__ = ["LAYER_SIGNALS", "LayerEvent", "LayerSchedule", "Rows"]
+__all__ = ["LAYER_SIGNALS", "DecodeEvent", "LayerEvent", "LayerSchedule", "Rows"]
 
 Rows = Literal["last", "text"]
 
@@ -35,6 +35,7 @@ LAYER_SIGNALS: Final[Mapping[str, str]] = {
     "text_keys": "the same of the text tokens, b t k",
     "visual_positions": "position ids of the visual tokens, b n",
     "text_positions": "position ids of the text tokens, b t",
+    "part": "group that the strategy before the language model put each visual token in, b n",
     "rope_frequencies": "inverse frequencies of the rotary embedding, b f",
 }
 """Signals that exist between layers, and what they hold there; the rest comes from before the language model."""
@@ -62,6 +63,9 @@ class LayerEvent:
         ``visual`` and ``text`` hold hidden states after the model's final norm instead of plain ones.
     idle : bool, default False
         Act even where a merger would add as many tokens as are dropped, which only reorders them.
+    ahead : bool, default False
+        Attention and keys are those that the *next* layer would have if the event dropped nothing, instead of those of
+        the layer that has just run.
     """
 
     after_layer: int
@@ -72,6 +76,7 @@ class LayerEvent:
     until: int | None = None
     normed: bool = False
     idle: bool = False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("strategy", Strategy), ("rule", KeepRule)):
@@ -143,6 +148,31 @@ class LayerEvent:
 
 
 @dataclass(frozen=True)
+class DecodeEvent:
+    """What a layer and those after it look at while decoding.
+
+    The prompt's forward pass is not touched and no cache shrinks: at every new token the attention that it pays in the
+    layer before decides which visual tokens are hidden from the rest.
+
+    Parameters
+    ----------
+    layer : int
+        First layer (0-based, at least 1) that looks at less; negative counts from the end.
+    rule : DecodeRule
+        Says which tokens.
+    """
+
+    layer: int
+    rule: DecodeRule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, DecodeRule):
+            raise OptionTypeError(f"DecodeEvent.rule must be a DecodeRule, got {self.rule!r}")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer == 0:
+            raise ConfigError(f"DecodeEvent.layer must be an int of at least 1, or count from the end: {self.layer!r}")
+
+
+@dataclass(frozen=True)
 class LayerSchedule(AnyStrategy):
     """A strategy that acts after one or several layers of the language model.
 
@@ -151,7 +181,7 @@ class LayerSchedule(AnyStrategy):
     name : str
         Shown in reports.
     events : tuple of LayerEvent
-        In the order of their layers.
+        In the order of their layers; may be empty where ``decoding`` is given.
     before : Strategy, optional
         Acts before the language model.
     before_rule : KeepRule, default ``AsAsked()``
@@ -166,11 +196,18 @@ class LayerSchedule(AnyStrategy):
         the same share of them, ``round((after_layer + 1) * n / reference_layers) - 1``; events move apart where they
         would fall together, and the first ones are left out where there is no room before the last layer.
         Without it, layer numbers mean what they say.
+    decoding : DecodeEvent, optional
+        What layers look at while decoding.
+    inside : str, optional
+        Position ids after events, where these differ from ``positions``, which then is about ``before`` alone.
+    forgets : bool, default False
+        While decoding no layer looks at tokens that an event dropped, those before the event included, as though their
+        caches had been cut, too. Not together with ``decoding``.
 
     Raises
     ------
     ConfigError
-        No event, or an event reads what nothing measures.
+        No event, or an event reads what nothing measures or hands on.
     """
 
     name: str
@@ -180,16 +217,30 @@ class LayerSchedule(AnyStrategy):
     measures: tuple[Measure, ...] = ()
     positions: Positions = "keep"
     reference_layers: int | None = None
+    decoding: DecodeEvent | None = None
+    inside: Positions | None = None
+    forgets: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self, "positions", get_args(Positions))
-        if not self.events:
+        if self.inside is not None:
+            check_choice(self, "inside", get_args(Positions))
+        if self.forgets and self.decoding is not None:
+            raise ConfigError("LayerSchedule.forgets cannot be combined with decoding, whose layer sees all it has")
+        if not self.events and self.decoding is None:
             raise ConfigError("LayerSchedule.events is empty: use a Strategy")
-        known = {*SIGNALS, *LAYER_SIGNALS, *(measure.name for measure in self.measures)}
+        known = {*LAYER_SIGNALS, *(measure.name for measure in self.measures)}
         for event in self.events:
             known |= {measure.name for measure in event.measures}
-            if unknown := event.requires - known:
+            if unknown := {name for name in event.requires - known if not is_signal(name)}:
                 raise ConfigError(f"{event!r} reads {sorted(unknown)}, which no earlier event measures")
+            if "part" in event.requires and (self.before is None or not self.before.selector.gives_groups):
+                raise ConfigError(f"{event!r} reads 'part', which needs a strategy before that hands groups on")
+
+    @property
+    def positions_inside(self) -> Positions:
+        """Position ids after events: kept or renumbered."""
+        return self.positions if self.inside is None else self.inside
 
     @property
     def requires(self) -> frozenset[str]:
@@ -231,6 +282,16 @@ class LayerSchedule(AnyStrategy):
         """Whether a budget of all tokens leaves the model as it is: mergers then change nothing, no event insists."""
         return all(act.neutral for act in self.acts) and not any(event.idle for event in self.events)
 
+    @property
+    def own_counts(self) -> bool:
+        """Whether counts follow from the data too at any place."""
+        return any(act.own_counts for act in self.acts)
+
+    @property
+    def uses_budget(self) -> bool:
+        """False where any place counts without asking for the budget."""
+        return all(act.uses_budget for act in self.acts)
+
     def _all_measures(self) -> tuple[Measure, ...]:
         return self.measures + tuple(measure for event in self.events for measure in event.measures)
 
@@ -249,6 +310,8 @@ class LayerSchedule(AnyStrategy):
             last = first if event.until is None else _counted(event.until, n_layers)
             found += [(layer, event) for layer in range(first, last + 1)]
         layers = [layer for layer, _ in found]
+        if not layers and self.decoding is not None:
+            return ()
         if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= n_layers:
             asked = [event.after_layer for event in self.events]
             raise UnsupportedError(
@@ -256,6 +319,27 @@ class LayerSchedule(AnyStrategy):
                 "does not have, or not in this order"
             )
         return tuple(found)
+
+    def decoding_layer(self, n_layers: int) -> int | None:
+        """First layer of a model with so many that looks at less while decoding; None where all see everything.
+
+        Raises
+        ------
+        UnsupportedError
+            There is no such layer with one before it.
+        """
+        if self.decoding is None:
+            return None
+        if self.reference_layers is None:
+            layer = _counted(self.decoding.layer, n_layers)
+        else:
+            layer = max(1, min(round(self.decoding.layer * n_layers / self.reference_layers), n_layers - 1))
+        if not 1 <= layer < n_layers:
+            raise UnsupportedError(
+                f"strategy {self.name!r} acts while decoding from layer {self.decoding.layer} on, which a language "
+                f"model with {n_layers} layers does not have, or not with a layer before it"
+            )
+        return layer
 
     def _first_layers(self, n_layers: int) -> list[int | None]:
         if self.reference_layers is None:
@@ -328,6 +412,7 @@ class LayerSchedule(AnyStrategy):
 
         Where a rule depends on what is measured, the count is the one that it gives without a measurement.
         """
+        self._need_budget()
         budget = Budget(keep).counts([n_visual])
         entered = self.before_counts(budget, (n_visual,))
         context = self.begin(budget, entered, n_layers)
@@ -342,14 +427,16 @@ class LayerSchedule(AnyStrategy):
         return tuple(counts)
 
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
-        """Choose as the only event does, given features of its place.
+        """Choose as the only event does, given features of its place; or as ``before``, where nothing else acts.
 
         Raises
         ------
         UnsupportedError
             The schedule acts more than once, so one set of features cannot tell what it does.
         """
-        if len(self.events) > 1 or self.before is not None or self.measures or self.events[0].until is not None:
+        if not self.events and self.before is not None and not self.measures:
+            return self.before.select(features, keep, unit=unit)
+        if len(self.events) != 1 or self.before is not None or self.measures or self.events[0].until is not None:
             raise UnsupportedError(
                 f"strategy {self.name!r} acts at several places of the language model: run it with tokenprune.attach"
             )
@@ -373,5 +460,5 @@ def with_extra(features: Features, extra: Mapping[str, Tensor]) -> Features:
     """Return the features with more signals of one's own."""
     if not extra:
         return features
-    own = {name: features[name] for name in features if name not in SIGNALS}
+    own = {name: features[name] for name in features if not is_signal(name)}
     return features.replace(extra={**own, **extra})

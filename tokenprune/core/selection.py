@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import ConfigError, FeatureError, NonFiniteError
+from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Merged
 from tokenprune.kernels import LONGEST_SORT, usable
@@ -36,6 +37,8 @@ class Selection:
         New tokens, where the strategy merges.
     valid : bool Tensor, (B, N), or None
         True at real tokens; None where there is no padding.
+    groups : Groups or None
+        What else the selector found: segments, roles, who joins whom.
     """
 
     indices: Tensor
@@ -45,6 +48,7 @@ class Selection:
     scores: Tensor | None = None
     merged: Merged | None = None
     valid: Tensor | None = None
+    groups: Groups | None = None
 
     @classmethod
     def from_order(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import BudgetError, ConfigError, FeatureError, OptionTypeError
+from tokenprune.core.encoder_kinds import EncoderStage
+from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, UnreachableBudgetError
 from tokenprune.core.features import Features, on_host
-from tokenprune.core.indexing import left_aligned
-from tokenprune.core.kinds import Merger, Problem, Scorer, Selector, check_choice
+from tokenprune.core.groups import offset_groups
+from tokenprune.core.indexing import gather_tokens, left_aligned
+from tokenprune.core.kinds import Merged, Merger, Problem, Scorer, Selector, check_choice
 from tokenprune.core.ranking import TopK, relevance
 from tokenprune.core.selection import Selection
 
@@ -61,12 +63,37 @@ class AnyStrategy(ABC):
         """Whether a budget of all tokens leaves the model as it is: nothing merged, added or moved."""
         return False
 
+    @property
+    def own_counts(self) -> bool:
+        """Whether how many tokens stay follows from the data too, so that rows keep fewer or more than asked."""
+        return False
+
+    @property
+    def uses_budget(self) -> bool:
+        """False where how many tokens stay follows from the data and the strategy's options alone."""
+        return True
+
     def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
         """Visual tokens that each decoder layer processes, for one unit of ``n_visual`` tokens.
 
-        The budget in every layer, unless the strategy acts between layers.
+        The budget in every layer, unless the strategy acts between layers. With :attr:`own_counts` it is what is aimed
+        at; what ran tells how many there were.
+
+        Raises
+        ------
+        UnreachableBudgetError
+            No budget decides how many tokens stay (:attr:`uses_budget`).
         """
+        self._need_budget()
         return Budget(keep).counts([n_visual]) * n_layers
+
+    def _need_budget(self) -> None:
+        """Raise where a budget tells nothing about counts."""
+        if not self.uses_budget:
+            raise UnreachableBudgetError(
+                f"how many tokens strategy {self.name!r} keeps follows from the visual input and the strategy's "
+                "options, not from a budget: run it, and read the counts from what ran"
+            )
 
     def layer_average(self, n_visual: int, n_layers: int, keep: int | float) -> float:
         """Mean of :meth:`tokens_per_layer`: what makes budgets of different strategies comparable."""
@@ -85,6 +112,8 @@ class Strategy(AnyStrategy):
         Which set is best.
     merger : Merger, optional
         What happens to the rest; dropped without one.
+    stage : EncoderStage, optional
+        Drops patches between layers of the vision encoder, before anything else; parts may read ``survivors``.
     positions : str, default "keep"
         Whether kept tokens keep the position ids they had, or are renumbered without gaps ("compact").
     name : str, default "custom"
@@ -104,9 +133,10 @@ class Strategy(AnyStrategy):
     merger: Merger | None = None
     positions: Positions = "keep"
     name: str = "custom"
+    stage: EncoderStage | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger}
+        kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger, "stage": EncoderStage}
         for field, kind in kinds.items():
             value = getattr(self, field)
             if not isinstance(value, kind) and (value is not None or field == "selector"):
@@ -114,6 +144,8 @@ class Strategy(AnyStrategy):
         check_choice(self, "positions", get_args(Positions))
         if self.scorer is None and self.selector.uses_scores:
             raise ConfigError(f"Strategy.scorer is missing: {self.selector!r} chooses by scores")
+        if self.merger is not None and self.merger.needs_groups and not self.selector.gives_groups:
+            raise ConfigError(f"Strategy.merger {self.merger!r} reads groups, and {self.selector!r} hands none on")
 
     @property
     def requires(self) -> frozenset[str]:
@@ -123,17 +155,29 @@ class Strategy(AnyStrategy):
     def reads(self, given: Container[str] = ()) -> frozenset[str]:
         """Signals that the parts read where those in ``given`` are to be had; some parts prefer others then."""
         parts = (p for p in (self.scorer, self.selector, self.merger) if p is not None)
-        return frozenset({"visual"}).union(*(part.required_signals(given) for part in parts))
+        always = {"visual"} if self.stage is None else {"visual", "survivors"}
+        return frozenset(always).union(*(part.required_signals(given) for part in parts))
 
     @property
     def merges(self) -> bool:
-        """Whether there is a merger."""
-        return self.merger is not None
+        """Whether there is a merger, or a stage in the encoder, behind which patches come out otherwise."""
+        return self.merger is not None or self.stage is not None
 
     @property
     def neutral(self) -> bool:
         """Whether a budget of all tokens leaves the model as it is: no merger, or one that then changes nothing."""
-        return self.merger is None or self.merger.neutral
+        kept = self.selector.uses_budget and (self.merger is None or self.merger.neutral)
+        return kept and self.selector.neutral
+
+    @property
+    def own_counts(self) -> bool:
+        """As the selector."""
+        return self.selector.own_counts
+
+    @property
+    def uses_budget(self) -> bool:
+        """As the selector."""
+        return self.selector.uses_budget
 
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
@@ -154,7 +198,8 @@ class Strategy(AnyStrategy):
         Raises
         ------
         BudgetError, MissingSignalError, NonFiniteError
-            The budget does not fit, a signal is missing, or (on the host) a scorer returned NaN or infinity.
+            The budget does not fit, a signal is missing, or (on the host) a scorer returned NaN or infinity. What keeps
+            :attr:`own_counts` may exceed its budget, and does not raise.
         """
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
@@ -171,11 +216,12 @@ class Strategy(AnyStrategy):
         # autocast would lower similarities to half precision behind the parts' backs, and reorder tokens
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             scores = self._scores(features)
-            order = self.selector.select(Problem(features, scores, counts, features.valid(), sizes=sizes))
-            _check_order(order, counts, features, self.selector)
-            merged = None if self.merger is None else self.merger.merge(features, order)
+            picks = self.selector.choose(Problem(features, scores, counts, features.valid(), sizes=sizes))
+            _check_order(picks.order, counts, features, self.selector)
+            merged = None if self.merger is None else self.merger.merge_picks(features, picks)
         known = None if self.scorer is None else scores
-        return Selection.from_order(order, features.n_visual, known, merged, features.visual_mask)
+        selection = Selection.from_order(picks.order, features.n_visual, known, merged, features.visual_mask)
+        return selection if picks.groups is None else replace(selection, groups=picks.groups)
 
     @cached_property
     def _complete(self) -> set[frozenset[str]]:
@@ -188,22 +234,41 @@ class Strategy(AnyStrategy):
         return relevance(self.scorer, features)
 
     def _select_frames(self, features: Features, budget: Budget) -> Selection:
-        if self.merger is not None:
-            raise BudgetError(f"unit='frame' is not supported by strategies that merge ({self.merger!r})")
         per_frame = features.frames()
         frames = per_frame.batch // features.batch
         part = self.select(per_frame, Budget(budget.keep, "image", budget.clip))
         offset = torch.arange(frames, device=features.device).repeat(features.batch) * per_frame.n_visual
-        order = part.order.where(part.order < 0, part.order + offset.unsqueeze(-1))
-        order = left_aligned(order.view(features.batch, -1))[
-            :, : int(part.counts.view(features.batch, -1).sum(1).max())
-        ]
+        order = _joined(part.order, offset, features.batch)
         scores = None if part.scores is None else part.scores.reshape(features.batch, -1)
-        return Selection.from_order(order, features.n_visual, scores, valid=features.visual_mask)
+        merged = None
+        if part.merged is not None:
+            source = part.merged.source
+            place = _places(source, features.batch)
+            tokens = part.merged.tokens.reshape(features.batch, -1, part.merged.tokens.shape[-1])
+            merged = Merged(gather_tokens(tokens, place), _joined(source, offset, features.batch), part.merged.space)
+        whole = Selection.from_order(order, features.n_visual, scores, merged, features.visual_mask)
+        if part.groups is None:
+            return whole
+        return replace(whole, groups=offset_groups(part.groups, per_frame.n_visual, features.batch))
+
+
+def _places(picks: Tensor, rows: int) -> Tensor:
+    """Where the real entries of rows of frames (B F, K) stand in a unit's (B, F K), -1 as padding."""
+    real = (picks >= 0).view(rows, -1)
+    place = torch.arange(real.shape[1], device=picks.device).expand_as(real).masked_fill(~real, -1)
+    return left_aligned(place)[:, : int(real.sum(1).max())]
+
+
+def _joined(picks: Tensor, offset: Tensor, rows: int) -> Tensor:
+    """Positions in frames (B F, K) as positions in whole units, frame after frame, -1 padding last."""
+    moved = picks.where(picks < 0, picks + offset.unsqueeze(-1)).view(rows, -1)
+    return left_aligned(moved)[:, : int((moved >= 0).sum(1).max())]
 
 
 def _check_order(order: object, counts: tuple[int, ...], features: Features, selector: Selector) -> None:
     shape = (len(counts), max(counts))
+    if selector.own_counts and isinstance(order, Tensor) and order.ndim == 2:
+        shape = (len(counts), max(1, order.shape[1]))
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or tuple(order.shape) != shape:
         got = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else f"{type(order).__name__}"
         raise FeatureError(f"{selector!r} must return picks as an int64 tensor of shape {shape}, got {got}")
@@ -217,7 +282,9 @@ def _check_order(order: object, counts: tuple[int, ...], features: Features, sel
             raise FeatureError(f"{selector!r} picked token {wrong} in row {row}: {what}")
         chosen = [i for i in picks if i >= 0]
         kept = len(chosen)
-        if kept > count or (kept < count and selector.fills_budget):
+        if selector.own_counts and not kept:
+            raise FeatureError(f"{selector!r} picked no token in row {row}")
+        if not selector.own_counts and (kept > count or (kept < count and selector.fills_budget)):
             raise FeatureError(f"{selector!r} picked {kept} tokens in row {row}, asked for {count}")
         if selector.distinct and len(set(chosen)) < kept:
             twice = next(i for n, i in enumerate(chosen) if i in chosen[:n])

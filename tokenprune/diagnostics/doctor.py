@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.core.budget import Unit
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
@@ -74,18 +75,24 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def diagnose(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mapping[str, Any]) -> Diagnosis:
-    """Run one prompt plainly, with everything kept, pruned, and with the dropped tokens masked out."""
+def diagnose(
+    model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mapping[str, Any], *, unit: Unit | None = None
+) -> Diagnosis:
+    """Run one prompt plainly, with everything kept, pruned, and with the dropped tokens masked out.
+
+    A strategy that counts without a budget is asked for everything, which is how it is told to count.
+    """
     built = build(strategy)
+    keep = keep if built.uses_budget else 1.0
     inputs = dict(inputs)
     positions = adapter_for(model).position_ids(inputs, inputs["attention_mask"].bool())
     plain = model(**inputs).logits[:, -1]
     hooks = _hooks(model)
     laws: dict[str, Law] = {}
     if built.neutral:
-        with attach(model, built, 1.0, processor=processor):
+        with attach(model, built, 1.0, processor=processor, unit=unit):
             laws["keep all = plain"] = _law(model(**inputs).logits[:, -1], plain)
-    with attach(model, built, keep, processor=processor) as run:
+    with attach(model, built, keep, processor=processor, unit=unit) as run:
         pruned = model(**inputs, position_ids=positions).logits[:, -1]
     prefill = run.history[-1]
     if _only_drops(built, model) and prefill.sequence_before <= _window(model):
@@ -105,7 +112,8 @@ def diagnose(model: Any, processor: Any, strategy: Any, keep: Any, inputs: Mappi
 
 def _only_drops(strategy: AnyStrategy, model: Any) -> bool:
     """Whether masking tokens out does the same; masks between layers need an attention that takes any mask."""
-    if strategy.merges or not isinstance(strategy, LayerSchedule):
+    # what acts while decoding leaves the prompt's forward pass alone
+    if strategy.merges or not isinstance(strategy, LayerSchedule) or not strategy.events:
         return not strategy.merges
     takes_masks = model.config.get_text_config()._attn_implementation in ("sdpa", "eager")
     return strategy.before is None and strategy.positions == "keep" and takes_masks

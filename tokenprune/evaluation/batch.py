@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.features import Grid
+from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
+from tokenprune.hf.support import signals_for
 
 __all__ = ["Box", "QuestionBatch", "Shown", "box_overlap"]
 
@@ -84,6 +86,8 @@ class QuestionBatch:
     questions : sequence of str
     others : sequence of Image
         Pictures that no question is about, to be shown in the place of others.
+    strategies : sequence of AnyStrategy
+        Whose signals to read while pictures are encoded, besides those that are read as a rule.
     """
 
     def __init__(
@@ -94,9 +98,11 @@ class QuestionBatch:
         names: Sequence[str],
         questions: Sequence[str],
         others: Sequence[Image.Image] = (),
+        strategies: Sequence[AnyStrategy] = (),
     ) -> None:
         self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
         self.adapter = adapter_for(model)
+        self.signals = self.adapter.available | signals_for(self.adapter, strategies)
         self.sizes = tuple(picture.size for picture in pictures)
         distinct = dict(zip(names, pictures, strict=True))
         self.place = [list(distinct).index(name) for name in names]
@@ -111,7 +117,7 @@ class QuestionBatch:
         """Each picture of the pool, encoded."""
         inputs = self._ready(self.pool, [self.questions[0]] * len(self.pool))
         with torch.no_grad():
-            return observed(self.adapter, self.adapter.available, inputs)
+            return observed(self.adapter, self.signals, inputs)
 
     @property
     def blocks(self) -> list[Block] | None:
@@ -145,9 +151,14 @@ class QuestionBatch:
             found[row, : len(covered)] = covered
         return found
 
-    def _shown(self, shift: int) -> Shown:
-        """The questions, each with the picture ``shift`` places further on among the distinct ones."""
+    def _shown(self, shift: int, pixels: bool = False) -> Shown:
+        """The questions, each with the picture ``shift`` places further on among the distinct ones.
+
+        With ``pixels`` the model encodes pictures itself, for strategies that act inside its encoder.
+        """
         inputs, encoded = self._prompts(shift)
+        if pixels and encoded is not None:
+            inputs, encoded = self._ready([self.pool[i] for i in self._chosen(shift)], self.questions), None
         if self.blocks is not None:
             prunable = [self.blocks[i].free for i in self._chosen(shift)]
         else:

@@ -79,7 +79,8 @@ def compare(
         visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
         configuration.
     note : callable
-        Called with what a reader must know: rows that cannot be matched, which are left out. Warns by default.
+        Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
+        follow from the data and are not the budget. Warns by default.
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
@@ -114,9 +115,13 @@ def compare(
         lines = answers_in(out, {item.id for item in items})
         table = summarize(lines)
         missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
+        own = _own_counts(rows, table)
+        for said in own:
+            note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
         document = {
             "environment": {**(facts or {}), "match": match},
             "unmatched": missing,
+            "own_counts": own,
             "rows": [row.as_dict() for row in table],
         }
         write_atomically(out / "summary.json", json.dumps(document, indent=1) + "\n")
@@ -173,6 +178,18 @@ def _impossible(rows: Sequence[Condition], pictures: QuestionBatch) -> dict[tupl
             why = "where tokens of pictures cut into tiles lie is not known"
         if why is not None:
             found[row.label, row.keep] = why
+    return found
+
+
+def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+    """Rows that keep other counts than the budget, because these follow from the data."""
+    left = {(row.strategy, row.keep): row.kept_tokens for row in table if (row.task, row.metric) == ("all", "accuracy")}
+    found = []
+    for row in rows:
+        kept = left.get((row.label, row.keep))
+        if row.strategy is not None and row.strategy.own_counts and kept is not None and kept != row.keep:
+            budget = "aimed at" if row.strategy.uses_budget else "free"
+            found.append({"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept})
     return found
 
 

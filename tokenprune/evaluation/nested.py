@@ -55,7 +55,7 @@ def _same(a: Features, b: Features) -> bool:
     masks = ((a.visual_mask, b.visual_mask), (a.text_mask, b.text_mask))
     return (
         sorted(a) == sorted(b)
-        and a.grid == b.grid
+        and a.grids == b.grids
         and all(same_value(a[name], b[name]) for name in a)
         and all(same_value(mine, other) for mine, other in masks)
     )

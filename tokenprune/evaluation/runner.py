@@ -11,7 +11,7 @@ from PIL import Image
 
 from tokenprune.core.budget import Budget
 from tokenprune.core.matching import Match, matched_keep
-from tokenprune.core.strategy import AnyStrategy
+from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition
@@ -63,12 +63,13 @@ def ask(
     done = {(r["strategy"], r.get("identity"), r["keep"], r["draw"], r["sample"]) for r in folder.read()}
     following = _following(items)
     total, count = len(items) * len(rows), 0
+    strategies = [row.strategy for row in rows if row.strategy is not None]
     for batch in batches(items, batch_size):
         todo = [row for row in rows if any((*row.key, item.id) not in done for item in batch)]
         count += (len(rows) - len(todo)) * len(batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id])
+        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], strategies)
         for row in todo:
             progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
             answers = asked.answers(row, max_new_tokens)
@@ -92,7 +93,11 @@ def _following(items: Sequence[Item]) -> dict[str, Item | None]:
 
 
 def question_batch(
-    model: Any, processor: Any, batch: Sequence[Item], others: Sequence[Image.Image] = ()
+    model: Any,
+    processor: Any,
+    batch: Sequence[Item],
+    others: Sequence[Image.Image] = (),
+    strategies: Sequence[AnyStrategy] = (),
 ) -> QuestionBatch:
     """The pictures that some questions are about."""
     painted = {item.image_id: item.image() for item in batch}
@@ -103,19 +108,28 @@ def question_batch(
         [item.image_id for item in batch],
         [item.question.text for item in batch],
         others,
+        strategies,
     )
 
 
 class _Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all conditions."""
 
-    def __init__(self, model: Any, processor: Any, batch: Sequence[Item], match: Match, stranger: Item | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        batch: Sequence[Item],
+        match: Match,
+        stranger: Item | None,
+        strategies: Sequence[AnyStrategy],
+    ) -> None:
         self.model, self.processor, self.batch, self.match = model, processor, batch, match
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
         others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
-        self.pictures = question_batch(model, processor, batch, others)
+        self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes for item in batch])
 
@@ -124,7 +138,8 @@ class _Asked:
         strategy = row.for_batch(self.units, self.wanted)
         if strategy is not None and strategy is row.strategy:
             strategy = self.shared_work.once(strategy)
-        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0)
+        inside = isinstance(strategy, Strategy) and strategy.stage is not None
+        shown = self.pictures.shown(1 if row.kind == "wrong image" else 0, inside)
         pruning: Any = (
             nullcontext(Run())
             if strategy is None

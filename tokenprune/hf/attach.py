@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.encoded import (
@@ -106,6 +107,8 @@ def attach(
     def pruned_generate(*args: Any, **kwargs: Any) -> Any:
         given = arguments_of(generate, args, kwargs)
         _refuse_speculation(inner, given)
+        if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
+            _refuse_beams(inner, given, request.strategy.name)
         cache = cache_in(given)
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise SecondTurnError(
@@ -119,7 +122,7 @@ def attach(
         stack.enter_context(replaced(vars(inner), "_tokenprune_run", run))
         stack.enter_context(replaced(vars(inner), "generate", pruned_generate))
         adapter = request.adapter
-        stack.enter_context(adapter.observe(request.signals, hooks.seen))
+        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage))
         for module, hook in (
             (inner, hooks.before_model),
             (adapter.core, hooks.before_core),
@@ -131,6 +134,17 @@ def attach(
         if hooks.inside is not None:
             stack.enter_context(hooks.inside.attached())
         yield run
+
+
+def _refuse_beams(model: Any, given: Mapping[str, Any], strategy: str) -> None:
+    """Raise where rows of a batch would change places while what they attended to is remembered by row."""
+    config = given.get("generation_config") or model.generation_config
+    beams = given.get("num_beams") or getattr(config, "num_beams", None) or 1
+    if beams > 1:
+        raise UnsupportedError(
+            f"strategy {strategy!r} remembers what each row attended to from one new token to the next, and beams "
+            "change rows: use greedy decoding or sampling, or a form of the strategy that does not act while decoding"
+        )
 
 
 def _refuse_speculation(model: Any, given: Mapping[str, Any]) -> None:

@@ -88,7 +88,8 @@ def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any
     tap = vars(module).get(_HANDLE)
     if tap is not None:
         scaling = kwargs.get("scaling")
-        seen = {**kwargs, "attention_mask": args[1] if len(args) > 1 else kwargs.get("attention_mask")}
+        rest = dict(zip(("value", "attention_mask"), args, strict=False))
+        seen = {"attention_mask": None, **kwargs, **rest}
         tap(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, seen)
     if (other := vars(module).get(_INSTEAD)) is not None:
         return other(query, key, *args, **kwargs)

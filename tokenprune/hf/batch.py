@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,7 +52,9 @@ class Batch:
     members : tuple of tuple of Member
         For each span, what it consists of, in order; empty where nothing was observed.
     grids : tuple of Grid or None
-        For each span, where its tokens lie, if that is known.
+        For each span, where its tokens lie, if that is known. In a family that shows frames of videos as images of
+        their own, images of one size that share a unit ("sample") and stand apart in the prompt are such frames. For
+        a strategy that reads frames a picture cut into tiles is one frame, of a single row.
     owner : tuple of int
         For each span, which decision it gets: rows that are copies of one prompt (beams) share one.
     distinct : tuple of int
@@ -121,7 +124,10 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
             spans.append(Span(row, torch.cat([piece.positions for piece in group])))
             known = [piece.member for piece in group if piece.member is not None]
             members.append(tuple(known) if len(known) == len(group) else ())
-            grids.append(group[0].grid if len(group) == 1 else None)
+            grid = _grid_of(group, adapter)
+            if grid is None and "frames" in request.signals and _one_picture(group, adapter):
+                grid = Grid(1, len(spans[-1].positions))
+            grids.append(grid)
     owner, distinct = _copies(ids, spans, members)
     return Batch(Layout(mask, text, tuple(spans)), tuple(members), tuple(grids), owner, distinct)
 
@@ -190,15 +196,39 @@ def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter) -> Ite
     group: list[_Piece] = []
     for piece in pieces:
         last = group[-1] if group else None
-        if last is not None and not (
-            (piece.member is not None and piece.start == last.start)  # further stretches of one input
-            or (adapter.joins_adjacent and piece.start == last.end + 1)
-        ):
+        if last is not None and not _continues(last, piece, adapter):
             yield group
             group = []
         group.append(piece)
     if group:
         yield group
+
+
+def _continues(last: _Piece, piece: _Piece, adapter: ModelAdapter) -> bool:
+    """Whether a piece is a further stretch, or a further tile, of the visual input before it."""
+    same = piece.member is not None and piece.start == last.start
+    return same or (adapter.joins_adjacent and piece.start == last.end + 1)
+
+
+def _one_picture(group: Sequence[_Piece], adapter: ModelAdapter) -> bool:
+    """Whether a unit is one still picture, cut up or not: a frame, whatever lies where in it."""
+    still = all(piece.member is not None and piece.member.modality == "image" for piece in group)
+    return still and all(_continues(last, piece, adapter) for last, piece in pairwise(group))
+
+
+def _grid_of(group: Sequence[_Piece], adapter: ModelAdapter) -> Grid | None:
+    """Where the tokens of a unit lie; inputs of one size that stand apart in a prompt are frames of one video."""
+    first = group[0].grid
+    if len(group) == 1:
+        return first
+    if first is None or not adapter.frames_apart:
+        return None
+    for last, piece in pairwise(group):
+        apart = not _continues(last, piece, adapter)
+        same = piece.grid is not None and (piece.grid.height, piece.grid.width) == (first.height, first.width)
+        if not (apart and same):
+            return None
+    return Grid(first.height, first.width, sum(piece.grid.frames for piece in group if piece.grid is not None))
 
 
 def _frames(piece: _Piece) -> Iterator[_Piece]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features, Grid
+from tokenprune.core.features import LAYOUTS, Features, Grid, signal_of
 from tokenprune.hf.adapters.base import ModelAdapter, Observation
 from tokenprune.hf.batch import Batch, Member
 from tokenprune.hf.encoded import Encoded, tokens_of
@@ -84,10 +84,10 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
                 "ignores the prompt"
             )
         text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
-    grids = {batch.grids[i] for i in batch.distinct}
-    grid = grids.pop() if len(grids) == 1 else None
+    grids = [grid for i in batch.distinct if (grid := batch.grids[i]) is not None]
     members = [batch.members[i] for i in batch.distinct]
-    return gathered(request, visual, visual_mask, text, text_mask, members, grid, seen)
+    known = grids if len(grids) == len(spans) else None
+    return gathered(request, visual, visual_mask, text, text_mask, members, known, seen)
 
 
 def gathered(
@@ -97,7 +97,7 @@ def gathered(
     text: Tensor | None,
     text_mask: Tensor | None,
     members: Sequence[tuple[Member, ...]],
-    grid: Grid | None,
+    grid: Grid | Sequence[Grid] | None,
     seen: Observation,
     *,
     check: bool = True,
@@ -112,17 +112,31 @@ def gathered(
         As in :class:`~tokenprune.core.features.Features`.
     members : sequence of tuple of Member
         What each unit consists of.
-    grid : Grid or None
+    grid : Grid, sequence of Grid, or None
+        For all units, or one for each.
     seen : Observation
     check, sizes
         As in :class:`~tokenprune.core.features.Features`.
     """
+    if "frames" in request.signals and grid is None:
+        raise UnsupportedError(
+            f"strategy {request.strategy.name!r} needs to know which frame a token belongs to, and for these visual "
+            "inputs that is not known: they were encoded elsewhere, or a unit holds several that are no frames of one "
+            "size"
+        )
+    if "places" in request.signals and grid is None:
+        raise UnsupportedError(
+            f"strategy {request.strategy.name!r} needs to know the row and column of each token, and for these visual "
+            "inputs that is not known: they were encoded elsewhere, or a unit holds several pictures (a thumbnail and "
+            "its tiles?): pass unit='tile'"
+        )
     signals: dict[str, Any] = {}
-    for signal in sorted(request.signals - {"visual", "text"}):
+    for signal in sorted(request.signals - {"visual", "text"} - LAYOUTS.keys()):
         signals[signal] = _joined(signal, members, seen, request.strategy.name)
     for lacking, other in request.substitutes.items():
         received = signals[other]
-        signals[lacking] = (received / received.sum(1, keepdim=True)).unsqueeze(1)
+        shares = received / received.sum(1, keepdim=True)
+        signals[lacking] = shares.unsqueeze(1) if "h" in signal_of(lacking).shape.split() else shares
     return Features(
         visual,
         text,
@@ -138,7 +152,7 @@ def gathered(
 
 def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:
     """Concatenate a signal over the visual inputs of each unit and stack the units."""
-    letters = SIGNALS[signal].shape.split()[1:]
+    letters = signal_of(signal).shape.split()[1:]
     axis = letters.index("n") if "n" in letters else None
     rows = []
     for members in units:

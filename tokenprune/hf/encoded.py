@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.adapters.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 
 __all__ = ["Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
 
@@ -123,10 +124,12 @@ def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> 
     return observed(adapter, adapter.available if signals is None else signals, inputs)
 
 
-def observed(adapter: ModelAdapter, signals: frozenset[str], inputs: Mapping[str, Any]) -> Encoded:
+def observed(
+    adapter: ModelAdapter, signals: frozenset[str], inputs: Mapping[str, Any], stage: EncoderHooks | None = None
+) -> Encoded:
     """Encode the visual inputs among some inputs, and read signals meanwhile."""
     seen, outputs = Observation(), {}
-    with adapter.observe(signals, seen):
+    with adapter.observe(signals, seen, stage):
         for modality in pixels_in(inputs):
             outputs[modality] = adapter.encode(modality, **adapter.vision_inputs(modality, inputs))
     return Encoded(outputs, seen)

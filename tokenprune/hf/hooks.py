@@ -168,6 +168,7 @@ class Hooks:
         if not batch.layout.spans:
             return kwargs
         if repeated is not None:
+            self._refuse_without_cache()
             known = repeated
         else:
             features = collect(self.request, embeds, batch, seen)
@@ -195,6 +196,15 @@ class Hooks:
             "attention_mask": _mask(kwargs, plan, plan.mask),
             **self.request.adapter.shorten(kwargs, plan),
         }
+
+    def _refuse_without_cache(self) -> None:
+        """Raise where a prompt is fed again at every step, so that nothing is ever decoded from a cache."""
+        strategy = self.request.strategy
+        if isinstance(strategy, LayerSchedule) and strategy.decoding is not None:
+            raise UnsupportedError(
+                f"strategy {strategy.name!r} acts while decoding from a cache, and generate runs without one: leave "
+                "out use_cache=False, or use a form of the strategy that does not act while decoding"
+            )
 
     def _real(self, ids: Tensor, given: Any) -> Tensor:
         """Real tokens of the prompt, bool (B, S), from whatever mask there is."""
@@ -229,6 +239,7 @@ class Hooks:
             owner=batch.owner,
             distinct=batch.distinct,
             origin=tuple(known.decision.kept[d] for d in batch.owner),
+            groups=known.decision.selection.groups,
         )
 
     def _continue(self, kwargs: dict[str, Any], pruned: _Pruned, n_past: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal, signal_of
+from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import gather_tokens, to_batch
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule, reads_text
@@ -29,12 +30,14 @@ from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
 from tokenprune.hf.caches import cache_in
+from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
+from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
-__all__ = ["Entered", "LayerHooks", "Outcome", "Segment"]
+__all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "places_in"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Entered:
         For each row of ``signals``, its first span.
     origin : tuple of int64 Tensor
         For each span, the place in ``signals`` of each token that entered.
+    groups : Groups or None
+        What the strategy in front of the language model found, a row for each row of ``signals``.
     """
 
     layout: Layout
@@ -68,6 +73,7 @@ class Entered:
     owner: tuple[int, ...]
     distinct: tuple[int, ...]
     origin: tuple[Tensor, ...]
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,9 @@ class _Forward:
     capture: _Capture | None = None
     done: int | None = None
     """Tokens decoded since the prompt; None during the prefill."""
+    decoding: Decoding | None = None
+    forgotten: Tensor | None = None
+    """Tokens that entered and that no layer looks at while decoding, bool (B, M)."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,7 @@ class LayerHooks:
         # nothing reads what an event after the last layer would leave
         last = len(self.layers) - 1
         self.events = {layer: event for layer, event in schedule.placed(len(self.layers)) if layer < last}
+        self.decode_layer = schedule.decoding_layer(len(self.layers))
         self.forward: _Forward | None = None
         self._check()
 
@@ -194,6 +204,11 @@ class LayerHooks:
             )
         if implementation(config) == "flex_attention":
             raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
+        if any(event.ahead and not can_look_ahead(self.layers[n + 1]) for n, event in self.events.items()):
+            raise UnsupportedError(
+                f"strategy {name!r} asks a layer what it would attend to, which {type(self.layers[0]).__name__} does "
+                "not tell (no input_layernorm or self_attn). Strategies that read layers that have run work"
+            )
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -206,7 +221,8 @@ class LayerHooks:
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
                 mine = partial(self._deepstack, deepstack)
                 stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
-            asked = [layer for layer, event in self.events.items() if event.requires & CAPTURED]
+            asked = {n for n, event in self.events.items() if event.requires & CAPTURED and not event.ahead}
+            asked |= set() if self.decode_layer is None else {self.decode_layer - 1}
             if asked:
                 taps: dict[nn.Module, Tap] = {self.layers[n].get_submodule("self_attn"): self._capture for n in asked}
                 stack.enter_context(tapped(self.model.config, taps))
@@ -243,6 +259,11 @@ class LayerHooks:
         # decoding needs masks and positions only
         forward.segments = [replace(segment, sliced={}) for segment in forward.segments]
         forward.entered = None
+        if self.schedule.forgets:
+            forward.forgotten = _forgotten(forward.segments[0], forward.segments[-1])
+        if self.schedule.decoding is not None and self.decode_layer is not None:
+            seen = [s for s in forward.segments if s.first < self.decode_layer][-1]
+            forward.decoding = Decoding(self.schedule.decoding.rule, seen.source, seen.layout)
         return outcome
 
     def _before_layer(
@@ -254,13 +275,18 @@ class LayerHooks:
         hidden = args[0] if args else kwargs["hidden_states"]
         if forward.done is not None:
             segment = [s for s in forward.segments if s.first <= number][-1]
-            return None if segment.first == 0 else (args, self._continued(segment, hidden, kwargs, forward.done))
+            hidden_from = self._hidden_from(number, segment, forward, hidden)
+            if segment.first == 0 and hidden_from is None:
+                return None
+            return args, self._continued(segment, hidden, kwargs, forward.done, hidden_from)
         if number == 0:
             _check_cache(cache_in(kwargs), self.schedule.name)
         if number - 1 in self.events:
+            self._look_ahead(number, hidden, kwargs, forward)
             hidden = self._act(number - 1, hidden, forward)
         segment = forward.segments[-1]
-        if number in self.events and self.events[number].requires & CAPTURED:
+        event = self.events.get(number)
+        if event is not None and not event.ahead and event.requires & CAPTURED:
             forward.capture = _Capture(segment.layout, self.events[number])
         if segment.first == 0:
             return None
@@ -270,10 +296,36 @@ class LayerHooks:
             return (hidden, *args[1:]), {**kwargs, **segment.sliced}
         return args, {**kwargs, **segment.sliced, "hidden_states": hidden}
 
+    def _look_ahead(self, number: int, hidden: Tensor, kwargs: dict[str, Any], forward: _Forward) -> None:
+        """Take what the event in front of a layer reads of that layer, if it does."""
+        event, segment = self.events[number - 1], forward.segments[-1]
+        if not event.ahead:
+            return
+        if segment.first > 0 and not segment.sliced:
+            segment.sliced.update(self._sliced(segment, hidden, kwargs))
+        ahead = look_ahead(self.model.config, self.layers[number], hidden, {**kwargs, **segment.sliced})
+        forward.capture = _Capture(segment.layout, event)
+        forward.capture.take(*ahead)
+
     def _capture(self, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
         forward = self.forward
-        if forward is not None and forward.done is None and forward.capture is not None:
+        if forward is None:
+            return
+        if forward.done is None and forward.capture is not None:
             forward.capture.take(query, key, scaling, more.get("softcap"))
+        elif forward.done is not None and forward.decoding is not None and forward.decoding.waits:
+            forward.decoding.look(query, key, scaling, more.get("softcap"))
+
+    def _hidden_from(self, number: int, segment: Segment, forward: _Forward, hidden: Tensor) -> Tensor | None:
+        """Places of a segment that a layer does not look at while decoding, bool (B, M); None where it sees all."""
+        if forward.forgotten is not None:
+            return forward.forgotten.gather(1, segment.source) if segment is not forward.segments[-1] else None
+        decoding = forward.decoding
+        if decoding is None or self.decode_layer is None:
+            return None
+        if number == self.decode_layer - 1:
+            decoding.begin(hidden.shape[1])
+        return decoding.hidden_in(segment.source) if number >= self.decode_layer else None
 
     def _deepstack(self, process: Callable[..., Tensor], hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
         """Add image features between layers to those tokens that are still there."""
@@ -304,7 +356,7 @@ class LayerHooks:
             layer + 1,
             segment.source.gather(1, plan.index),
             plan.layout(segment.layout),
-            plan.positions(segment.positions, self.schedule.positions),
+            plan.positions(segment.positions, self.schedule.positions_inside),
         )
         if not segment.same_tokens(after):
             forward.segments.append(after)
@@ -320,7 +372,7 @@ class LayerHooks:
         """Gather what an event reads, one row for each span."""
         entered, layout = forward.entered, segment.layout
         assert entered is not None
-        places = capture.places if capture is not None else _places(layout)
+        places = capture.places if capture is not None else places_in(layout)
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
         if reads_text(needs) or (capture is not None and capture.event.reads_text):
@@ -328,7 +380,7 @@ class LayerHooks:
             given["text"] = places.of(states, places.text)
         if capture is not None:
             for name, value in capture.found.items():
-                (given if name in SIGNALS else extra)[name] = value
+                (given if is_signal(name) else extra)[name] = value
         ids = segment.positions if segment.positions.ndim == 2 else segment.positions[-1]
         if "visual_positions" in needs:
             extra["visual_positions"] = places.of(ids.unsqueeze(-1), places.visual).squeeze(-1)
@@ -336,7 +388,9 @@ class LayerHooks:
             extra["text_positions"] = places.of(ids.unsqueeze(-1), places.text).squeeze(-1)
         if "rope_frequencies" in needs:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
-        for name in sorted(needs & SIGNALS.keys() - LAYER_SIGNALS.keys()):
+        if "part" in needs:
+            extra["part"] = _parts_of(entered, forward.origin, self.schedule.name)
+        for name in sorted(name for name in needs - LAYER_SIGNALS.keys() if is_signal(name)):
             given[name] = _still_there(entered, name, forward.origin)
         return Features(
             places.of(states, places.visual),
@@ -348,7 +402,7 @@ class LayerHooks:
 
     def _sliced(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Rotary embeddings, position ids and mask of a segment in the prefill."""
-        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+        if self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             rotary = self.model.rotary_emb(hidden, position_ids=segment.positions)
         else:
             rotary = tuple(_gather_rotary(part, segment.source) for part in kwargs["position_embeddings"])
@@ -365,16 +419,21 @@ class LayerHooks:
             "attention_mask": self._mask(not segment.full, mask, visible, hidden.dtype),
         }
 
-    def _continued(self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int) -> dict[str, Any]:
+    def _continued(
+        self, segment: Segment, hidden: Tensor, kwargs: dict[str, Any], done: int, unseen: Tensor | None
+    ) -> dict[str, Any]:
         """Mask of a decoding step, and positions where this segment counts its own."""
         if segment.sliced.get("done") != done:
             segment.sliced.clear()
-            segment.sliced.update(done=done, changes=self._step(segment, hidden, done))
-        return {**kwargs, **segment.sliced["changes"]}
+            segment.sliced.update(done=done)
+        name = "whole" if unseen is None else "part"
+        if name not in segment.sliced:
+            segment.sliced[name] = self._step(segment, hidden, done, unseen)
+        return {**kwargs, **segment.sliced[name]}
 
-    def _step(self, segment: Segment, hidden: Tensor, done: int) -> dict[str, Any]:
+    def _step(self, segment: Segment, hidden: Tensor, done: int, unseen: Tensor | None) -> dict[str, Any]:
         batch, fresh = hidden.shape[:2]
-        mask = to_batch(segment.layout.mask, batch)
+        mask = to_batch(segment.layout.mask if unseen is None else segment.layout.mask & ~unseen, batch)
         seen = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         old = mask.shape[1] + done
 
@@ -383,9 +442,9 @@ class LayerHooks:
             return ahead & seen.unsqueeze(1)
 
         # without a mask a single new token sees the whole cache, several would not
-        hides = fresh > 1 or not segment.full
+        hides = fresh > 1 or not segment.full or unseen is not None
         changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
-        if self.schedule.positions == "compact" and segment.positions.ndim == 2:
+        if segment.first > 0 and self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             ahead = torch.arange(done, done + fresh, device=mask.device)
             positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
             changes["position_ids"] = positions
@@ -405,7 +464,7 @@ class LayerHooks:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-def _places(layout: Layout) -> Places:
+def places_in(layout: Layout) -> Places:
     """Where each span's visual tokens and the text after them stand in a layout."""
     texts, lasts = [], []
     place = torch.arange(layout.length, device=layout.mask.device)
@@ -435,7 +494,7 @@ class _Capture:
     """Attention rows and keys of one layer, for the event after it."""
 
     def __init__(self, layout: Layout, event: LayerEvent) -> None:
-        self.places, self.mask, self.event = _places(layout), layout.mask, event
+        self.places, self.mask, self.event = places_in(layout), layout.mask, event
         self.found: dict[str, Tensor] = {}
 
     def take(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> None:
@@ -461,7 +520,7 @@ def _gather_rotary(part: Tensor, source: Tensor) -> Tensor:
 def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
     """A signal collected before the language model, for the tokens that each span still has."""
     signal = entered.signals[name]
-    letters = SIGNALS[name].shape.split()
+    letters = signal_of(name).shape.split()
     owner = torch.tensor(entered.owner, device=signal.device)
     rows = signal[owner]
     if "n" not in letters:
@@ -469,6 +528,25 @@ def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
     axis = letters.index("n")
     places = pad_sequence(origin, batch_first=True, padding_value=-1)
     return gather_tokens(rows.movedim(axis, 1), places).movedim(1, axis)
+
+
+def _parts_of(entered: Entered, origin: list[Tensor], strategy: str) -> Tensor:
+    """Part that each token still there was put in before the language model, -1 as padding."""
+    if entered.groups is None or entered.groups.part is None:
+        raise FeatureError(f"strategy {strategy!r} reads 'part', and nothing before the language model hands parts on")
+    part = entered.groups.part
+    rows = part[torch.tensor(entered.owner, device=part.device)]
+    places = pad_sequence(origin, batch_first=True, padding_value=-1)
+    return rows.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
+
+
+def _forgotten(first: Segment, last: Segment) -> Tensor | None:
+    """Tokens that entered and are not left in the end, bool (B, M); None where all are."""
+    width = first.layout.mask.shape[1]
+    left = torch.zeros(len(last.source), width + 1, dtype=torch.bool, device=last.source.device)
+    left.scatter_(1, last.source.where(last.layout.mask, width), True)
+    gone = first.layout.mask & ~left[:, :width]
+    return gone if bool(gone.any()) else None
 
 
 def _per_sample(layout: Layout) -> tuple[int, ...]:

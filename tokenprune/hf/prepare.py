@@ -19,7 +19,7 @@ from tokenprune.hf.decision import decide
 from tokenprune.hf.encoded import (
     Encoded,
     deepstack_of,
-    encode,
+    observed,
     packed,
     pixels_in,
     takes_encoded,
@@ -91,7 +91,8 @@ def prepare(
             "prepare shortens one turn: give it the new turn alone and pass the cache to generate yourself"
         )
     if encoded is None:
-        encoded = encode(model, request.signals, **inputs)
+        with torch.no_grad():
+            encoded = observed(adapter, request.signals, inputs, request.stage)
     with torch.no_grad():
         return {**without_vision(adapter, inputs), **_shortened(request, inputs, ids, encoded)}
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import SubstituteWarning, UnsupportedError
+from tokenprune.core.errors import SubstituteWarning, UnsupportedError, UnusedBudgetWarning
 from tokenprune.core.registry import build
-from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
 from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
 from tokenprune.hf.saved_processor import saved_processor
 from tokenprune.hf.support import check
@@ -37,6 +38,18 @@ class Request:
     def signals(self) -> frozenset[str]:
         """Signals to collect: what the strategy reads, given what the model has."""
         return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+
+    @property
+    def stage(self) -> EncoderHooks | None:
+        """What drops patches inside the encoder, made anew; None where nothing does."""
+        if not isinstance(self.strategy, Strategy) or self.strategy.stage is None:
+            return None
+        if self.budget.unit not in ("image", "tile"):
+            raise UnsupportedError(
+                f"strategy {self.strategy.name!r} drops patches inside the encoder, which sees one picture at a time: "
+                f"unit={self.budget.unit!r} is not possible, use 'image'"
+            )
+        return EncoderHooks(self.strategy.stage, self.budget.counts)
 
     @property
     def reads_turns(self) -> bool:
@@ -69,6 +82,19 @@ class Request:
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
         check(adapter, built)
+        budget = Budget.of(keep, unit)
+        if "frames" in built.requires and adapter.frames_apart and budget.unit != "sample":
+            raise UnsupportedError(
+                f"strategy {built.name!r} compares the frames of a video, and {type(adapter.model).__name__} shows "
+                "them as images of their own: pass unit='sample', so that one budget holds them all"
+            )
+        if not built.uses_budget and budget.keep != 1.0:
+            warnings.warn(
+                f"how many tokens strategy {built.name!r} keeps follows from the visual input and its own options: "
+                f"keep={budget.keep!r} is not used (keep=1.0 says so, and silences this)",
+                UnusedBudgetWarning,
+                stacklevel=4,
+            )
         for name, other in adapter.substitutes(built.requires).items():
             warnings.warn(
                 f"strategy {built.name!r} reads {name!r}, which {type(adapter.model).__name__} does not have: "
@@ -84,7 +110,7 @@ class Request:
         chosen = "keep" if adapter.multi_axis else positions or built.positions
         check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        request = cls(adapter, built, Budget.of(keep, unit), chosen, text, scaffold)
+        request = cls(adapter, built, budget, chosen, text, scaffold)
         if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
             return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))
         return request

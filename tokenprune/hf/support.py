@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenprune.core.errors import MissingSignalError, TokenPruneError
+from tokenprune.core.features import is_signal, signal_of
 from tokenprune.core.registry import registry
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.layerwise import LayerHooks
 
-__all__ = ["check", "refusal", "usable_strategies"]
+__all__ = ["check", "refusal", "signals_for", "usable_strategies"]
 
 
 def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
@@ -22,21 +25,35 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
     UnsupportedError
         Its layers are not such that tokens can go between them.
     """
-    needed = strategy.requires
-    missing = sorted(needed - adapter.available - adapter.substitutes(needed).keys())
+    missing = _missing(adapter, strategy)
+    if missing == ["frames"]:
+        raise MissingSignalError(
+            f"strategy {strategy.name!r} compares the frames of videos, which {type(adapter.model).__name__} does not "
+            f"read. Strategies that work on it: {', '.join(usable_strategies(adapter)) or 'none'}"
+        )
     if missing:
         fits = ", ".join(usable_strategies(adapter)) or "none"
         raise MissingSignalError(
             f"strategy {strategy.name!r} needs {', '.join(map(repr, missing))}, which {type(adapter.model).__name__} "
-            f"cannot give (it gives {', '.join(sorted(adapter.available))}). Strategies that work on it: {fits}"
+            f"cannot give (it gives {_offer(adapter)}). Strategies that work on it: {fits}"
         )
     if isinstance(strategy, LayerSchedule):
         LayerHooks(strategy, adapter)
 
 
+def _offer(adapter: ModelAdapter) -> str:
+    """What a model gives, in words."""
+    plain = ", ".join(sorted(adapter.available))
+    layered = sorted(name for name in adapter.on_demand if is_signal(name) and signal_of(name).layered)
+    depth = len(adapter.encoder_layers("image"))
+    return f"{plain}; at any of {depth} encoder layers, as {layered[0]}@-1: {', '.join(layered)}" if layered else plain
+
+
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
-    missing = sorted(strategy.requires - adapter.available - adapter.substitutes(strategy.requires).keys())
+    missing = _missing(adapter, strategy)
+    if missing == ["frames"]:
+        return "it compares the frames of videos, and the model reads none"
     if missing:
         return "no " + ", ".join(missing)
     try:
@@ -44,6 +61,18 @@ def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     except TokenPruneError as error:
         return str(error)
     return None
+
+
+def _missing(adapter: ModelAdapter, strategy: AnyStrategy) -> list[str]:
+    """Signals and layouts that a model has neither itself nor a substitute for."""
+    needed = strategy.requires
+    return sorted(adapter.missing(needed - adapter.layouts) - adapter.substitutes(needed).keys())
+
+
+def signals_for(adapter: ModelAdapter, strategies: Iterable[AnyStrategy]) -> frozenset[str]:
+    """What has to be read while visual inputs are encoded, so that any of some strategies can use them."""
+    needed = frozenset().union(*(strategy.reads(adapter.available) for strategy in strategies))
+    return needed - adapter.missing(needed) | set(adapter.substitutes(needed).values())
 
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:

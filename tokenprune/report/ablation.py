@@ -9,20 +9,18 @@ from typing import Any
 
 from tokenprune.evaluation.ablation import Ablation, AblationRow
 from tokenprune.evaluation.table import p_value
-from tokenprune.report.curves import chart
-from tokenprune.report.heatmap import heatmap
-from tokenprune.report.panels import panels
+from tokenprune.report.charts import Chart, Measured, heatmap, lines, svg, write_charts
 from tokenprune.report.report import page, share
 from tokenprune.results.store import write_atomically
 
-__all__ = ["drawings", "write_figure", "write_page"]
+__all__ = ["charts", "drawings", "write_figure", "write_page"]
 
 
-def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str, str]]:
-    """Titled SVG panels: one a group; one more for each budget (heatmap) or value of the second option (the others)."""
-    cells = {(row.label, row.group, row.keep): row.value for row in rows}
+def charts(ablation: Ablation, rows: Sequence[AblationRow]) -> list[Chart]:
+    """One chart a group; one more for each budget (heatmap) or value of the second option (the others)."""
+    cells = {(row.label, row.group, row.keep): Measured(row.value, row.low, row.high) for row in rows}
     budgets = sorted(ablation.budgets)
-    out = []
+    out: list[Chart | None] = []
     for group in ablation.groups:
         where = f"{group} questions"
         if ("full", group, 0) not in cells:
@@ -32,30 +30,33 @@ def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str,
             for keep in budgets:
                 found = {(v.place[0], v.place[1]): cells[v.label, group, keep] for v in ablation.variants}
                 title = f"{where}, {keep} tokens"
-                out.append((title, heatmap(found, ablation.values_of(0), ablation.values_of(1), title)))
+                out.append(heatmap(title, found, ablation.values_of(0), ablation.values_of(1)))
             continue
         for second in ablation.values_of(1) if len(ablation.axes) == 2 else [None]:
             variants = [v for v in ablation.variants if second is None or v.place[1] == second]
             title = where if second is None else f"{where}, {ablation.axes[1]} {second}"
             if ablation.figure == "sweep":
                 ticks = [v.place[0] for v in variants]
-                lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
+                found_lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
                 title += f", by {ablation.axes[0]}"
             else:
                 ticks = [f"{keep} tokens" for keep in budgets]
                 named = {v.place[0]: v.label for v in variants} | {"random": "random"}
-                lines = {
+                found_lines = {
                     name: {f"{k} tokens": cells[label, group, k] for k in budgets} for name, label in named.items()
                 }
-            out.append((title, chart(lines, ticks, title, full)))
-    return out
+            out.append(lines(title, found_lines, ticks, full))
+    return [chart for chart in out if chart is not None]
 
 
-def write_figure(out: Path, ablation: Ablation, rows: Sequence[AblationRow]) -> Path:
-    """Write figure.svg: all drawings of one ablation."""
-    path = out / "figure.svg"
-    write_atomically(path, panels(drawings(ablation, rows)))
-    return path
+def drawings(ablation: Ablation, rows: Sequence[AblationRow]) -> list[tuple[str, str]]:
+    """Title and ``<svg>`` element of each of the :func:`charts`."""
+    return [(chart.title, svg(chart)) for chart in charts(ablation, rows)]
+
+
+def write_figure(out: Path, ablation: Ablation, rows: Sequence[AblationRow]) -> list[Path]:
+    """Write figure.svg and figure.png: all charts of one ablation."""
+    return write_charts(out / "figure", charts(ablation, rows))
 
 
 def write_page(

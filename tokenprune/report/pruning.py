@@ -15,7 +15,7 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.registry import build
-from tokenprune.core.strategy import AnyStrategy
+from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.metrics import is_correct
@@ -142,22 +142,24 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = QuestionBatch(model, processor, [image], ["picture"], [question])
+    pictures = QuestionBatch(model, processor, [image], ["picture"], [question], strategies=built)
     if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
         raise UnsupportedError(
             f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
         )
     n = pictures.units[0][1]
     n_layers = model.config.get_text_config().num_hidden_layers
-    shown = pictures.shown(0)
+    shown, pixels = pictures.shown(0), pictures.shown(0, True)
 
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
+        used = shown
         if strategy is not None:
             asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
-            pruning = attach(model, strategy, asked_for, processor=processor, encoded=shown.encoded)
+            used = pixels if isinstance(strategy, Strategy) and strategy.stage is not None else shown
+            pruning = attach(model, strategy, asked_for, processor=processor, encoded=used.encoded)
         with pruning as run:
-            out = model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            out = model.generate(**used.inputs, max_new_tokens=max_new_tokens, do_sample=False)
         said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         answer = " ".join(said.split())
         if strategy is None:

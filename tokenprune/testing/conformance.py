@@ -28,6 +28,7 @@ from tokenprune.core.errors import ConfigError, UnknownNameError, closest
 __all__ = [
     "FEATURE_TOLERANCE",
     "GROUP",
+    "HALF_TOLERANCE",
     "SCORE_TOLERANCE",
     "Case",
     "CaseResult",
@@ -45,6 +46,9 @@ SCORE_TOLERANCE: Final = 1e-5
 
 FEATURE_TOLERANCE: Final = 1e-4
 """The same where rounding is larger: sums taken in another order, a system solved in float32."""
+
+HALF_TOLERANCE: Final = 1e-3
+"""The same of features that the reference code keeps in half precision."""
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -85,11 +89,14 @@ class Replayed:
     rounded : bool, default False
         Features made by summing or averaging, or what a system solved in float32 leaves (which differs between
         processors): :data:`FEATURE_TOLERANCE`.
+    half : bool, default False
+        Features that the reference code rounds to half precision: :data:`HALF_TOLERANCE`.
     """
 
     value: Tensor
     unordered: bool = False
     rounded: bool = False
+    half: bool = False
 
 
 Replay = Callable[[Case], Mapping[str, Tensor | Replayed]]
@@ -138,6 +145,7 @@ def mismatch(got: Tensor | Replayed, expected: Tensor) -> str:
         value, expected = value.sort(-1).values, expected.sort(-1).values
     if expected.is_floating_point():
         tolerance = FEATURE_TOLERANCE if replayed.rounded else SCORE_TOLERANCE
+        tolerance = HALF_TOLERANCE if replayed.half else tolerance
         value, expected = value.double(), expected.double()
         wrong = ~torch.isclose(value, expected, rtol=0, atol=0, equal_nan=True)
         wrong &= ~((value - expected).abs() <= tolerance * expected.abs().clamp_min(1))

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.core.features import SIGNALS, Features, Grid
+from tokenprune.core.features import Features, Grid, signal_of
 
 __all__ = ["channels", "embeddings", "features", "gains_instances", "joints", "naive_bayes", "taus"]
 
@@ -185,7 +185,7 @@ def features(
         sizes["t"] = _size(draw, t)
         given["text"] = draw(embeddings(b * sizes["t"], width, zero_rows, dtype)).view(b, sizes["t"], width)
     for name in sorted(set(signals) - given.keys()):
-        shape = SIGNALS[name].shape.split()
+        shape = signal_of(name).shape.split()
         for letter in shape:
             if letter not in sizes:
                 sizes[letter] = draw(st.integers(1, 3))

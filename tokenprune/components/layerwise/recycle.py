@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenprune.components.density import density_peaks
 from tokenprune.core.features import Features, working_precision
 from tokenprune.core.indexing import as_mask
 from tokenprune.core.kinds import Merged, Scorer, check_number
@@ -16,44 +17,6 @@ from tokenprune.core.ranking import relevance
 from tokenprune.core.selection import Selection
 
 __all__ = ["Recycle", "density_peaks"]
-
-
-def density_peaks(tokens: Tensor, n_clusters: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Density-peak clustering over nearest neighbours (DPC-kNN).
-
-    A token's density is exp(-mean of its ``n_clusters`` smallest squared distances, its own 0 among them), with
-    distances divided by sqrt(d). Centres are the tokens whose density times distance to the nearest denser token is
-    largest; the rest joins the nearest centre. Two tokens that are each other's nearest have exactly equal densities;
-    such ties go to the lower index. Densities are compared as logarithms, so far-apart tokens do not underflow.
-
-    Parameters
-    ----------
-    tokens : Tensor, (m, d)
-    n_clusters : int
-        From 1 to m.
-    noise : Tensor, (m,), optional
-        Numbers in [0, 1); a millionth of them is added to the densities, which breaks ties as published code does.
-
-    Returns
-    -------
-    centres : Tensor, (n_clusters,)
-        Indices, highest peak first.
-    member_of : Tensor, (m,)
-        Number of each token's centre.
-    """
-    x = working_precision(tokens)
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[-1])
-    density = -distance.topk(n_clusters, largest=False).values.pow(2).mean(-1).double()
-    if noise is not None:
-        density = (density.exp() + 1e-6 * noise).log()
-    denser = density.unsqueeze(0) > density.unsqueeze(1)
-    separation = distance.masked_fill(~denser, math.inf).amin(-1)
-    separation = torch.where(separation.isinf(), distance.max(), separation)
-    peak = density + separation.double().clamp_min(torch.finfo(torch.float64).tiny).log()
-    centres = peak.argsort(descending=True, stable=True)[:n_clusters]
-    member_of = distance[:, centres].argmin(-1)
-    member_of[centres] = torch.arange(n_clusters, device=centres.device)
-    return centres, member_of
 
 
 @dataclass(frozen=True)

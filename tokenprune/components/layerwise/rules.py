@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import torch
 
-from tokenprune.core.errors import ConfigError
+from tokenprune.core.errors import BudgetError, ConfigError
 from tokenprune.core.kinds import check_count, check_number
 from tokenprune.core.layer_kinds import Appending, KeepRule, LayerContext
 
-__all__ = ["Interpolated", "Logistic", "PivotsAndQuotas", "Remainder", "Share"]
+__all__ = ["Interpolated", "Logistic", "PivotsAndQuotas", "Pyramid", "Remainder", "Share"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,55 @@ class Remainder(KeepRule):
         done, n = context.layer + 1, context.n_layers
         pairs = zip(context.keep, context.present, strict=True)
         return tuple((n * keep - done * present) // max(1, n - done) for keep, present in pairs)
+
+
+@dataclass(frozen=True)
+class Pyramid(KeepRule):
+    """Shares of the tokens that entered, smaller after each event (PyramidDrop).
+
+    By default the shares fall geometrically and the budget is what stays after the last event: with three events
+    (K / N)^(1/3), (K / N)^(2/3) and K / N of N tokens, each count rounded down. In models so shallow that the schedule
+    acts fewer times, the last shares count.
+
+    Parameters
+    ----------
+    stages : int, default 3
+        Events there are.
+    ratios : tuple of float, optional
+        Shares of your own, rounded down as ``int(N * ratio)``; the budget then has to be what the last one leaves.
+    """
+
+    stages: int = 3
+    ratios: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self, "stages", 1)
+        if self.ratios is None:
+            return
+        falling = all(0 < b <= a <= 1 for a, b in zip((1, *self.ratios), self.ratios, strict=False))
+        if len(self.ratios) != self.stages or not falling:
+            raise ConfigError(
+                f"Pyramid.ratios must be {self.stages} shares in (0, 1], one for each event, none larger than the one "
+                f"before, got {self.ratios!r}"
+            )
+
+    def counts(self, context: LayerContext) -> tuple[int, ...]:
+        """Share of each unit's tokens."""
+        which = context.layers.index(context.layer) - len(context.layers)
+        return tuple(self._count(k, n, which) for k, n in zip(context.keep, context.entered, strict=True))
+
+    def _count(self, keep: int, entered: int, which: int) -> int:
+        if self.ratios is None:
+            exponent = (self.stages + which + 1) / self.stages
+            # a hair above: shares that are whole in exact arithmetic stay so
+            return math.floor(entered * (keep / entered) ** exponent + 1e-9)
+        left = int(entered * self.ratios[-1])
+        if abs(keep - left) > 1:
+            raise BudgetError(
+                f"Pyramid.ratios {self.ratios} leave {left} of {entered} tokens, and {keep} were asked for: give "
+                f"keep={self.ratios[-1]} (a ratio), or leave ratios out, so that they follow from the budget"
+            )
+        return int(entered * self.ratios[which])
 
 
 @dataclass(frozen=True)

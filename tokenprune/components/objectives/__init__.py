@@ -10,6 +10,7 @@ from tokenprune.components.objectives.extremum import (
 from tokenprune.components.objectives.facility import Coverage, FacilityLocation, PMICoverage
 from tokenprune.components.objectives.logdet import LogDeterminant
 from tokenprune.components.objectives.modular import Modular
+from tokenprune.components.objectives.salient import SalientCoverage
 
 __all__ = [
     "Coverage",
@@ -23,4 +24,5 @@ __all__ = [
     "MeanDispersion",
     "Modular",
     "PMICoverage",
+    "SalientCoverage",
 ]

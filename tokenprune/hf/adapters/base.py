@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.core.errors import UnsupportedError, closest
-from tokenprune.core.features import Grid
+from tokenprune.core.features import Grid, is_signal, signal_of
+from tokenprune.core.layer_names import at_layer, layer_index, split_layer
 from tokenprune.core.registry import registry
-from tokenprune.hf.adapters.encoder_attention import Readings
+from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.patching import arguments_of, replaced
 from tokenprune.hf.splice import Splice
 
@@ -96,10 +98,13 @@ class ModelAdapter(ABC):
         Visual inputs without anything between their placeholders are tiles of one image.
     multi_axis : bool
         Position ids have several rows (time, height, width), which cannot be renumbered without gaps.
+    frames_apart : bool
+        Each frame of a video is an image of its own in the prompt, so that only the unit "sample" holds a video.
     """
 
     joins_adjacent: bool = False
     multi_axis: bool = False
+    frames_apart: bool = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -139,7 +144,48 @@ class ModelAdapter(ABC):
     @property
     @abstractmethod
     def available(self) -> frozenset[str]:
-        """Signals this model can give before its language model runs."""
+        """Signals this model can give before its language model runs, as a rule: those read where none is named."""
+
+    @property
+    def on_demand(self) -> frozenset[str]:
+        """Signals that are read only where somebody asks for them, those of layers without the layer's number."""
+        return frozenset()
+
+    def encoder_layers(self, modality: str) -> list[nn.Module]:
+        """Layers of the vision encoder whose attention can be read, from the first on; empty where none can."""
+        return []
+
+    def gives(self, name: str) -> bool:
+        """Whether the model has a signal before its language model runs, at the layer named (``keys@-1``)."""
+        base, layer = split_layer(name)
+        if layer is None:
+            return name in self.available or name in self.on_demand
+        if base not in self.on_demand or not (is_signal(base) and signal_of(base).layered):
+            return False
+        try:
+            layer_index(layer, len(self.encoder_layers("image")))
+        except UnsupportedError:
+            return False
+        return True
+
+    def missing(self, signals: Iterable[str]) -> frozenset[str]:
+        """Signals that the model does not have, whatever may stand in for them."""
+        return frozenset(name for name in signals if not self.gives(name))
+
+    def by_layer(self, modality: str, signals: Iterable[str], plain: int) -> dict[int, set[str]]:
+        """Number of an encoder layer -> signals to read there; ``plain`` is that of names without a layer."""
+        depth = len(self.encoder_layers(modality))
+        found: dict[int, set[str]] = {}
+        for name in signals:
+            base, layer = split_layer(name)
+            if base in ENCODER_SIGNALS:
+                found.setdefault(plain if layer is None else layer_index(layer, depth), set()).add(name)
+        return found
+
+    @property
+    def layouts(self) -> frozenset[str]:
+        """What follows from where tokens lie: "places", and "frames", where the family shows videos."""
+        return frozenset({"places", "frames"} if "video" in self.placeholders or self.frames_apart else {"places"})
 
     @abstractmethod
     def watch(self, modality: str, signals: frozenset[str]) -> AbstractContextManager[Readings]:
@@ -160,9 +206,18 @@ class ModelAdapter(ABC):
             What :meth:`watch` yielded.
         """
 
+    def thinned(self, modality: str, stage: EncoderHooks | None) -> AbstractContextManager[None]:
+        """Let a stage drop patches inside the encoder of a modality while it runs; None drops none."""
+        if stage is not None:
+            raise UnsupportedError(f"{type(self).__name__} cannot drop patches inside the encoder")
+        return nullcontext()
+
     @contextmanager
-    def observe(self, signals: frozenset[str], seen: Observation) -> Iterator[None]:
-        """While open, note every visual input that the model encodes, with the signals asked for."""
+    def observe(self, signals: frozenset[str], seen: Observation, stage: EncoderHooks | None = None) -> Iterator[None]:
+        """While open, note every visual input that the model encodes, with the signals asked for.
+
+        A ``stage`` drops patches inside the encoder meanwhile.
+        """
         inside = False
 
         def shadowing(modality: str, original: Any) -> Any:
@@ -173,8 +228,10 @@ class ModelAdapter(ABC):
                     return original(*args, **kwargs)
                 inside = True
                 try:
-                    with self.watch(modality, signals) as readings:
+                    with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"}) as readings:
                         output = original(*args, **kwargs)
+                    if stage is not None:
+                        readings["survivors"] = stage.survivors()
                 finally:
                     inside = False
                 given = arguments_of(original, args, kwargs)
@@ -234,8 +291,12 @@ class ModelAdapter(ABC):
 
     def substitutes(self, signals: frozenset[str]) -> dict[str, str]:
         """Signals that the model lacks and what stands in for each."""
-        lacking = signals - self.available
-        return {name: other for name, other in SUBSTITUTES.items() if name in lacking and other in self.available}
+        found = {}
+        for name in self.missing(signals):
+            base, layer = split_layer(name)
+            if base in SUBSTITUTES and self.gives(other := at_layer(SUBSTITUTES[base], layer)):
+                found[name] = other
+        return found
 
 
 def frames_in(inputs: Mapping[str, Any]) -> int:
@@ -257,7 +318,7 @@ SPECIAL = (
 """Names under which configs keep the ids of tokens that nobody wrote."""
 
 
-SUBSTITUTES: Mapping[str, str] = {"cls_attention": "received_attention"}
+SUBSTITUTES: Mapping[str, str] = {"cls_attention": "received_attention", "cls_wide_attention": "received_attention"}
 """Encoders without [CLS]: what patches attend to, summed and made to add up to one, says how salient a patch is (Eqn 4,
 right, in place of Eqn 4, left)."""
 

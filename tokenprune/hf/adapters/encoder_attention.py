@@ -7,21 +7,30 @@ O(H N^2) map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.core.features import working_precision
+from tokenprune.core.layer_names import split_layer
 from tokenprune.hf.attention_tap import tapped
 from tokenprune.kernels import usable
 
-__all__ = ["ENCODER_SIGNALS", "Readings", "attention_received", "attention_rows", "read_layer"]
-
-ENCODER_SIGNALS = frozenset({"cls_attention", "received_attention", "keys", "encoder_cls"})
-"""Signals that come from one encoder layer."""
+__all__ = [
+    "CLS_SIGNALS",
+    "ENCODER_SIGNALS",
+    "LAYER_READINGS",
+    "Readings",
+    "attention_mean",
+    "attention_received",
+    "attention_rows",
+    "read_layer",
+    "wide_attention",
+]
 
 Readings = dict[str, list[Tensor]]
 """Signal name -> one tensor for each sequence the encoder attended over (an image, a tile, a frame), in order: shaped
@@ -106,9 +115,93 @@ def _visible(mask: Any, keys: Tensor) -> Tensor | None:
     return allowed.expand(keys.shape[0], -1)
 
 
+def attention_mean(
+    queries: Tensor, keys: Tensor, scale: float, skip: int, chunk: int = 128, visible: Tensor | None = None
+) -> Tensor:
+    """Mean over heads and all real query rows of the attention that each patch receives (HiPrune).
+
+    Rows of leading tokens and a patch's own row count, unlike in :func:`attention_received`.
+
+    Parameters
+    ----------
+    queries, keys, scale, skip, chunk, visible
+        As there.
+
+    Returns
+    -------
+    Tensor, (B, L - skip)
+    """
+    length = queries.shape[2]
+    received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
+    for start in range(0, length, chunk):
+        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
+        if visible is not None:
+            rows = rows * visible[:, start : start + chunk, None]
+        received += rows.sum(1)
+    count = length if visible is None else visible.sum(1, keepdim=True)
+    return received[:, skip:] / count
+
+
+def wide_attention(queries: Tensor, keys: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Attention with all heads taken as one of their whole width, scaled by its root (PruMerge).
+
+    Parameters
+    ----------
+    queries, keys : Tensor, (B, r, w) and (B, L, w)
+        Heads side by side, as projections leave them.
+    visible : bool Tensor, (B, L), optional
+        False at keys that are padding.
+
+    Returns
+    -------
+    Tensor, (B, r, L)
+    """
+    return attention_rows(queries.unsqueeze(1), keys.unsqueeze(1), queries.shape[-1] ** -0.5, visible)[:, 0]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a layer attends with: queries and keys (B, H, L, k), the factor on logits, real keys, leading tokens."""
+
+    queries: Tensor
+    keys: Tensor
+    scale: float
+    visible: Tensor | None
+    skip: int
+
+
+def _wide(heads: Tensor) -> Tensor:
+    return working_precision(heads).transpose(1, 2).flatten(2)
+
+
+def _cls_wide(seen: _Seen) -> Tensor:
+    return wide_attention(_wide(seen.queries[:, :, :1]), _wide(seen.keys), seen.visible)[:, 0, seen.skip :]
+
+
+LAYER_READINGS: Mapping[str, Callable[[_Seen], Tensor]] = {
+    "cls_attention": lambda s: attention_rows(s.queries[:, :, :1], s.keys, s.scale, s.visible)[:, :, 0, s.skip :],
+    "cls_wide_attention": _cls_wide,
+    "received_attention": lambda s: attention_received(s.queries, s.keys, s.scale, s.skip, visible=s.visible),
+    "mean_attention": lambda s: attention_mean(s.queries, s.keys, s.scale, s.skip, visible=s.visible),
+    "keys": lambda s: working_precision(s.keys).mean(1)[:, s.skip :],
+    "queries": lambda s: working_precision(s.queries).mean(1)[:, s.skip :],
+    "head_keys": lambda s: working_precision(s.keys)[:, :, s.skip :],
+    "head_queries": lambda s: working_precision(s.queries)[:, :, s.skip :],
+    "wide_keys": lambda s: _wide(s.keys)[:, s.skip :],
+    "wide_queries": lambda s: _wide(s.queries)[:, s.skip :],
+}
+"""Signals that a layer's attention function sees, and how each is made of its queries and keys."""
+
+CLS_SIGNALS = frozenset({"cls_attention", "cls_wide_attention", "encoder_cls"})
+"""Signals that only an encoder with [CLS] has."""
+
+ENCODER_SIGNALS = frozenset({*LAYER_READINGS, "encoder_cls", "hidden"})
+"""Signals that come from one encoder layer."""
+
+
 @contextmanager
 def read_layer(
-    layer: nn.Module, attention: nn.Module, config: Any, signals: frozenset[str], *, has_cls: bool = False
+    layer: nn.Module, attention: nn.Module, config: Any, signals: Iterable[str], *, has_cls: bool = False
 ) -> Iterator[Readings]:
     """While open, note what a layer's attention says about each sequence that the encoder attends over.
 
@@ -120,32 +213,34 @@ def read_layer(
         Its attention module.
     config : PretrainedConfig
         In which the module looks its attention implementation up.
-    signals : frozenset of str
-        Which of :data:`ENCODER_SIGNALS` to compute.
+    signals : iterable of str
+        Which of :data:`ENCODER_SIGNALS` to compute, under the names by which they are asked for (``keys@-1``).
     has_cls : bool, default False
         Whether token 0 is [CLS].
     """
-    found: Readings = {name: [] for name in ENCODER_SIGNALS & signals}
+    kinds = {name: split_layer(name)[0] for name in signals}
+    found: Readings = {name: [] for name, kind in kinds.items() if kind in ENCODER_SIGNALS}
+    attended = {name: LAYER_READINGS[kind] for name, kind in kinds.items() if kind in LAYER_READINGS}
     skip = int(has_cls)
 
     @torch.no_grad()
     def tap(queries: Tensor, keys: Tensor, scale: float, more: Mapping[str, Any]) -> None:
         visible = _visible(more.get("attention_mask"), keys)
         for q, k in _sequences(queries, keys, more):
-            if "cls_attention" in found:
-                found["cls_attention"].extend(attention_rows(q[:, :, :1], k, scale, visible)[:, :, 0, skip:])
-            if "received_attention" in found:
-                found["received_attention"].extend(attention_received(q, k, scale, skip, visible=visible))
-            if "keys" in found:
-                found["keys"].extend(working_precision(k).mean(1)[:, skip:])
+            seen = _Seen(q, k, scale, visible, skip)
+            for name, read in attended.items():
+                found[name].extend(read(seen))
 
     def after(_module: nn.Module, _args: Any, output: Any) -> None:
-        found["encoder_cls"].extend((output[0] if isinstance(output, tuple) else output)[:, 0])
+        states = output[0] if isinstance(output, tuple) else output
+        states = states if states.ndim == 3 else states.unsqueeze(0)  # packed into one row
+        for name in found.keys() - attended.keys():
+            found[name].extend(states[:, 0] if kinds[name] == "encoder_cls" else states[:, skip:])
 
     with ExitStack() as stack:
-        if found.keys() - {"encoder_cls"}:
+        if attended:
             stack.enter_context(tapped(config, {attention: tap}))
-        if "encoder_cls" in found:
+        if found.keys() - attended.keys():
             stack.callback(layer.register_forward_hook(after).remove)
         yield found
 

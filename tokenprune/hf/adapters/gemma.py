@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.core.features import SIGNALS, Grid
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import PatchesAlone
@@ -40,7 +40,7 @@ class Gemma3Adapter(PatchesAlone):
 
     def _pooled(self, name: str, value: Tensor) -> Tensor:
         """Mean over the patches of each token, tokens in raster order."""
-        axis = SIGNALS[name].shape.split()[1:].index("n")
+        axis = signal_of(name).shape.split()[1:].index("n")
         side = self._tokens_per_side
         each = self.side // side
         patches = torch.unflatten(value, axis, (side, each, side, each))

@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.core.features import Grid
+from tokenprune.core.errors import UnsupportedError
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block, ModelAdapter
-from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings, read_layer
+from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
+from tokenprune.hf.adapters.encoder_stage import EncoderHooks
+from tokenprune.hf.adapters.pooling import pooling_head, read_pooling
 
 __all__ = ["LlavaAdapter", "PatchesAlone"]
 
@@ -23,6 +26,8 @@ class LlavaAdapter(ModelAdapter):
     """
 
     projector = "multi_modal_projector"
+    one_token_a_patch = True
+    """Whether each patch is a token of its own, so that patches may be dropped inside the encoder."""
 
     def tower(self, modality: str) -> nn.Module:
         """The encoder of a modality."""
@@ -35,14 +40,21 @@ class LlavaAdapter(ModelAdapter):
 
     def encoder_layer(self, modality: str) -> nn.Module | None:
         """The encoder layer whose output is projected, or None where it has no attention to read."""
-        chosen = self.model.config.vision_feature_layer
-        chosen = chosen if isinstance(chosen, int) else chosen[-1]
+        layers, index = self.encoder_layers(modality), self.projected_layer(modality)
+        return layers[index] if 0 <= index < len(layers) else None
+
+    def encoder_layers(self, modality: str) -> list[nn.Module]:
+        """All of them, where their attention can be read."""
         encoder = getattr(self.tower(modality), "encoder", None)
         layers: list[nn.Module] = list(getattr(encoder, "layers", None) or getattr(encoder, "layer", None) or [])
+        return layers if all(attention_of(layer) is not None for layer in layers) else []
+
+    def projected_layer(self, modality: str) -> int:
+        """Number of the layer whose output is projected; -1 where that is what enters the first."""
+        chosen = self.model.config.vision_feature_layer
+        chosen = chosen if isinstance(chosen, int) else chosen[-1]
         # hidden_states[k] is the output of layer k - 1; hidden_states has one entry more than there are layers
-        index = (chosen if chosen >= 0 else len(layers) + 1 + chosen) - 1
-        layer: nn.Module | None = layers[index] if 0 <= index < len(layers) else None
-        return layer if layer is not None and attention_of(layer) is not None else None
+        return int(chosen if chosen >= 0 else len(self.encoder_layers(modality)) + 1 + chosen) - 1
 
     @property
     def available(self) -> frozenset[str]:
@@ -54,16 +66,47 @@ class LlavaAdapter(ModelAdapter):
                 signals |= {"cls_attention", "encoder_cls"}
         return frozenset(signals)
 
+    @property
+    def on_demand(self) -> frozenset[str]:
+        """What an encoder layer's attention sees, its output, and the pooling head's attention where there is one."""
+        layered = (
+            {name for name in ENCODER_SIGNALS if signal_of(name).layered} if self.encoder_layers("image") else set()
+        )
+        pooling = {"pooling_attention"} if pooling_head(self.tower("image")) is not None else set()
+        one_layer = isinstance(self.model.config.vision_feature_layer, int)
+        thin = self.one_token_a_patch and self.has_cls and one_layer and self.projected_layer("image") > 0
+        survivors = {"survivors"} if layered and thin else set()
+        return frozenset(layered | pooling | survivors) - (frozenset() if self.has_cls else CLS_SIGNALS)
+
+    @contextmanager
+    def thinned(self, modality: str, stage: EncoderHooks | None) -> Iterator[None]:
+        """Hook the layers up to the one whose output is projected, and the projector."""
+        if stage is None:
+            yield
+            return
+        if "survivors" not in self.on_demand or modality != "image":
+            raise UnsupportedError(f"{type(self.model).__name__} cannot drop patches of {modality}s inside the encoder")
+        projector = self.core.get_submodule(self.projector)
+        whole = projector.register_forward_pre_hook(lambda _, args: (stage.whole_again(args[0]), *args[1:]))
+        try:
+            with stage.attached(self.encoder_layers(modality), self.projected_layer(modality), attention_of):
+                yield
+        finally:
+            whole.remove()
+
     @contextmanager
     def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
-        """Hook one encoder layer and the projector's input."""
-        layer = self.encoder_layer(modality)
+        """Hook the encoder layers that signals come from, and the projector's input."""
+        layers = self.encoder_layers(modality)
         with ExitStack() as stack:
             readings: Readings = {}
-            attention = None if layer is None else attention_of(layer)
-            if signals & ENCODER_SIGNALS and layer is not None and attention is not None:
-                config = attention.config
-                readings = stack.enter_context(read_layer(layer, attention, config, signals, has_cls=self.has_cls))
+            for number, names in self.by_layer(modality, signals, self.projected_layer(modality)).items():
+                if 0 <= number < len(layers):
+                    attention = attention_of(layers[number])
+                    reader = read_layer(layers[number], attention, attention.config, names, has_cls=self.has_cls)
+                    readings |= stack.enter_context(reader)
+            if "pooling_attention" in signals and (head := pooling_head(self.tower(modality))) is not None:
+                readings["pooling_attention"] = stack.enter_context(read_pooling(head))
             if "encoder" in signals:
                 readings["encoder"] = []
                 projector = self.core.get_submodule(self.projector)
@@ -106,16 +149,16 @@ class LlavaAdapter(ModelAdapter):
 class PatchesAlone(LlavaAdapter):
     """An encoder without [CLS] whose last layer is projected (SigLIP as Gemma 3, Idefics3 and SmolVLM use it)."""
 
+    one_token_a_patch = False
+
     @property
     def has_cls(self) -> bool:
         """There is no [CLS]."""
         return False
 
-    def encoder_layer(self, modality: str) -> nn.Module | None:
+    def projected_layer(self, modality: str) -> int:
         """The last one."""
-        layers: Any = self.tower(modality).get_submodule("encoder.layers")
-        last: nn.Module = layers[-1]
-        return last
+        return len(self.encoder_layers(modality)) - 1
 
 
 def attention_of(layer: nn.Module) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.core.features import SIGNALS, Grid
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block, frames_in
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter
@@ -42,6 +42,8 @@ class LlavaNextAdapter(LlavaAdapter):
     rows ends in a newline token, which stays. Signals of the encoder are laid out like the tokens, by the model's own
     function. [CLS] features are those of the thumbnail.
     """
+
+    one_token_a_patch = False
 
     @contextmanager
     def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
@@ -96,7 +98,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def _arranged(self, name: str, tiles: list[Tensor], packing: _Packing, newline: list[Tensor]) -> list[Tensor]:
         """A signal of all tiles, as one tensor an image over its prunable tokens."""
-        letters = SIGNALS[name].shape.split()[1:]
+        letters = signal_of(name).shape.split()[1:]
         images = [torch.stack(list(part)) for part in _split(tiles, packing.tiles)]
         if "n" not in letters:
             return [image[0] for image in images]
@@ -141,7 +143,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     def _pooled(self, name: str, frames: list[Tensor], videos: int) -> list[Tensor]:
         """A signal of all frames, pooled as tokens are, one tensor a video."""
-        letters = SIGNALS[name].shape.split()[1:]
+        letters = signal_of(name).shape.split()[1:]
         each = len(frames) // videos
         stacked = torch.stack(frames)
         if "n" not in letters:

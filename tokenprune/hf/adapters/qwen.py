@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokenprune.core.features import Grid
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block, ModelAdapter
-from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings, read_layer
+from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.splice import Splice
 
 __all__ = ["Qwen2VLAdapter", "Qwen3VLAdapter"]
@@ -41,17 +41,27 @@ class Qwen2VLAdapter(ModelAdapter):
         return frozenset({"visual", "text", "encoder", "received_attention", "keys"})
 
     @property
+    def on_demand(self) -> frozenset[str]:
+        """What an encoder layer's attention sees, and its output."""
+        return frozenset(name for name in ENCODER_SIGNALS - CLS_SIGNALS if signal_of(name).layered)
+
+    def encoder_layers(self, modality: str) -> list[nn.Module]:
+        """All of them; in Qwen2.5-VL most look at windows of the picture."""
+        return list(self._visual.blocks)
+
+    @property
     def _visual(self) -> Any:
         return self.core.get_submodule("visual")
 
     @contextmanager
     def watch(self, modality: str, signals: frozenset[str]) -> Iterator[Readings]:
-        """Hook the last encoder layer and the merger's input."""
+        """Hook the encoder layers that signals come from, and the merger's input."""
+        layers: list[Any] = self.encoder_layers(modality)
         with ExitStack() as stack:
             readings: Readings = {}
-            if signals & ENCODER_SIGNALS:
-                layer = self._visual.blocks[-1]
-                readings = stack.enter_context(read_layer(layer, layer.attn, layer.attn.config, signals))
+            for number, names in self.by_layer(modality, signals, len(layers) - 1).items():
+                attention = layers[number].attn
+                readings |= stack.enter_context(read_layer(layers[number], attention, attention.config, names))
             if "encoder" in signals:
                 readings["encoder"] = []
                 hook = self._visual.merger.register_forward_pre_hook(
@@ -69,9 +79,10 @@ class Qwen2VLAdapter(ModelAdapter):
         order = self._raster(thw)
         signals: dict[str, tuple[Tensor, ...]] = {}
         for name, values in readings.items():
-            patches = torch.unflatten(torch.cat(values), 0, (-1, merge**2))
-            tokens = patches.flatten(1) if name == "encoder" else patches.mean(1)
-            signals[name] = torch.split(tokens if order is None else tokens[order], sizes)
+            axis = signal_of(name).shape.split()[1:].index("n")
+            patches = torch.unflatten(torch.cat(values, axis), axis, (-1, merge**2))
+            tokens = patches.flatten(1) if name == "encoder" else patches.mean(axis + 1)
+            signals[name] = torch.split(tokens if order is None else tokens.index_select(axis, order), sizes, axis)
         return [
             Block(size, (grid,), signals={name: parts[i] for name, parts in signals.items()})
             for i, (size, grid) in enumerate(zip(sizes, grids, strict=True))

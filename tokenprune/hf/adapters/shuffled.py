@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.features import SIGNALS, Grid
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter, PatchesAlone
@@ -26,6 +26,8 @@ class InternVLAdapter(LlavaAdapter):
     """
 
     joins_adjacent = True
+    frames_apart = True
+    one_token_a_patch = False
 
     @property
     def available(self) -> frozenset[str]:
@@ -52,7 +54,7 @@ class InternVLAdapter(LlavaAdapter):
 
     def _token_means(self, name: str, value: Tensor) -> Tensor:
         """Mean over the patches of each token, tokens in raster order."""
-        letters = SIGNALS[name].shape.split()[1:]
+        letters = signal_of(name).shape.split()[1:]
         if "n" not in letters:
             return value
         axis = letters.index("n")
@@ -73,6 +75,8 @@ class Idefics3Adapter(PatchesAlone, InternVLAdapter):
     """
 
     joins_adjacent = False
+    # tiles of an image stand apart too, so that frames of SmolVLM's videos cannot be told from them
+    frames_apart = False
     projector = "connector.modality_projection"
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.features import SIGNALS, Grid
+from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block, frames_in
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter
@@ -21,6 +21,8 @@ class VideoLlavaAdapter(LlavaAdapter):
 
     Frames of a video keep their [CLS] token, which is no part of the picture: it stays, and is not counted.
     """
+
+    one_token_a_patch = False
 
     @property
     def placeholders(self) -> Mapping[str, int]:
@@ -55,7 +57,7 @@ class VideoLlavaAdapter(LlavaAdapter):
 
 def _joined(name: str, frames: list[Tensor], patches: int) -> Tensor:
     """A signal of the frames of one video, over all their patches."""
-    letters = SIGNALS[name].shape.split()[1:]
+    letters = signal_of(name).shape.split()[1:]
     if "n" not in letters:
         return frames[0]
     axis = letters.index("n")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import Features, is_signal, signal_of
 from tokenprune.core.indexing import gather_tokens, left_aligned
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
@@ -24,6 +24,7 @@ from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import NOWHERE
 from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left, visible
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
+from tokenprune.hf.look_ahead import look_ahead
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 
@@ -139,6 +140,7 @@ class _Pass:
         """Act between layers, and give a layer what belongs to the tokens that are left."""
         hidden = args[0] if args else kwargs["hidden_states"]
         if number - 1 in self.between.events:
+            self._look_ahead(number, hidden, kwargs)
             hidden = self._act(number - 1, hidden)
         if self.now.first == 0:
             return None
@@ -147,6 +149,17 @@ class _Pass:
         if args:
             return (hidden, *args[1:]), {**kwargs, **self._sliced}
         return args, {**kwargs, **self._sliced, "hidden_states": hidden}
+
+    def _look_ahead(self, number: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Note what the event in front of a layer reads of that layer, if it does."""
+        event = self.between.events[number - 1]
+        if not event.ahead:
+            return
+        if self.now.first > 0 and not self._sliced:
+            self._sliced = self._changes(hidden, kwargs)
+        layer = self.model.layers[number]
+        ahead = look_ahead(self.model.config, layer, hidden, {**kwargs, **self._sliced})
+        self.captured = layer_signals(self._places(), self.now.mask, event, *ahead)
 
     def tap(self, event: LayerEvent, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
         """Note what an event reads of the layer before it."""
@@ -171,7 +184,7 @@ class _Pass:
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
         for name, value in self.captured.items():
-            (given if name in SIGNALS else extra)[name] = value
+            (given if is_signal(name) else extra)[name] = value
         if text:
             given["text"] = places.of(states, places.text)
         ids = self.now.positions[-1].unsqueeze(-1)
@@ -182,7 +195,8 @@ class _Pass:
         if "rope_frequencies" in needs:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(places.rows), -1)
         for name in sorted(needs & self.units.signals.keys()):
-            axis = SIGNALS[name].shape.split().index("n") if "n" in SIGNALS[name].shape.split() else None
+            letters = signal_of(name).shape.split()
+            axis = letters.index("n") if "n" in letters else None
             signal = self.units.signals[name]
             if axis is not None:
                 signal = gather_tokens(signal.movedim(axis, 1), self.now.origin).movedim(1, axis)
@@ -259,7 +273,7 @@ class _Pass:
 
     @property
     def _how(self) -> str:
-        return self.between.schedule.positions
+        return self.between.schedule.positions_inside
 
     def _dropped(self, before: tuple[int, ...]) -> list[int]:
         """Tokens that each sample loses."""
@@ -343,7 +357,7 @@ def _acting(run: _Pass, model: Any) -> Iterator[None]:
         taps: dict[nn.Module, Tap] = {
             model.layers[layer].get_submodule("self_attn"): partial(run.tap, event)
             for layer, event in run.between.events.items()
-            if event.requires & CAPTURED
+            if event.requires & CAPTURED and not event.ahead
         }
         stack.enter_context(tapped(model.config, taps))
         yield

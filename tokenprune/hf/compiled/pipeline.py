@@ -469,6 +469,12 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if request.stage is not None:
+        return f"strategy {request.strategy.name!r} drops patches inside the encoder"
+    if request.strategy.own_counts:
+        return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
+    if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
+        return f"strategy {request.strategy.name!r} acts while decoding"
     if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
         return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config

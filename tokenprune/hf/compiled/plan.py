@@ -42,8 +42,8 @@ class Plan:
         prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
     members : tuple of tuple of Member
         What each unit consists of.
-    grid : Grid or None
-        Where tokens lie, if all units share it.
+    grids : tuple of Grid or None
+        Where the tokens of each unit lie, if that is known of all.
     sizes : tuple of int
         Prunable tokens of each unit.
     owners : tuple of int
@@ -52,7 +52,7 @@ class Plan:
 
     tensors: dict[str, Tensor]
     members: tuple[tuple[Member, ...], ...]
-    grid: Grid | None
+    grids: tuple[Grid, ...] | None
     sizes: tuple[int, ...]
     owners: tuple[int, ...]
 
@@ -60,7 +60,7 @@ class Plan:
     def key(self) -> tuple[Any, ...]:
         """What has to be equal for two plans to run through the same program."""
         shapes = tuple(sorted((name, tuple(value.shape)) for name, value in self.tensors.items()))
-        return shapes, self.members, self.grid, self.sizes, self.owners
+        return shapes, self.members, self.grids, self.sizes, self.owners
 
 
 def round_up(n: int, bucket: int) -> int:
@@ -151,9 +151,9 @@ def plan_prompts(
             _need_text_behind(request, mask & ~adapter.image_mask(ids), units)
         tensors["unit_rows"] = unit_rows
         tensors["unit_slots"] = torch.tensor([owners[:i].count(row) for i, row in enumerate(owners)])
-    grids = {batch.grids[i] for i in batch.distinct}
+    grids = tuple(grid for i in batch.distinct if (grid := batch.grids[i]) is not None)
     members = tuple(batch.members[i] for i in batch.distinct)
-    return Plan(tensors, members, grids.pop() if len(grids) == 1 else None, tuple(counts), owners)
+    return Plan(tensors, members, grids if len(grids) == len(batch.distinct) else None, tuple(counts), owners)
 
 
 def _visual_places(request: Request, ids: Tensor, sizes: Observation) -> Tensor:

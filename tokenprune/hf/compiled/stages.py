@@ -196,7 +196,7 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
             text,
             given.get("text_mask"),
             plan.members,
-            plan.grid,
+            plan.grids,
             _recalled(sizes, given),
             check=False,
             sizes=plan.sizes,
