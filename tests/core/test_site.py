@@ -54,3 +54,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert there.exists(), target
         if anchor:
             assert anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def test_peers_are_told_how_many_methods_there_are() -> None:
+    ours = [entry for entry in OURS if entry.kind == "strategies"]
+    assert f"| methods | {len(ours)} |" in (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
