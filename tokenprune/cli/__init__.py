@@ -14,6 +14,7 @@ from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
 from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
+from tokenprune.cli.report import report
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.theory import theory
@@ -34,6 +35,7 @@ app.command("ablate")(ablate)
 app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
