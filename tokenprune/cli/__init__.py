@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from tokenprune._version import __version__
 from tokenprune.cli.ablate import ablate
 from tokenprune.cli.bench import bench
 from tokenprune.cli.compare import compare
@@ -23,11 +25,27 @@ from tokenprune.core.errors import TokenPruneError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners."""
+
+
 app.command("compare")(compare)
 app.command("show")(show)
 app.command("explore")(explore)

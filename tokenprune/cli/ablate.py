@@ -24,8 +24,8 @@ def ablate(
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tokenprune.cli.console import print_table, progress
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
@@ -41,20 +41,13 @@ def ablate(
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console()
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
     done = []
-    columns = (
-        TextColumn("{task.description:40}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     for ablation in chosen:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(ablation.name)
+        with progress(ablation.name) as report:
             rows = run_ablation(
                 loaded,
                 processor,
@@ -64,12 +57,10 @@ def ablate(
                 {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
                 facts=facts,
                 batch_size=batch_size,
-                progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
-                    t, completed=count, total=total, description=what
-                ),
+                progress=report,
             )
         write_figure(out / ablation.name, ablation, rows)
-        console.print(ablation_table(ablation, rows))
+        print_table(ablation_table(ablation, rows))
         done.append((ablation, rows))
     write_page(out, done, facts, notes)
     console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)

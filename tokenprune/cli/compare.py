@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
 
 __all__ = ["compare"]
 
 
 def compare(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
-    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated; 'all' for every one.")] = "all",
+    strategies: Annotated[str, typer.Option(help=STRATEGIES)] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
     limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 238,
@@ -26,18 +26,19 @@ def compare(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tokenprune.cli.console import print_table, progress
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on, scene_items
     from tokenprune.evaluation.compare import answers_in, environment
     from tokenprune.evaluation.compare import compare as run_comparison
     from tokenprune.evaluation.conditions import conditions
-    from tokenprune.evaluation.table import table
+    from tokenprune.evaluation.table import expendable, table
     from tokenprune.report.examples import example_sheets
     from tokenprune.report.report import write_report
     from tokenprune.zoo.loading import load_model
@@ -50,18 +51,11 @@ def compare(
     items = scene_items(words_or_all("--families", families), limit, seed)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name)
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console()
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    columns = (
-        TextColumn("{task.description:28}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading")
+    with progress("loading") as report:
         rows = run_comparison(
             loaded,
             processor,
@@ -74,11 +68,11 @@ def compare(
             match=matched,
             note=notes.append,
             facts=(facts := environment(name, device, dtype, seed) | {"match": matched}),
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=report,
         )
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
-    console.print(table(rows))
+    print_table(table(rows), expendable(rows), wide=wide)
     lines = answers_in(out, {item.id for item in items})
     examples = example_sheets(loaded, processor, items, lines, match=matched)
     write_report(out, rows, facts, notes, examples)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprune.cli.options import words_or_all
+
 if TYPE_CHECKING:
     from tokenprune.core.budget import Unit
     from tokenprune.diagnostics.doctor import Diagnosis
@@ -19,7 +21,8 @@ __all__ = ["doctor"]
 def doctor(
     model: Annotated[str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', a folder or a hub id.")] = "tiny",
     strategy: Annotated[
-        list[str] | None, typer.Option(help="Strategy to try; may be repeated. All by default.")
+        list[str] | None,
+        typer.Option("--strategies", "--strategy", help="Names, comma-separated; by default all that can run."),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(help="Visual tokens kept of each image; 64, or a quarter if one has no more.")
@@ -32,10 +35,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from tokenprune.cli.console import print_table
     from tokenprune.core.registry import build
     from tokenprune.data.images import open_image
     from tokenprune.diagnostics.doctor import diagnose
@@ -47,7 +50,8 @@ def doctor(
 
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
-    names = strategy or usable_strategies(adapter_for(loaded))
+    given = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()]
+    names = given or usable_strategies(adapter_for(loaded))
     clip, unit = _clip(model, loaded)
     if clip is None and not strategy:
         of_frames = [name for name in names if "frames" in build(name).requires]
@@ -90,7 +94,7 @@ def doctor(
                 f"{f.change:.3g}",
                 laws,
             )
-        Console(width=None if Console().is_terminal else 160).print(table)
+        print_table(table, ("layers x tokens", "sequence", "per layer"))
     for f in found:
         if not f.healthy:
             typer.echo(_trouble(f), err=True)
