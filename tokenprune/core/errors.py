@@ -15,6 +15,7 @@ __all__ = [
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
+    "NothingPrunedWarning",
     "OptionTypeError",
     "PluginError",
     "QuestionError",
@@ -114,6 +115,10 @@ class UnusedBudgetWarning(TokenPruneWarning):
 
 class SubstituteWarning(TokenPruneWarning):
     """The model lacks a signal that the strategy reads; the documented substitute was used."""
+
+
+class NothingPrunedWarning(TokenPruneWarning):
+    """A picture was shown and nothing was pruned: the budget is larger than the picture, or no hook saw it."""
 
 
 class QuestionWarning(TokenPruneWarning):

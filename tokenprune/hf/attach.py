@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.core.errors import NestedAttachError, NothingPrunedWarning, SecondTurnError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.caches import cache_in
-from tokenprune.hf.encoded import (
-    Encoded,
-)
+from tokenprune.hf.encoded import Encoded
 from tokenprune.hf.hooks import Hooks
-from tokenprune.hf.patching import arguments_of, replaced
+from tokenprune.hf.patching import MARK, Hook, Mark, arguments_of, attached, replaced, standing_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.hf.request import Request
@@ -41,12 +40,16 @@ def attach(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
+    full_length: bool | None = None,
 ) -> Iterator[Run]:
     """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
 
     Works with ``generate`` (greedy, sampling, beams, with and without cache) and with plain forward passes; with
     ``labels`` the loss is computed as usual. Logits of a plain forward pass have the pruned length;
     ``run.history[-1].splice.index`` maps them back. Prompts without images are left alone.
+
+    What is known of a prompt stays with its cache: other prompts may be read in between (guidance, several
+    conversations in turns). A ``generate`` that runs in another thread when the block ends is served to its end.
 
     Parameters
     ----------
@@ -71,6 +74,10 @@ def attach(
     encoded : Encoded, optional
         The images of the prompts, encoded by :func:`~tokenprune.hf.encoded.encode` and passed to the model as
         ``mm_encoder_outputs``: signals of the encoder are taken from it.
+    full_length : bool, optional
+        Whether logits of a plain forward pass have the prompt's full length, as with ``labels``: behind a dropped
+        token stands what is predicted after the last kept one before it. For losses of one's own (label smoothing,
+        log-probabilities of answers). By default while the model is in training mode.
 
     Yields
     ------
@@ -92,48 +99,161 @@ def attach(
     -----
     QuestionWarning
         The strategy reads the prompt, and which of its tokens are the user's words is a guess.
+    NothingPrunedWarning
+        The block ends, and nothing was pruned of what was shown.
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
-    inner = request.adapter.model
-    if "_tokenprune_run" in vars(inner):
-        raise NestedAttachError("this model is already attached: leave the outer attach block first")
+    adapter = request.adapter
+    inner = adapter.model
+    if attached(adapter):
+        raise NestedAttachError(
+            "this model, or another head over the same core, is already attached: leave the outer attach block first"
+        )
+    _refuse_compiled(model, request)
     run = Run()
-    hooks = Hooks(request, run, encoded)
-    generate = inner.generate
-    # the hooks follow one prompt at a time: generate in other threads waits
-    turn = threading.RLock()
+    hooks = Hooks(request, run, encoded, full_length=full_length)
+    block = _Block(inner, hooks)
+    with ExitStack() as stack:
+        for owner in (inner, adapter.core):
+            stack.enter_context(replaced(vars(owner), MARK, Mark()))
+        stack.enter_context(standing_in(inner, "generate", block.standing(inner.generate)))
+        stack.enter_context(standing_in(inner, "forward", _noting(hooks, inner.forward)))
+        if hasattr(inner, "loss_function"):
+            # forward itself may be called, without any hook of the model's
+            stack.enter_context(replaced(vars(inner), "_loss_function", _Loss(hooks, inner.loss_function)))
+        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage))
+        for module, hook in ((adapter.core, hooks.before_core), (adapter.language_model, hooks.before_language_model)):
+            stack.callback(module.register_forward_pre_hook(Hook(hook), with_kwargs=True).remove)
+        after = adapter.language_model.register_forward_hook(Hook(hooks.after_language_model), with_kwargs=True)
+        stack.callback(after.remove)
+        if hooks.inside is not None:
+            stack.enter_context(hooks.inside.attached())
+        # a call that runs in another thread keeps its hooks: the last one to end takes them away
+        block.undo = stack.pop_all()
+    try:
+        yield run
+    finally:
+        block.leave()
+    _warn_of_nothing(request, hooks)
 
-    @functools.wraps(generate)
-    def pruned_generate(*args: Any, **kwargs: Any) -> Any:
-        given = arguments_of(generate, args, kwargs)
-        _refuse_speculation(inner, given)
-        if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
-            _refuse_beams(inner, given, request.strategy.name)
+
+class _Block:
+    """One ``attach`` block: whose turn it is to generate, and who undoes what was done."""
+
+    def __init__(self, model: Any, hooks: Hooks) -> None:
+        self.model, self.hooks = model, hooks
+        self.undo = ExitStack()
+        self.left = False
+        # the hooks follow one prompt at a time: generate in other threads waits
+        self._turn = threading.RLock()
+        self._state = threading.Lock()
+        self._running = 0
+
+    def standing(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """``generate``, inside the block."""
+
+        @functools.wraps(generate)
+        def pruned(*args: Any, **kwargs: Any) -> Any:
+            with self._state:
+                plainly = self.left
+                self._running += not plainly
+            if plainly:
+                # calls of the block are still under way, and so are their hooks
+                with self._turn, self.hooks.away():
+                    return generate(*args, **kwargs)
+            try:
+                self._check(arguments_of(generate, args, kwargs))
+                with self._turn, self.hooks.generation():
+                    return generate(*args, **kwargs)
+            finally:
+                with self._state:
+                    self._running -= 1
+                    last = self.left and not self._running
+                if last:
+                    self.undo.close()
+
+        return pruned
+
+    def leave(self) -> None:
+        """End the block; what it did is undone now, or by the last call that still runs."""
+        with self._state:
+            self.left = True
+            idle = not self._running
+        if idle:
+            self.undo.close()
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        _refuse_speculation(self.model, given)
+        strategy = self.hooks.request.strategy
+        if isinstance(strategy, LayerSchedule) and strategy.decoding is not None:
+            _refuse_beams(self.model, given, strategy.name)
         cache = cache_in(given)
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise SecondTurnError(
                 f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
                 "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
             )
-        with turn, hooks.generation():
-            return generate(*args, **kwargs)
 
-    with ExitStack() as stack:
-        stack.enter_context(replaced(vars(inner), "_tokenprune_run", run))
-        stack.enter_context(replaced(vars(inner), "generate", pruned_generate))
-        adapter = request.adapter
-        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage))
-        for module, hook in (
-            (inner, hooks.before_model),
-            (adapter.core, hooks.before_core),
-            (adapter.language_model, hooks.before_language_model),
-        ):
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        after = adapter.language_model.register_forward_hook(hooks.after_language_model, with_kwargs=True)
-        stack.callback(after.remove)
-        if hooks.inside is not None:
-            stack.enter_context(hooks.inside.attached())
-        yield run
+
+def _noting(hooks: Hooks, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward``, with its arguments noted: also where it is called as it is, without the module's hooks."""
+
+    @functools.wraps(forward)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        hooks.before_model(arguments_of(forward, args, kwargs) if args else kwargs)
+        return forward(*args, **kwargs)
+
+    return noted
+
+
+class _Loss:
+    """The model's loss, over logits of the prompt's full length."""
+
+    def __init__(self, hooks: Hooks, loss: Callable[..., Any]) -> None:
+        self._hooks, self._loss = hooks, loss
+
+    def __call__(self, logits: Any, labels: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute it."""
+        return self._loss(self._hooks.full(logits, labels), labels, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        """The loss as it was."""
+        return self._loss
+
+
+def _warn_of_nothing(request: Request, hooks: Hooks) -> None:
+    """Say so where a block ends and nothing was pruned."""
+    history, strategy = hooks.run.history, request.strategy
+    if hooks.shown and not history:
+        warnings.warn(
+            f"a picture was shown inside this attach block, and {strategy.name!r} pruned nothing: the model was run in "
+            "a way that its hooks do not see",
+            NothingPrunedWarning,
+            stacklevel=4,
+        )
+    dropped = any(prefill.tokens_after != prefill.tokens_before for prefill in history)
+    if history and not dropped and request.budget.keep != 1.0 and strategy.uses_budget and not strategy.merges:
+        warnings.warn(
+            f"keep={request.budget.keep!r} dropped nothing: each {request.budget.unit} has no more tokens than that "
+            f"({hooks.run.tokens_before} tokens in the last batch). Give a smaller budget, or unit='sample' for one "
+            "budget a prompt",
+            NothingPrunedWarning,
+            stacklevel=4,
+        )
+
+
+def _refuse_compiled(model: Any, request: Request) -> None:
+    """Raise where ``torch.compile`` has made code of modules that are to be hooked: it would not see the hooks."""
+    adapter = request.adapter
+    layers = list(adapter.language_model.get_submodule("layers").children())
+    hooked = [adapter.model, adapter.core, adapter.language_model]
+    hooked += layers if isinstance(request.strategy, LayerSchedule) else []
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in hooked)
+    if compiled or hasattr(model, "_orig_mod") or hasattr(adapter.model, "_orig_mod"):
+        raise UnsupportedError(
+            "this model runs under torch.compile, whose code does not see attach's hooks: give attach the model as it "
+            "was (compiled._orig_mod) and run that, use tokenprune.compile, or shorten inputs with tokenprune.prepare"
+        )
 
 
 def _refuse_beams(model: Any, given: Mapping[str, Any], strategy: str) -> None:
@@ -151,6 +271,11 @@ def _refuse_speculation(model: Any, given: Mapping[str, Any]) -> None:
     """Raise for decoding modes that cut the cache back to a length counted outside."""
     config = given.get("generation_config") or model.generation_config
     lookup = given.get("prompt_lookup_num_tokens") or getattr(config, "prompt_lookup_num_tokens", None)
+    if given.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None):
+        raise UnsupportedError(
+            "prefill_chunk_size feeds a prompt in pieces, and attach has to see its pictures and its question at once: "
+            "leave it out, or use tokenprune.prepare, whose prompts may be fed in pieces"
+        )
     if given.get("assistant_model") is not None or lookup:
         raise UnsupportedError(
             "assisted and prompt-lookup decoding cut the cache back to the unpruned prompt's length, which is wrong "

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import Hook, replaced
 
 __all__ = ["Tap", "implementation", "tapped"]
 
@@ -65,7 +65,7 @@ def tapped(
         AttentionMaskInterface.register(name, partial(_mask, mask) if base == "sdpa" else mask)
     with ExitStack() as stack:
         for module, tap in taps.items():
-            stack.enter_context(replaced(vars(module), _HANDLE, tap))
+            stack.enter_context(replaced(vars(module), _HANDLE, Hook(tap)))
         for module, attend in (instead or {}).items():
             stack.enter_context(replaced(vars(module), _INSTEAD, attend))
         stack.callback(setattr, config, "_attn_implementation", before)

@@ -15,7 +15,11 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.adapters.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 
-__all__ = ["Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
+__all__ = ["PRUNED", "Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
+
+
+PRUNED = "_tokenprune_pruned"
+"""Attribute of encoder outputs that hold only what a strategy kept."""
 
 
 def tokens_of(output: Any) -> Tensor:

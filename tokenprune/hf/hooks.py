@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.errors import SecondTurnError, UnsupportedError
+from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.core.features import Features
 from tokenprune.core.indexing import to_batch
 from tokenprune.core.schedule import LayerSchedule
@@ -19,7 +20,7 @@ from tokenprune.hf.batch import Batch, read_batch
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
-from tokenprune.hf.encoded import Encoded, pixels_in
+from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in
 from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
@@ -48,6 +49,36 @@ class _Pruned:
 
 
 @dataclass(frozen=True)
+class _Continued:
+    """A pruned prompt in somebody's cache: what decoding needs to know of it, kept with the cache itself.
+
+    Other prompts may be read in between, and copies of the cache go on where it stands.
+
+    Attributes
+    ----------
+    hooks : Hooks
+        Those of the block that filled the cache.
+    pruned : _Pruned
+    inside : object
+        What :class:`~tokenprune.hf.layerwise.LayerHooks` remembers of it.
+    """
+
+    hooks: Hooks
+    pruned: _Pruned
+    inside: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Continued:
+        inside = copy.copy(self.inside)
+        if getattr(inside, "decoding", None) is not None:
+            inside.decoding = copy.copy(inside.decoding)
+        return replace(self, inside=inside)
+
+
+STATE = "_tokenprune_prompt"
+"""Attribute of a cache under which its prompt is remembered."""
+
+
+@dataclass(frozen=True)
 class _Decided:
     """What was decided for a prompt, in case it is fed again.
 
@@ -70,15 +101,24 @@ class _Decided:
 class Hooks:
     """Hooks in the order in which a forward pass meets them: model, core, language model, and back."""
 
-    def __init__(self, request: Request, run: Run, encoded: Encoded | None = None) -> None:
-        self.request, self.run, self.encoded = request, run, encoded
+    def __init__(
+        self, request: Request, run: Run, encoded: Encoded | None = None, *, full_length: bool | None = None
+    ) -> None:
+        self.request, self.run, self.encoded, self.full_length = request, run, encoded, full_length
         self.seen = Observation()
         self.ids: Tensor | None = None
-        self.has_labels = False
+        self.spread = False
+        """Whether hidden states of the prompt's full length are asked for."""
         self.has_visual = False
+        self.shown = False
+        """Whether any prompt showed anything."""
+        self.paused = False
+        """Whether the block has ended, and only calls begun before are served."""
         self.real: Tensor | None = None
         """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
         self.pruned: _Pruned | None = None
+        self.left: Splice | None = None
+        """What the last layer saw of that prompt."""
         self.generating = False
         self.decided: _Decided | None = None
         """The prompt of the current ``generate`` call."""
@@ -100,20 +140,47 @@ class Hooks:
             self.generating, self.decided, self.pruned = False, None, None
             self.seen.clear()
 
-    def before_model(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        """Note whether a loss is asked for: it needs hidden states of the prompt's full length."""
-        self.has_labels = kwargs.get("labels") is not None
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Prune nothing meanwhile."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+
+    def before_model(self, given: Mapping[str, Any]) -> None:
+        """Note whether a loss, or logits at places of the whole prompt, are asked for."""
+        kept = given.get("logits_to_keep")
+        places = isinstance(kept, Tensor) or (isinstance(kept, int) and kept > 1)
+        whole = self.request.adapter.model.training if self.full_length is None else self.full_length
+        self.spread = given.get("labels") is not None or places or (whole and not self.generating)
+
+    def full(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits of the prompt's full length, where labels have it and they do not."""
+        if self.pruned is None or self.left is None or logits.shape[1] == labels.shape[1]:
+            return logits
+        places = self.left.last_place(self.pruned.length)
+        return logits.gather(1, places.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def before_core(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the token ids: the language model sees embeddings only."""
         self.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("attention_mask")
+        if isinstance(given, Tensor) and given.ndim == 4 and self.ids is not None:
+            _check_causal(given, self.ids.shape[1])
         self.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
         has_pixels = bool(pixels_in(kwargs))
         if has_pixels:
             self.seen.clear()  # these are encoded next; what was seen before belongs to another call
         before = kwargs.get("mm_encoder_outputs") or {}
         self.has_visual = has_pixels or any(before.get(modality) is not None for modality in MODALITIES)
+        if any(getattr(output, PRUNED, False) for output in before.values()):
+            raise NestedAttachError(
+                "these inputs were made by tokenprune.prepare, and attach would prune them again: run them outside of "
+                "the attach block"
+            )
+        self.shown = self.shown or self.has_visual
         if self.ids is None and self.has_visual:
             raise UnsupportedError(
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
@@ -124,12 +191,16 @@ class Hooks:
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
+        if self.paused:
+            return None
         cache = cache_in(kwargs)
         n_past = int(cache.get_seq_length()) if cache is not None else 0
+        self.pruned = None
+        if self.inside is not None:
+            self.inside.rest()
         if n_past == 0:
-            self.pruned = None
-            if self.inside is not None:
-                self.inside.rest()
+            if cache is not None:
+                vars(cache).pop(STATE, None)
             return (args, self._shorten(kwargs)) if self.has_visual else None
         # a placeholder that the model sampled itself comes without features, and is a token like any other
         if self.has_visual and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
@@ -137,18 +208,37 @@ class Hooks:
                 "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
                 "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
             )
-        if self.pruned is None:
+        known: _Continued | None = vars(cache).get(STATE)
+        if known is None:
             return None
-        return args, self._continue(kwargs, self.pruned, n_past)
+        if known.hooks is not self:
+            raise SecondTurnError(
+                "this cache was filled inside another attach block, which knew what it dropped: go on inside that "
+                "block, or use tokenprune.prepare, whose caches need nothing"
+            )
+        entered = known.pruned.plan.mask.shape[1]
+        if n_past < entered:
+            raise UnsupportedError(
+                f"the cache holds {n_past} tokens, and its pruned prompt alone has {entered}: something has shortened "
+                "it (a cache compressor such as kvpress, or crop). Inside attach caches must keep what they were "
+                "given; use tokenprune.prepare"
+            )
+        if self.inside is not None:
+            self.inside.forward = known.inside
+        return args, self._continue(kwargs, known.pruned, n_past)
 
-    def after_language_model(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
-        """Complete the record; where labels were given, spread hidden states over the prompt's full length again."""
+    def after_language_model(self, _module: nn.Module, _args: Any, kwargs: Any, output: Any) -> Any:
+        """Complete the record; where it is asked for, spread hidden states over the prompt's full length again."""
         plan = None if self.pruned is None else self.pruned.plan
         if plan is not None and self.inside is not None and (outcome := self.inside.finish()) is not None:
             plan = outcome.splice(plan)
             if self.recording:
                 self.run.history[-1], self.recording = outcome.complete(self.run.history[-1]), False
-        if self.has_labels and self.pruned is not None and plan is not None:
+        self.left = plan
+        cache = cache_in(kwargs) or cache_in(vars(output) if not isinstance(output, Mapping) else output)
+        if self.pruned is not None and cache is not None:
+            vars(cache)[STATE] = _Continued(self, self.pruned, None if self.inside is None else self.inside.forward)
+        if self.spread and self.pruned is not None and plan is not None:
             hidden = output.last_hidden_state
             places = plan.last_place(self.pruned.length)
             output.last_hidden_state = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
@@ -178,12 +268,13 @@ class Hooks:
         plan = splice(batch.layout, everywhere.kept)
         if repeated is None:
             layers = self.request.adapter.model.config.get_text_config().num_hidden_layers
-            self.run.history.append(_record(batch, everywhere, plan, layers))
+            self.run.note(_record(batch, everywhere, plan, layers))
         new = everywhere.embeddings(plan, embeds, batch.layout)
         outside = kwargs.get("position_ids")
         if outside is None:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
+        _check_one_sample_a_row(outside, mask)
         inside = plan.positions(outside, self.request.positions)
         self.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
         if self.inside is not None:
@@ -263,6 +354,33 @@ class Hooks:
             positions = positions.expand(given.shape[0], -1, -1)
         whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         return {**kwargs, "attention_mask": _mask(kwargs, pruned.plan, whole), "position_ids": positions}
+
+
+def _check_causal(mask: Tensor, length: int) -> None:
+    """Raise where a prompt's own mask (B, 1, S, L) hides more than what comes later and padding."""
+    if mask.shape[2] != length or length == 1:
+        return
+    allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
+    real = allowed[:, -1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & real.unsqueeze(1)
+    if not bool(((allowed == causal) | ~real.unsqueeze(2)).all()):
+        raise UnsupportedError(
+            "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
+            "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"
+        )
+
+
+def _check_one_sample_a_row(positions: Tensor, mask: Tensor) -> None:
+    """Raise where position ids start anew inside a row: several samples would see each other."""
+    if positions.ndim == 3 and len(positions) != 4:
+        return  # time, height and width alone: time may well go back
+    own = positions if positions.ndim == 2 else positions[0]
+    back = (own[:, 1:] < own[:, :-1]) & mask[:, 1:] & mask[:, :-1]
+    if bool(back.any()):
+        raise UnsupportedError(
+            f"position ids start anew in row {int(back.any(1).nonzero()[0])}: several samples are packed into one "
+            "row, which attach cannot keep apart. Give each sample a row of its own, padded"
+        )
 
 
 def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | None:

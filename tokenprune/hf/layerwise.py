@@ -33,7 +33,7 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import Hook, standing_in
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
@@ -217,10 +217,10 @@ class LayerHooks:
             stack.callback(self.rest)
             for number, layer in enumerate(self.layers):
                 hook = partial(self._before_layer, number)
-                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                stack.callback(layer.register_forward_pre_hook(Hook(hook), with_kwargs=True).remove)
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
                 mine = partial(self._deepstack, deepstack)
-                stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
+                stack.enter_context(standing_in(self.model, "_deepstack_process", mine))
             asked = {n for n, event in self.events.items() if event.requires & CAPTURED and not event.ahead}
             asked |= set() if self.decode_layer is None else {self.decode_layer - 1}
             if asked:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import UnsupportedError
+from tokenprune.core.errors import NestedAttachError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.batch import read_batch
@@ -17,6 +17,7 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect, embedded
 from tokenprune.hf.decision import decide
 from tokenprune.hf.encoded import (
+    PRUNED,
     Encoded,
     deepstack_of,
     observed,
@@ -25,6 +26,7 @@ from tokenprune.hf.encoded import (
     takes_encoded,
     without_vision,
 )
+from tokenprune.hf.patching import attached
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import splice
@@ -72,6 +74,8 @@ def prepare(
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor)
     adapter = request.adapter
+    if attached(adapter):
+        raise NestedAttachError("this model is attached, and would prune again what prepare shortens: leave the block")
     if isinstance(request.strategy, LayerSchedule):
         raise UnsupportedError(
             f"strategy {request.strategy.name!r} acts between the language model's layers, which shorter inputs cannot "
@@ -118,6 +122,7 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
         deepstack = [plan.scattered(here, layer)[there] for layer in deepstack_of(output)]
         sizes = [n for n in there.sum(1).tolist() if n]
         shorter[modality] = packed(output, sizes, new_embeds[there], deepstack)
+        vars(shorter[modality])[PRUNED] = True
     return {
         # what else runs over the sequence: token types, labels
         **{

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -82,6 +82,10 @@ class Prefill:
         return sum(tokens[row] for row in set(self.rows))
 
 
+LONGEST = 1000
+"""Entries of a history."""
+
+
 @dataclass
 class Run:
     """Record of what was pruned while attached.
@@ -89,10 +93,20 @@ class Run:
     Attributes
     ----------
     history : list of Prefill
-        One entry for each batch of prompts.
+        One entry for each batch of prompts, the last thousand. Selections in it tell which tokens were merged, without
+        the merged values, which would fill the memory.
     """
 
     history: list[Prefill] = field(default_factory=list)
+
+    def note(self, prefill: Prefill) -> None:
+        """Add an entry; the oldest goes where there are too many."""
+        merged = prefill.selection.merged
+        if merged is not None:
+            light = replace(merged, tokens=merged.tokens.new_empty(*merged.tokens.shape[:2], 0))
+            prefill = replace(prefill, selection=replace(prefill.selection, merged=light))
+        self.history.append(prefill)
+        del self.history[:-LONGEST]
 
     @property
     def selections(self) -> list[Selection]:

@@ -19,10 +19,10 @@ from tokenprune.core.layer_names import at_layer, layer_index, split_layer
 from tokenprune.core.registry import registry
 from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
-from tokenprune.hf.patching import arguments_of, replaced
+from tokenprune.hf.patching import arguments_of, standing_in
 from tokenprune.hf.splice import Splice
 
-__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in"]
+__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "dtype_of", "frames_in"]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
@@ -244,7 +244,7 @@ class ModelAdapter(ABC):
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 if (original := getattr(self.core, name, None)) is not None:
-                    stack.enter_context(replaced(vars(self.core), name, shadowing(modality, original)))
+                    stack.enter_context(standing_in(self.core, name, shadowing(modality, original)))
             yield
 
     def encode(self, modality: str, **inputs: Any) -> Any:
@@ -299,6 +299,11 @@ class ModelAdapter(ABC):
         return found
 
 
+def dtype_of(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """The dtype in which a module computes: that of its numbers, not of weights that are stored in fewer bits."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), otherwise)
+
+
 def frames_in(inputs: Mapping[str, Any]) -> int:
     """Frames of each video that was encoded: pixels are (videos, frames, channels, height, width)."""
     pixels = inputs.get("pixel_values_videos")
@@ -334,6 +339,11 @@ def adapter_for(model: Any) -> ModelAdapter:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     model_type = getattr(getattr(inner, "config", None), "model_type", None)
     known = [entry.name for entry in registry.entries("adapters")]
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UnsupportedError(
+            f"{type(model).__name__} hands a model's forward pass to others, where hooks and methods of the model are "
+            "not: pass model.module, and run that"
+        )
     if model_type is None:
         raise UnsupportedError(f"{type(model).__name__} is no transformers model: it has no config.model_type")
     if model_type not in known:

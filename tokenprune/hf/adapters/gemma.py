@@ -69,6 +69,9 @@ class Gemma3Adapter(PatchesAlone):
                 "the masks of Gemma 3 come ready for a static cache, whose sliding layers cannot be shortened inside "
                 "attach: use tokenprune.prepare, or the default dynamic cache"
             )
+        same = torch.arange(length, device=plan.index.device)
+        if plan.index.shape[1] == length and bool((plan.index == same).all()):
+            return {"attention_mask": masks}  # nothing went: padding, too, sees what it saw
         window = self.model.config.get_text_config().sliding_window
         there = torch.arange(plan.mask.shape[1], device=plan.mask.device)
         behind = there.unsqueeze(1) - there

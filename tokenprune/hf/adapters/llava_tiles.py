@@ -84,7 +84,8 @@ class LlavaNextAdapter(LlavaAdapter):
         """The picture behind the thumbnail; none where the thumbnail is all there is."""
         rest = newline[self.side**2 :]
         rows = int(rest.sum())
-        return (Grid(rows, len(rest) // rows - 1),) if len(rest) > 1 else ()
+        # of a picture much taller than wide nothing may be left but the newlines
+        return (Grid(rows, len(rest) // rows - 1),) if len(rest) > rows else ()
 
     def _laid_out(self, packing: _Packing, values: list[Tensor], newline: float) -> list[Tensor]:
         """Lay values of tiles, (tiles, N, c) an image, out as the model does with tokens: (size, c) an image."""

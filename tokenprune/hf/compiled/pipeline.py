@@ -196,7 +196,8 @@ class Compiled:
         int64 Tensor, (B, S + new)
             What ``model.generate`` returns: the prompt as it was given, and the new tokens.
         """
-        with self._turn, torch.no_grad():
+        # programs made in inference mode could not be used outside of it
+        with self._turn, torch.inference_mode(False), torch.no_grad():
             return self._generate(max_new_tokens=max_new_tokens, **inputs)
 
     def _generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
@@ -230,7 +231,8 @@ class Compiled:
     def _plainly(self, max_new_tokens: int | None, inputs: Mapping[str, Any]) -> Tensor:
         request, model = self.request, self.request.adapter.model
         more = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        there = self.device.type != "meta"  # where weights are offloaded, whoever offloads them moves inputs too
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) and there else v for k, v in inputs.items()}
         with attach(
             model,
             request.strategy,
@@ -471,10 +473,18 @@ def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
+    places = {parameter.device.type for parameter in request.adapter.model.parameters()}
+    if "meta" in places:
+        return "weights are offloaded"
+    if len({parameter.device for parameter in request.adapter.model.parameters()}) > 1:
+        return "the model lies on several devices"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
-    if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
-        return f"strategy {request.strategy.name!r} acts while decoding"
+    if isinstance(request.strategy, LayerSchedule):
+        if any(event.ahead for event in request.strategy.events):
+            return f"strategy {request.strategy.name!r} asks layers what they would attend to"
+        if request.strategy.decoding is not None or request.strategy.forgets:
+            return f"strategy {request.strategy.name!r} acts while decoding"
     if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
         return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
