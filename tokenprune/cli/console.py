@@ -59,7 +59,8 @@ def fitted(table: Table, width: int, expendable: Sequence[str]) -> tuple[Table, 
 def print_table(table: Table, expendable: Sequence[str] = (), *, wide: bool = False) -> None:
     """Print a table in the width of the terminal, and say which columns that left out."""
     console = Console()
-    width, gone = _width(console), []
+    width = _width(console)
+    gone: list[str] = []
     if width is not None and not wide:
         table, gone = fitted(table, width, expendable)
     for column in table.columns:

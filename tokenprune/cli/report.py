@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def report(
     target = out or folders[0]
     target.mkdir(parents=True, exist_ok=True)
     grid = comparison_grid(found.rows, found.facts)
-    texts = {
+    texts: dict[str, tuple[str, Callable[[], str]]] = {
         "markdown": ("table.md", lambda: markdown(grid)),
         "latex": ("table.tex", lambda: latex(grid)),
         "csv": ("table.csv", lambda: as_tidy_csv(found.rows)),
