@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from tests.figures.test_tables import ROWS
+from tests.report.test_tables import ROWS
 from tokenprune._version import __version__
-from tokenprune.cli import app, console
-from tokenprune.cli.console import fitted, print_table, progress
+from tokenprune.cli import app, progress
+from tokenprune.cli.console import fitted, print_table
 from tokenprune.cli.options import words_or_all
 from tokenprune.core.errors import ConfigError, UnknownNameError
 from tokenprune.core.registry import list_strategies
@@ -62,11 +63,11 @@ def test_sections_and_cells_survive_when_columns_go() -> None:
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 62.0, 62.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    with progress("loading") as report:
+    clock = iter([0.0, 10.0, 31.0, 40.0, 62.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress(Console(force_terminal=False)) as told:
         for done in (1, 2, 3, 4):
-            report(done, 8, "asking")
+            told(done, 8, "asking")
     assert capsys.readouterr().err.splitlines() == [
         "asking: 2 of 8, about 2 min left",
         "asking: 4 of 8, about 1 min left",

@@ -7,7 +7,9 @@ from typing import Annotated, get_args
 
 import typer
 
+from tokenprune.cli.console import print_table
 from tokenprune.cli.options import STRATEGIES, numbers, words, words_or_all
+from tokenprune.cli.progress import console, progress
 
 __all__ = ["bench"]
 
@@ -39,14 +41,12 @@ def bench(
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
     import torch
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from tokenprune.benchmark.bench import Setup, cases
     from tokenprune.benchmark.bench import bench as run_bench
     from tokenprune.benchmark.table import EXPENDABLE, HEADER, cells, ordered
-    from tokenprune.cli.console import print_table, progress
     from tokenprune.core.errors import ConfigError, closest
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
@@ -72,19 +72,19 @@ def bench(
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
     wanted = list(cases(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
-    console = Console()
-    with progress("loading") as report:
+    to = console()
+    with progress(to) as told:
         rows = run_bench(
             setup,
             wanted,
             out,
             seconds=seconds,
-            progress=report,
+            progress=told,
         )
     table = Table(*HEADER)
     for row in ordered(rows):
         table.add_row(*map(escape, cells(row)))
     print_table(table, EXPENDABLE, wide=wide)
     if rows:
-        console.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
-    console.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)
+        to.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
+    to.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)

@@ -1,28 +1,18 @@
-"""What commands print: tables that fit the terminal without cutting a name or a number, and how far they are."""
+"""Tables that fit the terminal without cutting a name or a number."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Report", "fitted", "print_table", "progress"]
-
-EVERY = 30.0
-"""Seconds between two lines about progress where there is no terminal."""
+__all__ = ["fitted", "print_table"]
 
 PROSE = 200
 """Characters of a line with text that may wrap, where there is no terminal."""
-
-Report = Callable[[int, int, str], None]
-"""Done, of how many, at what."""
 
 
 def _width(console: Console) -> int | None:
@@ -100,41 +90,3 @@ def _without(table: Table, name: str) -> Table:
     for row, cells in zip(table.rows, zip(*(column.cells for column in kept), strict=True), strict=True):
         made.add_row(*cells, end_section=row.end_section)
     return made
-
-
-@contextmanager
-def progress(what: str, *, every: float = EVERY) -> Iterator[Report]:
-    """Tell how far a command is: a bar in a terminal, elsewhere a line every half minute.
-
-    Parameters
-    ----------
-    what : str
-        Until there is more to tell.
-    every : float, default 30
-        Seconds.
-    """
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description:28}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what)
-            yield lambda done, total, now: bar.update(task, completed=done, total=total, description=now)
-        return
-    begun = said = time.monotonic()
-
-    def report(done: int, total: int, now: str) -> None:
-        nonlocal said
-        if time.monotonic() - said < every:
-            return
-        said = time.monotonic()
-        left = (said - begun) * (total - done) / done if done else None
-        about = "" if left is None else f", about {left / 60:.0f} min left"
-        sys.stderr.write(f"{now}: {done} of {total}{about}\n")
-        sys.stderr.flush()
-
-    yield report

@@ -14,7 +14,7 @@ from tokenprune.cli.subject import subject
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tokenprune.data.scenes import Question
+    from tokenprune.data.items import Question
 
 __all__ = ["explore"]
 

@@ -150,7 +150,12 @@ def described(entry: Entry) -> Described:
     thing = registry.load(entry.kind, entry.name)
     text = inspect.getdoc(thing) or ""
     doc = Docstring.of(text)
-    meanings = {name: meaning or kind for names, kind, meaning in doc.parameters for name in names.split(", ")}
+    meanings = {
+        name: meaning or kind
+        for one in reversed(_docs(thing))
+        for names, kind, meaning in one.parameters
+        for name in names.split(", ")
+    }
     options = tuple(
         Option(name, _default(parameter), meanings.get(name, ""))
         for name, parameter in _parameters(entry.kind, thing).items()
@@ -169,6 +174,12 @@ def described(entry: Entry) -> Described:
         signals = made.required_signals()
     about = doc.paragraphs[0] if doc.paragraphs else ""
     return Described(entry, about, text, options, tuple(sorted(signals)), _properties(made))
+
+
+def _docs(thing: Any) -> list[Docstring]:
+    """What is said of it, and of the classes whose options it inherits."""
+    owners = thing.__mro__ if inspect.isclass(thing) else (thing,)
+    return [Docstring.of(inspect.cleandoc(owner.__doc__)) for owner in owners if owner.__doc__]
 
 
 def _parameters(kind: str, thing: Any) -> dict[str, inspect.Parameter]:

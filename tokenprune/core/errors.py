@@ -21,6 +21,7 @@ __all__ = [
     "QuestionError",
     "QuestionWarning",
     "SecondTurnError",
+    "StoppedError",
     "SubstituteWarning",
     "TokenPruneError",
     "TokenPruneWarning",
@@ -99,6 +100,10 @@ class NestedAttachError(UnsupportedError):
 
 class SecondTurnError(UnsupportedError):
     """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
+
+
+class StoppedError(Exception):
+    """The user stopped a run (ctrl-C), which is nobody's mistake: what was done is kept, the same command goes on."""
 
 
 class TokenPruneWarning(UserWarning):

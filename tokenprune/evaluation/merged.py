@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tokenprune.core.errors import ConfigError
 from tokenprune.evaluation.summary import SummaryRow
+from tokenprune.evaluation.table import left_over
 
 __all__ = ["Merged", "merged"]
 
@@ -98,8 +99,8 @@ def _summary(folder: Path) -> dict[str, Any]:
     return {
         "environment": found["environment"],
         "rows": [_row(row, file) for row in found["rows"]],
-        "notes": [_left_out(row) for kind in ("unmatched", "failed") for row in found.get(kind, ())]
-        + [f"{r['strategy']} at {r['keep']}: stopped before all were asked" for r in found.get("incomplete", ())],
+        "notes": [_left_out(row) for row in found.get("unmatched", ())]
+        + left_over({kind: found.get(kind, ()) for kind in ("incomplete", "failed")}),
     }
 
 

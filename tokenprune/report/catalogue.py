@@ -28,6 +28,7 @@ _KINDS: Final = {
     "pairwise": "How alike are two visual tokens? What an objective charges for.",
     "selectors": "Which tokens stay?",
     "mergers": "What happens to the tokens that were not kept?",
+    "metrics": "Is an answer right?",
     "adapters": "How encoder outputs of a model family fill placeholders, by `model_type`.",
 }
 

@@ -471,6 +471,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if request.sources.collectors:
+        return f"strategy {request.strategy.name!r} reads {sorted(request.sources.collectors)}, which a collector makes"
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     places = {parameter.device.type for parameter in request.adapter.model.parameters()}
