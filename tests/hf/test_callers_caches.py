@@ -13,11 +13,16 @@ from transformers import DynamicCache
 
 import tokenprune as tp
 from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.hf.encoded import takes_encoded
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
 
+PREPARES = pytest.mark.skipif(not takes_encoded(tiny_model("llava")), reason="needs transformers >= 5.18")
+
+
+@PREPARES
 @pytest.mark.parametrize(
     ("name", "strategy", "keep", "batch"),
     [
@@ -115,6 +120,7 @@ def test_deep_copies_made_inside_are_plain_models() -> None:
         assert (run.tokens_before, run.tokens_after) == (36, 9)
 
 
+@PREPARES
 @torch.no_grad()
 def test_pruning_twice_is_refused() -> None:
     model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)

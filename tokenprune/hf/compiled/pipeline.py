@@ -483,8 +483,6 @@ def _obstacle(request: Request) -> str | None:
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
     if isinstance(request.strategy, LayerSchedule):
-        if any(event.ahead for event in request.strategy.events):
-            return f"strategy {request.strategy.name!r} asks layers what they would attend to"
         if request.strategy.decoding is not None or request.strategy.forgets:
             return f"strategy {request.strategy.name!r} acts while decoding"
     if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
