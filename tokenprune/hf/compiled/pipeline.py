@@ -482,11 +482,11 @@ def _obstacle(request: Request) -> str | None:
         return "the model lies on several devices"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
-    if isinstance(request.strategy, LayerSchedule):
-        if request.strategy.decoding is not None or request.strategy.forgets:
-            return f"strategy {request.strategy.name!r} acts while decoding"
-    if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
-        return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
+    strategy = request.strategy
+    if isinstance(strategy, LayerSchedule) and (strategy.decoding is not None or strategy.forgets):
+        return f"strategy {strategy.name!r} acts while decoding"
+    if isinstance(strategy, LayerSchedule) and not strategy.follows:
+        return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
     windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if windows:
