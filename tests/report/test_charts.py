@@ -98,7 +98,7 @@ def test_a_name_keeps_its_look_whatever_else_there_is() -> None:
 
 def test_a_strategy_looks_the_same_in_every_chart_of_a_report() -> None:
     answers = [
-        {"strategy": name, "keep": 8, "draw": 0, "sample": f"{i}", "image": f"{i}", "family": task, "subfamily": "part"}
+        {"strategy": name, "keep": 8, "draw": 0, "sample": f"{i}", "image": f"{i}", "task": task, "family": "part"}
         | {"binary": False, "answer": "x", "prediction": "x", "correct": True, "tokens": 8}
         | {"layer_average_tokens": 8.0, "flops": 1, "kv_bytes": 1}
         for task, names in (("gqa", ("a", "b", "c")), ("pope", ("c",)))
