@@ -7,10 +7,11 @@ import os
 import sys
 import tempfile
 import traceback
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from tokenprune._version import __version__
 from tokenprune.cli.ablate import ablate
 from tokenprune.cli.bench import bench
 from tokenprune.cli.compare import compare
@@ -19,6 +20,7 @@ from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
 from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
+from tokenprune.cli.report import report
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.table import table
@@ -29,11 +31,27 @@ from tokenprune.core.errors import StoppedError, TokenPruneError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners."""
+
+
 app.command("compare")(compare)
 app.command("show")(show)
 app.command("explore")(explore)
@@ -41,6 +59,7 @@ app.command("ablate")(ablate)
 app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.console import print_table
 from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
 from tokenprune.cli.progress import console, progress
 
@@ -98,7 +99,7 @@ def ablate(
                 progress=moved,
             )
         write_figure(out / ablation.name, ablation, rows)
-        to.print(ablation_table(ablation, rows))
+        print_table(ablation_table(ablation, rows))
         done.append((ablation, rows))
         for line in told(broken, out / ablation.name):
             typer.echo(line, err=True)

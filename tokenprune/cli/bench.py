@@ -7,7 +7,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from tokenprune.cli.options import numbers, words, words_or_all
+from tokenprune.cli.console import print_table
+from tokenprune.cli.options import STRATEGIES, numbers, words, words_or_all
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["bench"]
@@ -16,10 +17,10 @@ __all__ = ["bench"]
 def bench(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     geometry: Annotated[str, typer.Option(help="Whose sizes, with random weights.")] = "llava-1.5-7b",
-    strategies: Annotated[
-        str, typer.Option(help="Comma-separated; wildcards; options as mi-pruner:lam=1; 'all' for every one.")
-    ] = "all",
-    keeps: Annotated[str, typer.Option(help="Visual tokens kept of each image or video.")] = "128,64,32",
+    strategies: Annotated[str, typer.Option(help=STRATEGIES)] = "all",
+    budgets: Annotated[
+        str, typer.Option("--budgets", "--keeps", help="Visual tokens kept of each image or video, comma-separated.")
+    ] = "128,64,32",
     batches: Annotated[str, typer.Option(help="Prompts at once.")] = "1,8",
     ways: Annotated[str, typer.Option(help="plain, compiled, loop (the selection as a Python loop).")] = (
         "plain,compiled,loop"
@@ -35,6 +36,7 @@ def bench(
     warm: Annotated[
         int | None, typer.Option(min=0, help="Calls before them; by default 10 on cuda, 2 elsewhere.")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Begin no row after this long.")] = None,
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
@@ -44,7 +46,7 @@ def bench(
 
     from tokenprune.benchmark.bench import Setup, cases
     from tokenprune.benchmark.bench import bench as run_bench
-    from tokenprune.benchmark.table import HEADER, cells, ordered
+    from tokenprune.benchmark.table import EXPENDABLE, HEADER, cells, ordered
     from tokenprune.core.errors import ConfigError, closest
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
@@ -69,7 +71,7 @@ def bench(
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
-    wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
+    wanted = list(cases(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
     to = console()
     with progress(to) as told:
         rows = run_bench(
@@ -82,7 +84,7 @@ def bench(
     table = Table(*HEADER)
     for row in ordered(rows):
         table.add_row(*map(escape, cells(row)))
-    to.print(table)
+    print_table(table, EXPENDABLE, wide=wide)
     if rows:
         to.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
     to.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)

@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
-from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
 __all__ = ["compare"]
 
 
 def compare(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
-    strategies: Annotated[
-        str, typer.Option(help="Names, wildcards or YAML files of rows, comma-separated; 'all' for every one.")
-    ] = "all",
+    strategies: Annotated[str, typer.Option(help=f"{STRATEGIES} YAML files of rows count as well.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
     limit: Annotated[
@@ -46,19 +44,21 @@ def compare(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tokenprune.cli.console import print_table
+    from tokenprune.cli.progress import progress
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.compare import answers_in, comparison, environment
     from tokenprune.evaluation.conditions import conditions
     from tokenprune.evaluation.failures import told
     from tokenprune.evaluation.mixes import chosen_rows, run_files
-    from tokenprune.evaluation.table import heading, left_over, table
+    from tokenprune.evaluation.table import expendable, heading, left_over, table
     from tokenprune.report.examples import example_sheets
     from tokenprune.report.report import write_report
     from tokenprune.zoo.loading import load_model
@@ -67,6 +67,7 @@ def compare(
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     run_files(load or ())
+    check_spelling("--strategies", words(strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     asked = questions(
@@ -89,14 +90,7 @@ def compare(
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    columns = (
-        TextColumn("{task.description:28}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading")
+    with progress(console) as report:
         found = comparison(
             loaded,
             processor,
@@ -112,7 +106,7 @@ def compare(
             new_segment=new_segment,
             note=notes.append,
             facts=environment(name, device, dtype, seed),
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=report,
         )
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
@@ -121,7 +115,7 @@ def compare(
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
     console.print(heading(facts), markup=False)
-    console.print(table(found.rows))
+    print_table(table(found.rows), expendable(found.rows), wide=wide)
     for line in left_over(found.summary):
         console.print(line, style="bold yellow", markup=False)
     where = found.folder

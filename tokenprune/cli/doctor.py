@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenprune.cli.progress import console
+from tokenprune.cli.console import print_table
+from tokenprune.cli.options import words_or_all
 
 if TYPE_CHECKING:
     from tokenprune.core.budget import Unit
@@ -21,7 +22,8 @@ __all__ = ["doctor"]
 def doctor(
     model: Annotated[str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', a folder or a hub id.")] = "tiny",
     strategy: Annotated[
-        list[str] | None, typer.Option(help="Strategy to try; may be repeated. All by default.")
+        list[str] | None,
+        typer.Option("--strategies", "--strategy", help="Names, comma-separated; by default all that can run."),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(help="Visual tokens kept of each image; 64, or a quarter if one has no more.")
@@ -49,6 +51,7 @@ def doctor(
 
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
+    strategy = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()]
     names = strategy or usable_strategies(adapter_for(loaded))
     clip, unit = _clip(model, loaded)
     if clip is None and not strategy:
@@ -97,7 +100,7 @@ def doctor(
                 f"{f.change:.3g}",
                 laws,
             )
-        console(160).print(table)
+        print_table(table, ("layers x tokens", "sequence", "per layer"))
     for f in found:
         if not f.healthy:
             typer.echo(_trouble(f), err=True)

@@ -1,32 +1,35 @@
-"""``tokenprune list``: which strategies and components there are, and who provides them."""
+"""``tokenprune list``: which strategies and components there are, what they do, and who provides them."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.progress import console
+if TYPE_CHECKING:
+    from tokenprune.core.description import Described
+    from tokenprune.core.registry import Entry
 
 __all__ = ["listing"]
 
 
 def listing(
     kind: Annotated[str | None, typer.Argument(help="strategies, scorers, aggregators, ...; all by default.")] = None,
-    pattern: Annotated[str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'; a whole name is told in full.")
+    ] = "*",
     check: Annotated[bool, typer.Option(help="Import everything and report what is broken; exit 1 if any is.")] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Only strategies whose signals this model can give; with 'signals', those signals."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="With --check: how long one import may take.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Names and origins only; imports no plugin.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; imports no plugin unless --check.")] = False,
 ) -> None:
-    """List strategies and components with their origin; imports no plugin unless --check is given."""
-    from rich.markup import escape
-    from rich.table import Table
-
+    """List strategies and components: what each is, its options, the signals it reads, and its origin."""
     from tokenprune.core.errors import ConfigError
     from tokenprune.core.registry import KINDS, registry
     from tokenprune.diagnostics.imports import checked
@@ -34,12 +37,13 @@ def listing(
     if kind == "signals":
         _signals(pattern, model, as_json)
         return
+
     if kind is not None and kind not in KINDS and pattern == "*" and any(c in kind for c in "*?["):
         pattern, kinds = kind, list(KINDS)
     else:
         kinds = [kind] if kind else list(KINDS)
     if model is not None and "strategies" not in kinds:
-        raise ConfigError(f"--model {model!r}: only strategies and signals can be listed for a model, not {kind!r}")
+        raise ConfigError(f"--model {model!r}: only strategies can be listed for a model, not {kind!r}")
     entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
     if model is not None:
         from tokenprune.hf.adapters.base import adapter_for
@@ -58,15 +62,90 @@ def listing(
         rows.append(row)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
+    elif names or check or model is not None:
+        _print_origins(rows, wide)
+    elif kind in KINDS and not any(c in pattern for c in "*?["):
+        for entry in entries:
+            _print_whole(entry)
+        if not entries:
+            registry.load(str(kind), pattern)  # raises, with the closest names
     else:
-        table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
-        for row in rows:
-            table.add_row(*(escape(row[column.header]) for column in table.columns))  # type: ignore[index]
-        console(160).print(table)
+        _print_described(entries, wide)
     for why in registry.broken():
         typer.echo(why, err=True)
     if check and (registry.broken() or any(row["status"] != "ok" for row in rows)):
         raise typer.Exit(1)
+
+
+def _print_origins(rows: list[dict[str, str]], wide: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.cli.console import print_table
+
+    table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
+    for row in rows:
+        table.add_row(*(escape(row[str(column.header)]) for column in table.columns))
+    print_table(table, ("target",), wide=wide)
+
+
+def _described(entry: Entry) -> tuple[Described | None, str]:
+    """What an entry is, or why that cannot be told."""
+    from tokenprune.core.description import described
+    from tokenprune.core.errors import TokenPruneError
+
+    try:
+        return described(entry), ""
+    except TokenPruneError as error:
+        return None, str(error)
+
+
+def _print_described(entries: list[Entry], wide: bool) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.cli.console import print_table
+
+    origins = {entry.origin for entry in entries}
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("name")
+    for title, least, share in (("what it is", 28, 3), ("options", 16, 1), ("reads", 18, 1)):
+        table.add_column(title, min_width=least, ratio=share, overflow="fold")
+    table.add_column("origin", min_width=24, ratio=1, overflow="fold")
+    kind = ""
+    for entry in entries:
+        if entry.kind != kind:
+            kind = entry.kind
+            table.add_section()
+            table.add_row(f"[bold]{escape(kind)}[/bold]")
+        told, trouble = _described(entry)
+        cells = [trouble, "", ""]
+        if told is not None:
+            cells = [told.about, "\n".join(option.name for option in told.options), "\n".join(told.signals)]
+        table.add_row(f"  {escape(entry.name)}", *map(escape, [*cells, f"{entry.origin}\n{entry.target}"]))
+    print_table(table, ("origin", "reads", "options"), wide=wide)
+    if len(origins) == 1:
+        typer.echo(f"all of {origins.pop()}")
+    typer.echo("tokenprune list KIND NAME tells one in full")
+
+
+def _print_whole(entry: Entry) -> None:
+    told, trouble = _described(entry)
+    typer.echo(f"{entry.name} ({entry.kind}), {entry.origin}, {entry.target}\n")
+    if told is None:
+        typer.echo(trouble)
+        return
+    typer.echo(told.text)
+    facts = {
+        "reads": ", ".join(told.signals),
+        "says of itself": ", ".join(told.properties),
+        "as it is written": ":".join([entry.name, *map(str, told.options)]) if entry.kind == "strategies" else "",
+    }
+    typer.echo("")
+    for name, text in facts.items():
+        if text:
+            typer.echo(f"{name}: {text}")
 
 
 def _signals(pattern: str, model: str | None, as_json: bool) -> None:

@@ -1,7 +1,9 @@
-"""The one progress bar, and the width of what is printed."""
+"""The one progress bar, or lines about progress where there is no terminal, and the width of what is printed."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +16,9 @@ __all__ = ["Progress", "console", "progress"]
 Progress = Callable[[int, int, str], None]
 """Told how many are done, of how many, and which is next."""
 
+EVERY = 30.0
+"""Seconds between two lines about progress where there is no terminal."""
+
 
 def console(width: int = 200) -> Console:
     """A terminal, or ``width`` columns where output is no terminal and tables must not break."""
@@ -24,7 +29,7 @@ def console(width: int = 200) -> Console:
 
 @contextmanager
 def progress(to: Console, what: str = "loading", width: int = 36) -> Iterator[Progress]:
-    """Show a bar while open; it vanishes at the end.
+    """Show a bar while open; it vanishes at the end. Where there is no terminal, a line every half minute.
 
     Parameters
     ----------
@@ -37,6 +42,9 @@ def progress(to: Console, what: str = "loading", width: int = 36) -> Iterator[Pr
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
+    if not to.is_terminal:
+        yield _lines()
+        return
     columns = (
         TextColumn(f"{{task.description:{width}}}", markup=False),
         BarColumn(),
@@ -46,3 +54,20 @@ def progress(to: Console, what: str = "loading", width: int = 36) -> Iterator[Pr
     with Bars(*columns, console=to, transient=True) as bars:
         task = bars.add_task(what)
         yield lambda done, total, next_: bars.update(task, completed=done, total=total, description=next_)
+
+
+def _lines() -> Progress:
+    """Writes a line where the last one is long ago."""
+    begun = said = time.monotonic()
+
+    def told(done: int, total: int, next_: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < EVERY:
+            return
+        said = now
+        about = f", about {(now - begun) * (total - done) / done / 60:.0f} min left" if done else ""
+        sys.stderr.write(f"{next_}: {done} of {total}{about}\n")
+        sys.stderr.flush()
+
+    return told

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenprune.cli.data import Data, Images, Map, Metric, Prompt, Split, questions
-from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
 from tokenprune.cli.subject import found, subject
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def show(
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="About the picture; a scene knows some itself.")
     ] = None,
-    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated.")] = (
-        "mi-pruner,mi-attention,sparsevlm,vispruner"
-    ),
+    strategies: Annotated[str, typer.Option(help=STRATEGIES)] = ("mi-pruner,mi-attention,sparsevlm,vispruner"),
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),

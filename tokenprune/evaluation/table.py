@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["costs", "heading", "left_over", "ordered", "p_value", "table"]
+__all__ = ["costs", "expendable", "heading", "left_over", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -65,6 +66,12 @@ def left_over(summary: Mapping[str, Any]) -> list[str]:
     return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
 
 
+def expendable(rows: Sequence[SummaryRow]) -> list[str]:
+    """Columns that a narrow terminal can do without, those that go first first."""
+    tasks = sorted({row.task for row in rows} - {"all"})
+    return ["KV KiB", "as full", "GFLOPs", "left", "of full", *reversed(tasks), "p random", "per layer"]
+
+
 def table(rows: Sequence[SummaryRow]) -> Table:
     """Accuracy by question type, with what it cost."""
     tasks = sorted({row.task for row in rows} - {"all"})
@@ -82,6 +89,8 @@ def table(rows: Sequence[SummaryRow]) -> Table:
         "of full",
         "as full",
         "p random",
+        "n",
+        box=SIMPLE_HEAD,
     )
     before = None
     for strategy, keep in ordered(rows):
@@ -103,5 +112,6 @@ def table(rows: Sequence[SummaryRow]) -> Table:
             "-" if relative is None else f"{relative.value:.1%}",
             "-" if same is None else f"{same.value:.1%}",
             p_value(overall.p_random),
+            str(overall.n),
         )
     return out
