@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr
 from torch import Tensor
 
-from tests import reference
+from tests.support import reference
 from tokenprune import Features, Grid
 from tokenprune.components import aggregators, normalizers, priors, scorers
 from tokenprune.core.errors import ConfigError, DegenerateRelevanceWarning, MissingSignalError

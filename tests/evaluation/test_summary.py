@@ -20,8 +20,8 @@ def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int =
         "draw": 0,
         "sample": sample,
         "image": sample[0],
-        "family": "pope",
-        "subfamily": "random",
+        "task": "pope",
+        "family": "random",
         "binary": True,
         "answer": answer,
         "prediction": said,
@@ -56,8 +56,8 @@ def test_the_numbers_are_those_counted_by_hand() -> None:
 
 
 def test_sub_families_add_up() -> None:
-    lines = [line("full", f"{i}", "yes", subfamily="random" if i % 2 else "popular", family="pope") for i in range(6)]
-    lines += [line("full", f"g{i}", "red", "red", family="gqa", subfamily="colour", binary=False) for i in range(3)]
+    lines = [line("full", f"{i}", "yes", family="random" if i % 2 else "popular", task="pope") for i in range(6)]
+    lines += [line("full", f"g{i}", "red", "red", task="gqa", family="colour", binary=False) for i in range(3)]
     rows = [r for r in summarize(lines) if r.metric == "accuracy"]
     assert {(r.task, r.family): r.n for r in rows} == {
         ("all", "all"): 9,

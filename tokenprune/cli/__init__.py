@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import tempfile
+import traceback
+from typing import NoReturn
 
 import typer
 
@@ -16,8 +21,10 @@ from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
+from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
-from tokenprune.core.errors import TokenPruneError
+from tokenprune.cli.verify import verify
+from tokenprune.core.errors import StoppedError, TokenPruneError
 
 __all__ = ["app", "main"]
 
@@ -37,13 +44,66 @@ app.command("doctor")(doctor)
 app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
+app.command("table")(table)
+app.command("verify")(verify)
 app.add_typer(scenes, name="scenes")
 
 
 def main() -> None:
-    """Entry point of the console script: our own errors are messages, not tracebacks."""
+    """Entry point of the console script: what can go wrong on a machine is a message, not a traceback.
+
+    Exit codes: 2 for what the user can put right, 1 where a command found something wrong, 130 after ctrl-C. A fault
+    of ours keeps its traceback, in a file, and tells where.
+    """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk shows here, and not while Python ends
+    except StoppedError as error:
+        _tell(f"\n{error}", 130)
+    except KeyboardInterrupt:
+        _tell("\nstopped", 130)
     except TokenPruneError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(2)
+        _tell(f"Error: {error}", 2)
+    except BrokenPipeError:
+        # whoever read the output has gone; Python would complain once more when it closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{str(error.filename)!r}: " if error.filename else ""
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        _tell(f"Error: {where}{error.strerror or error}{f'; {way_out}' if way_out else ''}", 2)
+    except UnicodeDecodeError as error:
+        _tell(f"Error: a file is no text in UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8", 2)
+    except Exception as error:
+        _tell(_unforeseen(error), 1)
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "make room there or use another --out; what is written stays, and the same command goes on",
+    errno.EDQUOT: "make room there or use another --out; what is written stays, and the same command goes on",
+    errno.EFBIG: "the file may not grow further (ulimit -f, or the file system); what is written stays",
+    errno.EROFS: "nothing can be written there; use another --out",
+    errno.EACCES: "the permissions forbid it; use another folder",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+}
+
+
+def _tell(message: str, code: int) -> NoReturn:
+    """A message without codes that a terminal would obey, and the end."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    sys.stderr.write(f"{shown}\n")
+    sys.exit(code)
+
+
+def _unforeseen(error: Exception) -> str:
+    """Two lines about what nobody foresaw; the traceback goes into a file."""
+    story = "".join(traceback.format_exception(error))
+    first = (str(error).strip().splitlines() or [""])[0]
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="tokenprune-", suffix=".txt", delete=False) as file:
+            file.write(story)
+    except OSError:
+        return story
+    return f"Error: {type(error).__name__}: {first}\n  unforeseen; the traceback is in {file.name}"

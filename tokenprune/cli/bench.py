@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from tokenprune.cli.options import numbers, words, words_or_all
+from tokenprune.cli.progress import console, progress
 
 __all__ = ["bench"]
 
@@ -38,9 +39,7 @@ def bench(
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
     import torch
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
     from tokenprune.benchmark.bench import Setup, cases
@@ -71,26 +70,19 @@ def bench(
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
     wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
-    console = Console(width=None if Console().is_terminal else 200)
-    columns = (
-        TextColumn("{task.description:36}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading")
+    to = console()
+    with progress(to) as told:
         rows = run_bench(
             setup,
             wanted,
             out,
             seconds=seconds,
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=told,
         )
     table = Table(*HEADER)
     for row in ordered(rows):
         table.add_row(*map(escape, cells(row)))
-    console.print(table)
+    to.print(table)
     if rows:
-        console.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
-    console.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)
+        to.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
+    to.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)

@@ -22,8 +22,8 @@ def words_or_all(option: str, text: str) -> list[str] | None:
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Comma-separated counts; ``option`` names them in the error."""
+    """Comma-separated counts, each once; ``option`` names them in the error."""
     found = words(text)
-    if not found or not all(word.isdecimal() and int(word) > 0 for word in found):
+    if not found or not all(word.isdecimal() and len(word) <= 9 and int(word) > 0 for word in found):
         raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
-    return [int(word) for word in found]
+    return list(dict.fromkeys(map(int, found)))

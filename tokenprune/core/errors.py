@@ -22,6 +22,7 @@ __all__ = [
     "QuestionError",
     "QuestionWarning",
     "SecondTurnError",
+    "StoppedError",
     "SubstituteWarning",
     "TokenPruneError",
     "TokenPruneWarning",
@@ -104,6 +105,10 @@ class NestedAttachError(UnsupportedError):
 
 class SecondTurnError(UnsupportedError):
     """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
+
+
+class StoppedError(Exception):
+    """The user stopped a run (ctrl-C), which is nobody's mistake: what was done is kept, the same command goes on."""
 
 
 class TokenPruneWarning(UserWarning):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["costs", "ordered", "p_value", "table"]
+__all__ = ["costs", "heading", "left_over", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -35,6 +36,33 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def heading(facts: Mapping[str, Any]) -> str:
+    """What any table needs above it: which questions, how many, and which run.
+
+    Parameters
+    ----------
+    facts : mapping
+        ``environment`` of summary.json.
+    """
+    chosen = ", ".join(f"{name} {facts[name]}" for name in ("seed", "limit") if name in facts)
+    return (
+        f"data {facts['data']}: {facts['questions']} questions{f' ({chosen})' if chosen else ''}; "
+        f"model {facts.get('model', 'unknown')}, {facts.get('dtype', 'unknown')}; run {facts['run']}"
+    )
+
+
+def left_over(summary: Mapping[str, Any]) -> list[str]:
+    """Rows without numbers: a sentence each, for whoever reads the table."""
+
+    def row_of(row: Mapping[str, Any]) -> str:
+        return f"{row['strategy']} at {row['keep']}" if row["keep"] else str(row["strategy"])
+
+    unfinished = [
+        f"{row_of(r)}: {r['answered']} of {r['of']} answered; not in the table" for r in summary["incomplete"]
+    ]
+    return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
 
 
 def table(rows: Sequence[SummaryRow]) -> Table:

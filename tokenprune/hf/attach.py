@@ -25,6 +25,7 @@ from tokenprune.hf.patching import MARK, Hook, Mark, arguments_of, attached, rep
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.sources import Extra
 
 __all__ = ["attach"]
 
@@ -40,6 +41,7 @@ def attach(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
+    extra: Extra | None = None,
     full_length: bool | None = None,
 ) -> Iterator[Run]:
     """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
@@ -74,6 +76,9 @@ def attach(
     encoded : Encoded, optional
         The images of the prompts, encoded by :func:`~tokenprune.hf.encoded.encode` and passed to the model as
         ``mm_encoder_outputs``: signals of the encoder are taken from it.
+    extra : mapping of str to Tensor or Collector, optional
+        Signals handed in, by name: tensors with a row for each unit of every batch, in the order of the prompts, or
+        :class:`~tokenprune.hf.collectors.Collector` objects that make them. They go before what the model has.
     full_length : bool, optional
         Whether logits of a plain forward pass have the prompt's full length, as with ``labels``: behind a dropped
         token stands what is predicted after the last kept one before it. For losses of one's own (label smoothing,
@@ -102,7 +107,7 @@ def attach(
     NothingPrunedWarning
         The block ends, and nothing was pruned of what was shown.
     """
-    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     adapter = request.adapter
     inner = adapter.model
     if attached(adapter):

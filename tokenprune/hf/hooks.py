@@ -261,7 +261,7 @@ class Hooks:
             self._refuse_without_cache()
             known = repeated
         else:
-            features = collect(self.request, embeds, batch, seen)
+            features = collect(self.request, ids, embeds, batch, seen)
             known = _Decided(seen, features, decide(self.request, features), ids.shape[1])
             self.decided = known
         everywhere = known.decision.spread(batch.owner)

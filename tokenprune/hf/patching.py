@@ -9,13 +9,24 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in"]
+__all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in", "turn_of"]
 
 _NOTHING = object()
+
+_TURNS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+_LOOKUP = threading.Lock()
+
+
+def turn_of(thing: Any) -> threading.RLock:
+    """A lock for whoever replaces functions of an object: two at once would put each other's back."""
+    with _LOOKUP:
+        return _TURNS.setdefault(thing, threading.RLock())
 
 
 @contextmanager

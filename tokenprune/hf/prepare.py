@@ -29,6 +29,7 @@ from tokenprune.hf.encoded import (
 from tokenprune.hf.patching import attached
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.hf.sources import Extra
 from tokenprune.hf.splice import splice
 
 __all__ = ["prepare"]
@@ -44,6 +45,7 @@ def prepare(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
+    extra: Extra | None = None,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Return shorter inputs for ``model(**inputs)`` or ``model.generate(**inputs)``; touches nothing.
@@ -54,7 +56,7 @@ def prepare(
 
     Parameters
     ----------
-    model, strategy, keep, unit, positions, text, processor, encoded
+    model, strategy, keep, unit, positions, text, processor, encoded, extra
         As in :func:`attach`.
     **inputs
         What the processor returned: ``input_ids``, ``pixel_values``, ``attention_mask`` ...
@@ -72,7 +74,7 @@ def prepare(
         Besides what :func:`attach` raises: the installed transformers does not take ``mm_encoder_outputs`` (before
         5.18), or inputs are missing.
     """
-    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     adapter = request.adapter
     if attached(adapter):
         raise NestedAttachError("this model is attached, and would prune again what prepare shortens: leave the block")
@@ -107,7 +109,7 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
     mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
     embeds = embedded(adapter, ids, encoded)
     batch = read_batch(request, ids, mask, encoded.seen)
-    decision = decide(request, collect(request, embeds, batch, encoded.seen)).spread(batch.owner)
+    decision = decide(request, collect(request, ids, embeds, batch, encoded.seen)).spread(batch.owner)
     plan = splice(batch.layout, decision.kept)
     outside = inputs.get("position_ids")
     if outside is None:

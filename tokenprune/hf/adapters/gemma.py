@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.core.features import Grid, signal_of
+from tokenprune.core.features import Grid
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import PatchesAlone
+from tokenprune.hf.adapters.patches import mean_of_windows
 from tokenprune.hf.splice import Splice
 
 __all__ = ["Gemma3Adapter"]
@@ -32,19 +33,12 @@ class Gemma3Adapter(PatchesAlone):
     def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
         """One block an image."""
         side = self._tokens_per_side
-        signals = {name: [self._pooled(name, value) for value in values] for name, values in readings.items()}
+        each = self.side // side
+        signals = {name: [mean_of_windows(name, v, side, each) for v in values] for name, values in readings.items()}
         return [
             Block(side**2, (Grid(side, side),), signals={name: values[i] for name, values in signals.items()})
             for i in range(len(output.pooler_output))
         ]
-
-    def _pooled(self, name: str, value: Tensor) -> Tensor:
-        """Mean over the patches of each token, tokens in raster order."""
-        axis = signal_of(name).shape.split()[1:].index("n")
-        side = self._tokens_per_side
-        each = self.side // side
-        patches = torch.unflatten(value, axis, (side, each, side, each))
-        return patches.mean((axis + 1, axis + 3)).flatten(axis, axis + 1)
 
     def grid(self, n_tokens: int) -> Grid | None:
         """Square grid of tokens."""

@@ -471,6 +471,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if request.sources.collectors:
+        return f"strategy {request.strategy.name!r} reads {sorted(request.sources.collectors)}, which a collector makes"
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     places = {parameter.device.type for parameter in request.adapter.model.parameters()}
@@ -480,13 +482,11 @@ def _obstacle(request: Request) -> str | None:
         return "the model lies on several devices"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
-    if isinstance(request.strategy, LayerSchedule):
-        if any(event.ahead for event in request.strategy.events):
-            return f"strategy {request.strategy.name!r} asks layers what they would attend to"
-        if request.strategy.decoding is not None or request.strategy.forgets:
-            return f"strategy {request.strategy.name!r} acts while decoding"
-    if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
-        return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
+    strategy = request.strategy
+    if isinstance(strategy, LayerSchedule) and (strategy.decoding is not None or strategy.forgets):
+        return f"strategy {strategy.name!r} acts while decoding"
+    if isinstance(strategy, LayerSchedule) and not strategy.follows:
+        return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
     windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if windows:
