@@ -39,7 +39,7 @@ class TokenPruneError(Exception):
     """Base class of every error raised on purpose."""
 
 
-class CheckError(TokenPruneError, AssertionError):
+class CheckError(TokenPruneError, ValueError, AssertionError):
     """A part does not do what its kind promises or what it declares; the message shows the smallest instance found."""
 
 

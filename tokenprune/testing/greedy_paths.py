@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,10 +23,8 @@ NOISE = 1e-9
 """The same, as a share of the largest gain: where differences of large numbers are small."""
 
 
-class Fail(Protocol):
-    """Raises, naming what is wrong and the instance."""
-
-    def __call__(self, what: str, instance: Instance) -> None: ...
+Fail = Callable[[str, Instance], NoReturn]
+"""Raises, naming what is wrong and the instance."""
 
 
 class _Path:
@@ -187,7 +185,9 @@ def _replayed(
 
 def _routes(path: _Path) -> None:
     objective, instance = path.objective, path.instance
-    optimizers: list[Optimizer] = ["vectorized", "naive"] + (["lazy"] if objective.non_increasing_gains else [])  # type: ignore[operator]
+    optimizers: list[Optimizer] = ["vectorized", "naive"]
+    if objective.non_increasing_gains:
+        optimizers.append("lazy")
     sizes = [int(c) for c in path.real.sum(1)]
     for held in (0, 1, 2):
         if min(sizes) <= held:
@@ -208,8 +208,8 @@ def _routes(path: _Path) -> None:
             path.fail(f"resume after {context} gives other gains than taking the picks one by one", instance)
         for optimizer in optimizers:
             problem = Problem(instance.features, instance.scores.clone(), counts, available, given)
-            picks = Greedy(objective, optimizer).select(problem)
-            _replayed(path, picks, counts, context, f"greedy selection ({optimizer})", available)
+            found = Greedy(objective, optimizer).select(problem)
+            _replayed(path, found, counts, context, f"greedy selection ({optimizer})", available)
         state = path.start() if given is None else objective.resume(path.start(), past)
         ran = objective.run(state, available.clone(), counts, False)
         if ran is not None:
