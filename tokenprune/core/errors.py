@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BudgetError",
+    "CheckError",
     "ConfigError",
     "DegenerateRelevanceWarning",
     "DuplicateNameError",
@@ -36,6 +37,10 @@ __all__ = [
 
 class TokenPruneError(Exception):
     """Base class of every error raised on purpose."""
+
+
+class CheckError(TokenPruneError, ValueError, AssertionError):
+    """A part does not do what its kind promises or what it declares; the message shows the smallest instance found."""
 
 
 class FeatureError(TokenPruneError, ValueError):
