@@ -188,11 +188,14 @@ def test_masks_of_text_with_several_rows_a_prompt(options: dict[str, Any]) -> No
 @torch.no_grad()
 def test_a_budget_that_drops_nothing_says_so() -> None:
     model, inputs = tiny_model("smolvlm"), tiny_inputs("smolvlm", "image", 1)
-    with pytest.warns(NothingPrunedWarning, match=r"keep=16 dropped nothing"), tp.attach(model, "similarity", 16):
+    with (
+        pytest.warns(NothingPrunedWarning, match="keep=16 dropped nothing"),
+        tp.attach(model, "similarity", 16, unit="tile"),
+    ):
         model(**inputs)
     with tp.attach(model, "similarity", 1.0):
         model(**inputs)
-    with tp.attach(model, "similarity", 16, unit="sample"):
+    with tp.attach(model, "similarity", 16):  # one budget for all tiles of a picture
         model(**inputs)
 
 
@@ -202,3 +205,17 @@ def test_compiled_in_inference_mode_serves_outside_of_it() -> None:
     with torch.inference_mode():
         first = fast.generate(**inputs, max_new_tokens=3)
     assert torch.equal(fast.generate(**inputs, max_new_tokens=3), first)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+@torch.no_grad()
+def test_tiles_of_a_picture_share_its_budget(name: str) -> None:
+    """Tiles stand apart in these prompts, each with its row and column before it."""
+    model, inputs = tiny_model(name), tiny_inputs(name, "two-images", 1)
+    with tp.attach(model, "similarity", 16) as run:
+        model(**inputs)
+    pictures = [len(places) for places in run.history[-1].places]
+    assert run.tokens_after == 16 * len(pictures) == 32
+    with tp.attach(model, "similarity", 4, unit="tile") as run:
+        model(**inputs)
+    assert len(run.history[-1].places) == sum(pictures) // 16

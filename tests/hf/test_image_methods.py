@@ -23,7 +23,7 @@ methods = pytest.mark.parametrize("name", METHODS)
 
 def unit_of(family: str, name: str) -> Any:
     """Neighbours are those of one picture, not of a thumbnail and what lies behind it, nor of several tiles."""
-    tiled = family in ("llava_next", "llava_onevision", "internvl")
+    tiled = family in ("llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm")
     return "tile" if name == "hiprune" and tiled else "image"
 
 

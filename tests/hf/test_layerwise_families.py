@@ -28,24 +28,12 @@ def forward(model: Any, inputs: dict[str, Tensor]) -> Tensor:
         return model(**inputs).logits
 
 
-def prunable(adapter: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Sequence positions of each picture's prunable tokens, for one sample."""
-    seen = Observation()
-    with torch.no_grad(), adapter.observe(frozenset(), seen):
-        adapter.encode("image", **adapter.vision_inputs("image", inputs))
-    blocks = seen.blocks["image"]
-    (ids,) = inputs["input_ids"]
-    parts = adapter.image_mask(ids).nonzero().flatten().split([block.size for block in blocks])
-    free = [part if b.fixed is None else part[~b.fixed] for b, part in zip(blocks, parts, strict=True)]
-    return [torch.cat(free)] if adapter.joins_adjacent else free
-
-
 def masked_by_layer(model: Any, inputs: dict[str, Tensor], prefill: Any) -> Tensor:
     """Run the full sequence; layers after an event cannot see what the event dropped."""
     adapter = adapter_for(model)
     seen = inputs["attention_mask"].bool()
     length = seen.shape[1]
-    present = prunable(adapter, inputs)
+    present = list(prefill.places)
     layers = list(adapter.language_model.layers)
     masks: dict[int, Tensor] = {}
     for stage in prefill.stages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -254,6 +254,18 @@ class ModelAdapter(ABC):
         # some functions for videos call their pixels pixel_values
         named = ["pixel_values" if name in PIXELS[modality] and name not in accepted else name for name in inputs]
         return encoder(**dict(zip(named, inputs.values(), strict=True)), return_dict=True)
+
+    def joins(self, ids: Sequence[int], before: tuple[int, int], after: tuple[int, int]) -> bool:
+        """Whether two stretches of placeholders are tiles of one image.
+
+        Parameters
+        ----------
+        ids : sequence of int
+            The row's token ids.
+        before, after : tuple of int
+            First and last place of each stretch; no other lies between them.
+        """
+        return self.joins_adjacent and after[0] == before[1] + 1
 
     def vision_inputs(self, modality: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a processor's outputs that the vision side takes."""
