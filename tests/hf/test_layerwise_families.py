@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.hf.adapters import Observation, adapter_for
+from tokenprune.hf.adapters import adapter_for
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
