@@ -14,6 +14,7 @@ import typer
 from tokenprune._version import __version__
 from tokenprune.cli.ablate import ablate
 from tokenprune.cli.bench import bench
+from tokenprune.cli.check import check
 from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
@@ -65,6 +66,7 @@ app.command("conformance")(conformance)
 app.command("theory")(theory)
 app.command("table")(table)
 app.command("verify")(verify)
+app.command("check")(check)
 app.add_typer(scenes, name="scenes")
 
 

@@ -30,6 +30,7 @@ from tokenprune.core.kinds import (
     aggregated,
 )
 from tokenprune.core.ranking import relevance
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import Strategy
 from tokenprune.testing.greedy_paths import try_objective
 from tokenprune.testing.instances import Instance, Recorder, instances, row_of
@@ -72,6 +73,9 @@ def check(part: object, *, extra: Mapping[str, str] | None = None) -> CheckRepor
     CheckError
         Something is wrong; the message shows the smallest instance found. It is an ``AssertionError`` too.
     """
+    if isinstance(part, LayerSchedule):
+        why = "it acts between a model's layers: `tokenprune doctor --model NAME` tries its laws there"
+        return CheckReport(part.name, 0, (why,))
     if not isinstance(part, Component | Strategy):
         raise CheckError(f"{part!r} is an instance of no kind of part: subclass tokenprune.Scorer, Objective, ...")
     with warnings.catch_warnings():
