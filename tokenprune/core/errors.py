@@ -120,6 +120,10 @@ class QuestionWarning(TokenPruneWarning):
     """Which tokens of a prompt are the user's own words is a guess; the message says what to pass to be sure."""
 
 
+class NothingPrunedWarning(TokenPruneWarning):
+    """Pictures were shown and every one of their tokens stayed, or the model was not called in a way that prunes."""
+
+
 class NotCompiledWarning(TokenPruneWarning):
     """Something could not be compiled and runs the plain way; the message says what and why."""
 

@@ -120,12 +120,13 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
     members: list[tuple[Member, ...]] = []
     grids: list[Grid | None] = []
     for row, found in enumerate(pieces):
-        for group in _grouped(sorted(found, key=lambda piece: piece.start), request.budget.unit, adapter):
+        row_ids = ids[row].tolist() if found else []
+        for group in _grouped(sorted(found, key=lambda piece: piece.start), request.budget.unit, adapter, row_ids):
             spans.append(Span(row, torch.cat([piece.positions for piece in group])))
             known = [piece.member for piece in group if piece.member is not None]
             members.append(tuple(known) if len(known) == len(group) else ())
-            grid = _grid_of(group, adapter)
-            if grid is None and "frames" in request.signals and _one_picture(group, adapter):
+            grid = _grid_of(group, adapter, row_ids)
+            if grid is None and "frames" in request.signals and _one_picture(group, adapter, row_ids):
                 grid = Grid(1, len(spans[-1].positions))
             grids.append(grid)
     owner, distinct = _copies(ids, spans, members)
@@ -183,7 +184,7 @@ def _pieces(
             start = stop
 
 
-def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter) -> Iterator[list[_Piece]]:
+def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter, ids: Sequence[int]) -> Iterator[list[_Piece]]:
     """Group the pieces of one row into units."""
     if unit == "sample":
         if pieces:
@@ -196,7 +197,7 @@ def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter) -> Ite
     group: list[_Piece] = []
     for piece in pieces:
         last = group[-1] if group else None
-        if last is not None and not _continues(last, piece, adapter):
+        if last is not None and not _continues(last, piece, adapter, ids):
             yield group
             group = []
         group.append(piece)
@@ -204,19 +205,19 @@ def _grouped(pieces: Sequence[_Piece], unit: Unit, adapter: ModelAdapter) -> Ite
         yield group
 
 
-def _continues(last: _Piece, piece: _Piece, adapter: ModelAdapter) -> bool:
+def _continues(last: _Piece, piece: _Piece, adapter: ModelAdapter, ids: Sequence[int]) -> bool:
     """Whether a piece is a further stretch, or a further tile, of the visual input before it."""
     same = piece.member is not None and piece.start == last.start
-    return same or (adapter.joins_adjacent and piece.start == last.end + 1)
+    return same or adapter.joins(ids, (last.start, last.end), (piece.start, piece.end))
 
 
-def _one_picture(group: Sequence[_Piece], adapter: ModelAdapter) -> bool:
+def _one_picture(group: Sequence[_Piece], adapter: ModelAdapter, ids: Sequence[int]) -> bool:
     """Whether a unit is one still picture, cut up or not: a frame, whatever lies where in it."""
     still = all(piece.member is not None and piece.member.modality == "image" for piece in group)
-    return still and all(_continues(last, piece, adapter) for last, piece in pairwise(group))
+    return still and all(_continues(last, piece, adapter, ids) for last, piece in pairwise(group))
 
 
-def _grid_of(group: Sequence[_Piece], adapter: ModelAdapter) -> Grid | None:
+def _grid_of(group: Sequence[_Piece], adapter: ModelAdapter, ids: Sequence[int]) -> Grid | None:
     """Where the tokens of a unit lie; inputs of one size that stand apart in a prompt are frames of one video."""
     first = group[0].grid
     if len(group) == 1:
@@ -224,7 +225,7 @@ def _grid_of(group: Sequence[_Piece], adapter: ModelAdapter) -> Grid | None:
     if first is None or not adapter.frames_apart:
         return None
     for last, piece in pairwise(group):
-        apart = not _continues(last, piece, adapter)
+        apart = not _continues(last, piece, adapter, ids)
         same = piece.grid is not None and (piece.grid.height, piece.grid.width) == (first.height, first.width)
         if not (apart and same):
             return None

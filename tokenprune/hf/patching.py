@@ -16,6 +16,8 @@ _NOTHING = object()
 def replaced(table: MutableMapping[str, Any], name: str, value: Any) -> Iterator[None]:
     """While open, a table holds ``value`` under ``name``; then what it held before, be it nothing.
 
+    Where somebody put something else there meanwhile, theirs stays.
+
     Parameters
     ----------
     table : mutable mapping
@@ -29,7 +31,9 @@ def replaced(table: MutableMapping[str, Any], name: str, value: Any) -> Iterator
     try:
         yield
     finally:
-        if before is _NOTHING:
+        if table.get(name, _NOTHING) is not value:
+            pass
+        elif before is _NOTHING:
             table.pop(name, None)
         else:
             table[name] = before

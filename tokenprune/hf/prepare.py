@@ -19,6 +19,7 @@ from tokenprune.hf.decision import decide
 from tokenprune.hf.encoded import (
     Encoded,
     deepstack_of,
+    mark_shortened,
     observed,
     packed,
     pixels_in,
@@ -117,7 +118,7 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
         there = adapter.image_mask(new_ids, modality) & plan.mask
         deepstack = [plan.scattered(here, layer)[there] for layer in deepstack_of(output)]
         sizes = [n for n in there.sum(1).tolist() if n]
-        shorter[modality] = packed(output, sizes, new_embeds[there], deepstack)
+        shorter[modality] = mark_shortened(packed(output, sizes, new_embeds[there], deepstack))
     return {
         # what else runs over the sequence: token types, labels
         **{

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from tokenprune.core.selection import Selection
 from tokenprune.hf.splice import Splice
 
-__all__ = ["Prefill", "Run", "Stage"]
+__all__ = ["REMEMBERED", "Prefill", "Run", "Stage"]
+
+REMEMBERED = 1000
+"""Batches of prompts whose record an ``attach`` block holds."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,23 @@ class Run:
     Attributes
     ----------
     history : list of Prefill
-        One entry for each batch of prompts.
+        One entry for each batch of prompts, the last :data:`REMEMBERED` of them. Tokens that a strategy made
+        (``selection.merged``) are held for the last batch only.
+    prompts : int
+        Batches pruned in all.
     """
 
     history: list[Prefill] = field(default_factory=list)
+    prompts: int = 0
+
+    def add(self, prefill: Prefill) -> None:
+        """Note a batch, and let go of what would fill the memory of a block that runs for days."""
+        if self.history and self.history[-1].selection.merged is not None:
+            last = self.history[-1]
+            self.history[-1] = replace(last, selection=replace(last.selection, merged=None))
+        self.history.append(prefill)
+        self.prompts += 1
+        del self.history[:-REMEMBERED]
 
     @property
     def selections(self) -> list[Selection]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.patching import arguments_of, replaced
 from tokenprune.hf.splice import Splice
 
-__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in"]
+__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in", "precision_of"]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
@@ -213,27 +214,37 @@ class ModelAdapter(ABC):
         return nullcontext()
 
     @contextmanager
-    def observe(self, signals: frozenset[str], seen: Observation, stage: EncoderHooks | None = None) -> Iterator[None]:
+    def observe(
+        self,
+        signals: frozenset[str],
+        seen: Observation,
+        stage: EncoderHooks | None = None,
+        turn: AbstractContextManager[Any] | None = None,
+    ) -> Iterator[None]:
         """While open, note every visual input that the model encodes, with the signals asked for.
 
-        A ``stage`` drops patches inside the encoder meanwhile.
+        A ``stage`` drops patches inside the encoder meanwhile. Threads that encode wait for each other's ``turn``.
         """
-        inside = False
+        busy = threading.local()
+        turn = nullcontext() if turn is None else turn
 
         def shadowing(modality: str, original: Any) -> Any:
             @functools.wraps(original)
             def features(*args: Any, **kwargs: Any) -> Any:
-                nonlocal inside
-                if inside:  # some models encode videos through their function for images
+                if getattr(busy, "inside", False):  # some models encode videos through their function for images
                     return original(*args, **kwargs)
-                inside = True
+                with turn:
+                    return observed(args, kwargs)
+
+            def observed(args: Any, kwargs: Any) -> Any:
+                busy.inside = True
                 try:
                     with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"}) as readings:
                         output = original(*args, **kwargs)
                     if stage is not None:
                         readings["survivors"] = stage.survivors()
                 finally:
-                    inside = False
+                    busy.inside = False
                 given = arguments_of(original, args, kwargs)
                 seen.blocks.setdefault(modality, []).extend(self.blocks(modality, output, given, readings))
                 return output
@@ -254,6 +265,18 @@ class ModelAdapter(ABC):
         # some functions for videos call their pixels pixel_values
         named = ["pixel_values" if name in PIXELS[modality] and name not in accepted else name for name in inputs]
         return encoder(**dict(zip(named, inputs.values(), strict=True)), return_dict=True)
+
+    def joins(self, ids: Sequence[int], before: tuple[int, int], after: tuple[int, int]) -> bool:
+        """Whether two stretches of placeholders are tiles of one image.
+
+        Parameters
+        ----------
+        ids : sequence of int
+            The row's token ids.
+        before, after : tuple of int
+            First and last place of each stretch; no other lies between them.
+        """
+        return self.joins_adjacent and after[0] == before[1] + 1
 
     def vision_inputs(self, modality: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a processor's outputs that the vision side takes."""
@@ -299,6 +322,14 @@ class ModelAdapter(ABC):
         return found
 
 
+def precision_of(module: nn.Module) -> torch.dtype | None:
+    """The dtype that a module computes in, from its first parameter of numbers; None where all are stored packed.
+
+    Quantised weights say how they are stored (uint8), which nothing must be cast to.
+    """
+    return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.dtype.itemsize > 1), None)
+
+
 def frames_in(inputs: Mapping[str, Any]) -> int:
     """Frames of each video that was encoded: pixels are (videos, frames, channels, height, width)."""
     pixels = inputs.get("pixel_values_videos")
@@ -334,6 +365,12 @@ def adapter_for(model: Any) -> ModelAdapter:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     model_type = getattr(getattr(inner, "config", None), "model_type", None)
     known = [entry.name for entry in registry.entries("adapters")]
+    if model_type is None and hasattr(getattr(model, "module", None), "config"):
+        raise UnsupportedError(
+            f"{type(model).__name__} wraps a model, and copies or calls it in ways of its own: pass model.module. "
+            "DistributedDataParallel may wrap an attached model; DataParallel makes copies in threads, which cannot be "
+            "pruned"
+        )
     if model_type is None:
         raise UnsupportedError(f"{type(model).__name__} is no transformers model: it has no config.model_type")
     if model_type not in known:

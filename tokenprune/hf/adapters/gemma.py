@@ -13,6 +13,7 @@ from tokenprune.core.features import Grid, signal_of
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import PatchesAlone
+from tokenprune.hf.masks import hides
 from tokenprune.hf.splice import Splice
 
 __all__ = ["Gemma3Adapter"]
@@ -69,6 +70,8 @@ class Gemma3Adapter(PatchesAlone):
                 "the masks of Gemma 3 come ready for a static cache, whose sliding layers cannot be shortened inside "
                 "attach: use tokenprune.prepare, or the default dynamic cache"
             )
+        if plan.identity and plan.index.shape[1] == length:
+            return {"attention_mask": masks}  # padding too is then read as it would have been: a loss may look at it
         window = self.model.config.get_text_config().sliding_window
         there = torch.arange(plan.mask.shape[1], device=plan.mask.device)
         behind = there.unsqueeze(1) - there
@@ -76,7 +79,7 @@ class Gemma3Adapter(PatchesAlone):
         full, sliding = (_gathered(masks[name], plan) for name in ("full_attention", "sliding_attention"))
         if full.dtype == torch.bool:
             return {"attention_mask": {"full_attention": full, "sliding_attention": sliding | (full & near)}}
-        hidden = full.masked_fill(~near, torch.finfo(full.dtype).min)
+        hidden = full.masked_fill(~near, hides(full.dtype))
         return {"attention_mask": {"full_attention": full, "sliding_attention": torch.maximum(sliding, hidden)}}
 
 
@@ -88,8 +91,8 @@ def _gathered(mask: Tensor, plan: Splice) -> Tensor:
     mask = mask.expand(batch, -1, -1, -1)
     part = mask.gather(2, rows.expand(-1, mask.shape[1], -1, mask.shape[3]))
     part = part.gather(3, columns.expand(-1, mask.shape[1], length, -1))
-    hides = False if part.dtype == torch.bool else torch.finfo(part.dtype).min
+    hidden = False if part.dtype == torch.bool else hides(part.dtype)
     own = torch.eye(length, dtype=torch.bool, device=mask.device)
     visible = plan.mask[:, None, None, :]
-    part = part.masked_fill(~visible & ~own, hides)
+    part = part.masked_fill(~visible & ~own, hidden)
     return part.masked_fill(~visible & own, True if part.dtype == torch.bool else 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter
+from tokenprune.hf.adapters.base import Block, ModelAdapter, precision_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.adapters.pooling import pooling_head, read_pooling
@@ -73,7 +73,7 @@ class LlavaAdapter(ModelAdapter):
             {name for name in ENCODER_SIGNALS if signal_of(name).layered} if self.encoder_layers("image") else set()
         )
         pooling = {"pooling_attention"} if pooling_head(self.tower("image")) is not None else set()
-        one_layer = isinstance(self.model.config.vision_feature_layer, int)
+        one_layer = isinstance(getattr(self.model.config, "vision_feature_layer", None), int)
         thin = self.one_token_a_patch and self.has_cls and one_layer and self.projected_layer("image") > 0
         survivors = {"survivors"} if layered and thin else set()
         return frozenset(layered | pooling | survivors) - (frozenset() if self.has_cls else CLS_SIGNALS)
@@ -127,9 +127,9 @@ class LlavaAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the projector."""
         projector: Any = self.core.get_submodule(self.projector)
-        dtype = next(projector.parameters()).dtype
+        dtype = precision_of(projector)
         # forward, not __call__: nobody's hooks must take these for a new image
-        projected: Tensor = projector.forward(tokens.to(dtype))
+        projected: Tensor = projector.forward(tokens if dtype is None else tokens.to(dtype))
         return projected
 
     @property

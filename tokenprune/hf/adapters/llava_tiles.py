@@ -81,10 +81,14 @@ class LlavaNextAdapter(LlavaAdapter):
         ]
 
     def _picture(self, newline: Tensor) -> tuple[Grid, ...]:
-        """The picture behind the thumbnail; none where the thumbnail is all there is."""
+        """The picture behind the thumbnail; none where the thumbnail is all there is.
+
+        Of a picture so tall that cropping leaves nothing of its width, only the newlines of its rows are there.
+        """
         rest = newline[self.side**2 :]
         rows = int(rest.sum())
-        return (Grid(rows, len(rest) // rows - 1),) if len(rest) > 1 else ()
+        width = len(rest) // rows - 1 if rows else 0
+        return (Grid(rows, width),) if width else ()
 
     def _laid_out(self, packing: _Packing, values: list[Tensor], newline: float) -> list[Tensor]:
         """Lay values of tiles, (tiles, N, c) an image, out as the model does with tokens: (size, c) an image."""

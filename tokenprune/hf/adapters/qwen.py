@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter
+from tokenprune.hf.adapters.base import Block, ModelAdapter, precision_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.splice import Splice
 
@@ -99,7 +99,8 @@ class Qwen2VLAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the merger to tokens of four patches each."""
         merger: Any = self._visual.merger
-        tokens = tokens.to(next(merger.parameters()).dtype)
+        dtype = precision_of(merger)
+        tokens = tokens if dtype is None else tokens.to(dtype)
         patches = torch.unflatten(tokens, -1, (self._visual.spatial_merge_size**2, -1))
         projected: Tensor = merger.forward(patches.flatten(0, -2))
         return projected.view(*tokens.shape[:-1], -1)

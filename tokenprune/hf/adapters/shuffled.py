@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,13 +71,28 @@ class InternVLAdapter(LlavaAdapter):
 class Idefics3Adapter(PatchesAlone, InternVLAdapter):
     """``Idefics3ForConditionalGeneration`` and ``SmolVLMForConditionalGeneration``.
 
-    Tiles stand apart in the prompt, with their row and column before them, so each is a unit of its own.
+    Tiles stand apart in the prompt, with their row and column before them; the whole picture, made smaller, comes last
+    and ends the image.
     """
 
     joins_adjacent = False
     # tiles of an image stand apart too, so that frames of SmolVLM's videos cannot be told from them
     frames_apart = False
     projector = "connector.modality_projection"
+
+    def joins(self, ids: Sequence[int], before: tuple[int, int], after: tuple[int, int]) -> bool:
+        """Whether what stands before the earlier stretch says that it is a tile, and not a whole picture.
+
+        A prompt's last stretch is a whole picture: what stands before that one is what stands before all of them,
+        be it one token or several.
+        """
+        placeholder, border = ids[before[0]], before[1] + 1
+        if border >= len(ids) or ids[border] == placeholder:
+            return False
+        last = len(ids) - 1 - list(reversed(ids)).index(placeholder)
+        while ids[last] == placeholder:
+            last -= 1
+        return _written_before(ids, before[0], ids[border]) != _written_before(ids, last + 1, ids[border])
 
     @property
     def language_model(self) -> nn.Module:
@@ -92,3 +107,13 @@ class Idefics3Adapter(PatchesAlone, InternVLAdapter):
     def joined(self) -> int:
         """Patches along each side of a token."""
         return int(self.model.config.scale_factor)
+
+
+def _written_before(ids: Sequence[int], start: int, border: int) -> list[int]:
+    """Tokens between the last border and a stretch of placeholders; the one before it where there is no border."""
+    written: list[int] = []
+    for place in range(start - 1, -1, -1):
+        if ids[place] == border:
+            return written
+        written.append(ids[place])
+    return written[:1]

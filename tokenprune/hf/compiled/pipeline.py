@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import warnings
 from collections import deque
-from collections.abc import Container, Hashable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -35,7 +36,25 @@ from tokenprune.hf.request import Request
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 __all__ = ["Built", "Compiled", "Decoder", "Seen", "compile"]
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """No gradients, and not in inference mode: what is kept between calls could be written to nowhere else."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _without_gradients(method: F) -> F:
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _plain_tensors():
+            return method(*args, **kwargs)
+
+    return cast(F, run)
 
 
 @dataclass(frozen=True)
@@ -196,7 +215,7 @@ class Compiled:
         int64 Tensor, (B, S + new)
             What ``model.generate`` returns: the prompt as it was given, and the new tokens.
         """
-        with self._turn, torch.no_grad():
+        with self._turn, _plain_tensors():
             return self._generate(max_new_tokens=max_new_tokens, **inputs)
 
     def _generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
@@ -230,7 +249,8 @@ class Compiled:
     def _plainly(self, max_new_tokens: int | None, inputs: Mapping[str, Any]) -> Tensor:
         request, model = self.request, self.request.adapter.model
         more = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        away = self.device.type == "meta"  # offloaded: whoever brings the weights brings the inputs to them
+        moved = {k: v if away or not isinstance(v, Tensor) else v.to(self.device) for k, v in inputs.items()}
         with attach(
             model,
             request.strategy,
@@ -242,7 +262,7 @@ class Compiled:
             out: Tensor = model.generate(**moved, **more)
         return out
 
-    @torch.no_grad()
+    @_without_gradients
     def encode(self, **inputs: Any) -> Seen:
         """Encode the visual inputs among the processor's outputs. The next call overwrites what this one returns."""
         adapter = self.request.adapter
@@ -274,7 +294,7 @@ class Compiled:
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
-    @torch.no_grad()
+    @_without_gradients
     def select(self, seen: Seen, **inputs: Any) -> Prompt | None:
         """Choose visual tokens and lay the shorter prompts out; None where no prompt shows anything.
 
@@ -326,7 +346,7 @@ class Compiled:
             return max(plan.sizes), plan.sizes
         return selection.sequence.shape[1], tuple((selection.sequence >= 0).sum(1).tolist())
 
-    @torch.no_grad()
+    @_without_gradients
     def prefill(self, prompt: Prompt, room: int = 1) -> Tensor:
         """Read prompts: logits of the next token, (B, V).
 
@@ -357,7 +377,7 @@ class Compiled:
         made: Read = entry.program.output
         return made
 
-    @torch.no_grad()
+    @_without_gradients
     def decode(self, prompt: Prompt, max_new_tokens: int) -> Tensor:
         """Read prompts and answer greedily: int64 (B, new), padded behind each row's end."""
         model = self.request.adapter.model
@@ -469,6 +489,8 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
+    if any(parameter.is_meta for parameter in request.adapter.model.parameters()):
+        return "weights are offloaded, and come to the device only while the model's own forward runs"
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
     if request.strategy.own_counts:
