@@ -249,7 +249,7 @@ def _refuse_chunks(model: Any, given: Mapping[str, Any]) -> None:
     size = given.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None)
     if size and (pixels_in(given) or given.get("mm_encoder_outputs")):
         raise UnsupportedError(
-            f"prefill_chunk_size={size} feeds a prompt in pieces, and attach has to see all of its pictures and text at "
+            f"prefill_chunk_size={size} feeds a prompt in pieces, and attach has to see all pictures and text at "
             "once: leave it out (a pruned prompt is short), or use tokenprune.prepare"
         )
 
