@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -20,3 +22,42 @@ torch.set_num_threads(1)
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and transformers may import it
+
+pytest_plugins = ["tests.support.llava", "tests.support.explorer", "tests.support.own_data"]
+"""Fixtures of every test; nothing else defines any that a second file needs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tries", type=int, default=1, help="harness: so many times the usual number of tries")
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How often to try something that could go wrong: a number that CI can afford, times the option."""
+    factor: int = request.config.getoption("--tries")
+    return lambda usual: usual * factor
+
+
+@pytest.fixture
+def survived(record_property: Callable[[str, object], None]) -> Callable[[str, int, int], None]:
+    """Say at the end of the run how often something was tried, and how often it was survived; all have to be."""
+
+    def tell(what: str, tried: int, well: int) -> None:
+        record_property("survived", f"{what}: tried {tried}, survived {well}")
+        assert tried == well
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    said = [
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "survived" and report.when == "call"
+    ]
+    if said:
+        terminalreporter.section("survival")
+        for line in sorted(said):
+            terminalreporter.line(line)

@@ -23,10 +23,12 @@ from tokenprune.core.kinds import (
     Scorer,
     Selector,
 )
+from tokenprune.core.metric import Metric
 from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
 from tokenprune.hf.attach import attach
+from tokenprune.hf.collectors import Collector
 from tokenprune.hf.compiled import Compiled, compile
 from tokenprune.hf.encoded import Encoded, encode
 from tokenprune.hf.prepare import prepare
@@ -36,6 +38,7 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "Collector",
     "Compiled",
     "Encoded",
     "Features",
@@ -43,6 +46,7 @@ __all__ = [
     "Groups",
     "Merged",
     "Merger",
+    "Metric",
     "Normalizer",
     "Objective",
     "PairTable",

@@ -109,7 +109,7 @@ def main() -> None:
         progress=lambda done, total, what: print(f"\r{done}/{total} {what:40.40s}", end="", flush=True),
     )
     print()
-    for task in ("all", "gqa", "textvqa"):
+    for task in ("all", "scenes-gqa", "scenes-textvqa"):
         found = {
             row.strategy: row.value
             for row in table

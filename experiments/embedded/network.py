@@ -1,7 +1,7 @@
 """The model's shape, and a lean forward pass over the parameters of the stock model.
 
 The stock classes answer one question a sequence. Training asks many questions about one picture: the picture and what
-precedes it are computed once, and every question is a branch that sees them and itself alone. ``tests/evaluation``
+precedes it are computed once, and every question is a branch that sees them and itself alone. ``tests/zoo``
 holds the two to the same numbers.
 """
 

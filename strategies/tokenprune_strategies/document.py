@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tokenprune as tp
+from tokenprune.core.description import Docstring, markdown
 from tokenprune.core.errors import UnreachableBudgetError
 from tokenprune.core.features import LAYOUTS, SIGNALS
 from tokenprune.core.matching import matched_keep
@@ -111,65 +112,6 @@ of each layer, FLOPs and cache bytes in results are counted from what ran.
 
 
 @dataclass(frozen=True)
-class Docstring:
-    """A docstring, taken apart.
-
-    Attributes
-    ----------
-    paragraphs : tuple of str
-        Text at the margin; the first one holds the citation.
-    sections : dict of str to str
-        Title and text of what is a title with indented text below.
-    parameters : tuple of (str, str, str)
-        Names, type with default, and meaning.
-    """
-
-    paragraphs: tuple[str, ...]
-    sections: dict[str, str]
-    parameters: tuple[tuple[str, str, str], ...]
-
-    @classmethod
-    def of(cls, text: str) -> Docstring:
-        """Parse a numpy-style docstring."""
-        body, _, rest = text.partition("\nParameters\n----------\n")
-        paragraphs, sections = [], {}
-        for title, below in _blocks(body):
-            if below:
-                sections[title] = below
-            else:
-                paragraphs.append(title)
-        parameters = []
-        for title, below in _blocks(rest):
-            names, _, kind = title.partition(" : ")
-            parameters.append((names, kind, below))
-        return cls(tuple(paragraphs), sections, tuple(parameters))
-
-
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Titles and the indented text below them; paragraphs, as titles without text."""
-    lines = text.splitlines()
-    at = 0
-    while at < len(lines):
-        start = at
-        at += 1
-        if not lines[start].strip():
-            continue
-        if at < len(lines) and lines[at].startswith(" "):
-            while at < len(lines) and (lines[at].startswith(" ") or not lines[at].strip()):
-                at += 1
-            yield lines[start], " ".join(" ".join(lines[start + 1 : at]).split())
-            continue
-        # a line that has indented text below begins a block of its own; so does a parameter
-        while at < len(lines) and lines[at].strip() and not _begins(lines, at):
-            at += 1
-        yield " ".join(" ".join(lines[start:at]).split()), ""
-
-
-def _begins(lines: list[str], at: int) -> bool:
-    return " : " in lines[at] or (at + 1 < len(lines) and lines[at + 1].startswith(" "))
-
-
-@dataclass(frozen=True)
 class Method:
     """A strategy of this package and what is said of it."""
 
@@ -259,17 +201,6 @@ def methods() -> list[Method]:
             doc = Docstring.of(inspect.getdoc(build) or "")
             found.append(Method(entry.name, build, build(), doc, summary.splitlines()[0]))
     return sorted(found, key=lambda method: (method.inside, method.name))
-
-
-def markdown(text: str) -> str:
-    """Text of a docstring as Markdown that fits into a table, too."""
-    text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"``{role[1].rpartition('.')[2]}``", text)
-    parts = text.split("``")
-    for i in range(0, len(parts), 2):
-        plain = re.sub(r"([\\*_<>|\[\]])", r"\\\1", parts[i])
-        plain = re.sub(r"\\\*(\w+)\\\*", r"*\1*", plain).replace("^2", "²")
-        parts[i] = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", plain)
-    return "".join(f"`{part.replace('|', chr(92) + '|')}`" if i % 2 else part for i, part in enumerate(parts))
 
 
 def _row(*cells: str) -> str:

@@ -24,5 +24,7 @@ def fastervlm() -> tp.Strategy:
         None in picks. The published code runs the whole encoder with eager attention to read one row of it. For a
         tiled picture it keeps as many tokens of every tile (``unit="tile"``) and drops the newline tokens, which stay
         here.
+    Whole
+        :func:`tokenprune_strategies.reference.fastervlm.fastervlm`: the method as one loop.
     """
     return tp.Strategy(scorers.ClsAttention(), selectors.TopK(), positions="compact", name="fastervlm")

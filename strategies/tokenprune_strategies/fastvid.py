@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components import scorers
+from tokenprune.components.salience import SignalScore
 from tokenprune.components.video.anchors import Form, SegmentAnchors
 from tokenprune.components.video.members import WeightedMembers
 
@@ -16,7 +16,7 @@ def fastvid(
     every: int = 4,
     beta: float = 0.6,
     form: Form = "onevision",
-    salience: tp.Scorer = scorers.ReceivedAttention(),  # noqa: B008  (immutable)
+    salience: tp.Scorer = SignalScore("mean_attention@-1"),  # noqa: B008  (immutable)
     faithful: bool = False,
 ) -> tp.Strategy:
     """FastVID (Shen et al., NeurIPS 2025, arXiv 2503.11187): dynamic density pruning.
@@ -27,8 +27,8 @@ def fastvid(
     Stage
         Projection space, before the language model; raster order, frame after frame; position ids are kept.
     Signals
-        ``received_attention``, ``visual``, and the grid. A feature of each frame for the segments may be handed in as
-        ``extra["frame_features"]``, (B, T, e); else it is the mean of the frame's tokens.
+        ``mean_attention@-1``, ``visual``, and the grid. A feature of each frame for the segments may be handed in as
+        ``extra={"frame_features": ...}``, (units, T, e); else it is the mean of the frame's tokens.
     Merges
         All tokens that are not salient, in projection space; a centre keeps its place. At ``beta`` of a half or more
         its own weight is ``beta``.
@@ -38,11 +38,12 @@ def fastvid(
     Cost
         O(T n² d) for densities in T frames of n tokens, O(m N C d) for members, with m anchors a segment and C centres.
     Differences
-        Published are attention of SigLIP's pooling head and its output for a frame, or, for Qwen2.5-VL, what is used
-        here: attention that patches receive, and the mean of tokens. Random noise on densities decides ties there, the
-        lower index here. The published code fails with fewer frames than segments and where no centre fits, and an
-        anchor may merge its own frame only (``faithful``). Its three versions are not the same function (``form``). In
-        all of them 1 / (members + 1) hardly ever counts.
+        Published are attention of SigLIP's pooling head and its output for a frame, loaded beside models that leave the
+        head out, or, for Qwen2.5-VL, what is the default here: attention received in the encoder's last layer, and the
+        mean of tokens. ``salience=SignalScore("pooling_attention")`` reads a head where a model has one. Random noise
+        on densities decides ties there, the lower index here. The published code fails with fewer frames than segments
+        and where no centre fits, and an anchor may merge its own frame only (``faithful``). Its three versions are not
+        the same function (``form``). In all of them 1 / (members + 1) hardly ever counts.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def fastvid(
     form : str, default "onevision"
         ``onevision``, ``llava-video`` (remainders are handed out inside segments) or ``qwen`` (of near-identical frames
         the last one keeps tokens).
-    salience : Scorer, default ``received-attention``
+    salience : Scorer, default attention received in the encoder's last layer
         What ranks the tokens of a frame.
     faithful : bool, default False
         Do as the published code where it fails or merges too little.

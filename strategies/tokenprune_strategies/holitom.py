@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.components import scorers
 from tokenprune.components.layerwise.attention import AttentionRows
 from tokenprune.components.layerwise.halves import RunningHalves, ShareOfPresent
+from tokenprune.components.salience import SignalScore
 from tokenprune.components.video.members import WeightedMembers
 from tokenprune.components.video.windows import StaticWindows
 from tokenprune.core.schedule import LayerEvent, LayerSchedule
@@ -19,7 +19,7 @@ def holitom(
     longest: int = 1024,
     inner: float | None = None,
     layer: int | None = None,
-    salience: tp.Scorer = scorers.ReceivedAttention(),  # noqa: B008  (immutable)
+    salience: tp.Scorer = SignalScore("mean_attention@-1"),  # noqa: B008  (immutable)
 ) -> tp.Strategy | LayerSchedule:
     """HoliTom (Shao et al., NeurIPS 2025, arXiv 2505.21334): holistic token merging.
 
@@ -32,7 +32,7 @@ def holitom(
         consecutive position ids. With ``inner`` also after layer 17 of 32, where dropped tokens are added to kept ones
         by halves, and position ids are kept.
     Signals
-        ``received_attention``, ``visual``, and the grid: which frame a token belongs to. With ``inner`` attention of
+        ``mean_attention@-1``, ``visual``, and the grid: which frame a token belongs to. With ``inner`` attention of
         the prompt's last token.
     Merges
         Means over frames and clusters of them, in projection space; a merged token stands at its place in the first
@@ -45,9 +45,8 @@ def holitom(
         O(N d) + O(T² n) for the windows of T frames with n tokens, O(P² d) for P static places of a window, with
         ``inner`` O(M² d) for M tokens.
     Differences
-        Published attention counts what patches pay themselves and is that of the encoder's last layer; here it is the
-        layer that is projected, without a patch's own. Random noise decides between equal densities there, the lower
-        index here; that is the whole decision where a window has a single static centre. The published option for
+        None in numbers, up to ties: random noise decides between equal densities there, the lower index here; that is
+        the whole decision where a window has a single static centre. The published option for
         contextual tokens among moving ones cannot run and is not offered. Published code lets the share grow from one
         video of a batch to the next; here every row is treated alone.
 
@@ -65,7 +64,7 @@ def holitom(
         Share that is merged away inside the language model; published with 0.5.
     layer : int, optional
         Layer before which that happens; by default 18 of 32, scaled to the model's depth.
-    salience : Scorer, default ``received-attention``
+    salience : Scorer, default attention received in the encoder's last layer
         What ranks the tokens of a frame.
     """
     selector = StaticWindows(threshold, beta, longest=longest, share=share)

@@ -57,7 +57,7 @@ def mi_pruner(
         normalizer = normalizers.Softmax(tau)
     elif tau != 0.1:
         raise OptionTypeError("mi-pruner: give tau, or a normalizer with its own temperature, not both")
-    redundancy = pairwise.SelfPMI(normalizer, marginal)
-    greedy = selectors.Greedy(objectives.MaximalMarginalRelevance(lam, redundancy), optimizer)
-    selector = selectors.TopK() if lam == 1 else greedy
+    objective = objectives.MaximalMarginalRelevance(lam, pairwise.SelfPMI(normalizer, marginal))
+    greedy = selectors.Greedy(objective, optimizer)
+    selector = selectors.TopK() if objective.relevance_only else greedy
     return tp.Strategy(scorers.PMI(normalizer, aggregator, prior), selector, name="mi-pruner")

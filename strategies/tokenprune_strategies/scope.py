@@ -26,6 +26,8 @@ def scope(*, alpha: float = 1.0, combine: Literal["multi", "add"] = "multi") -> 
         None in picks. The official budget is divided by the number of images in a call; here each image has its own. A
         zero feature has cosine 0 here, NaN there. The product of a gain and a weight is the gain of no set function, so
         the guarantee of greedy coverage does not carry over.
+    Whole
+        :func:`tokenprune_strategies.reference.scope.scope`: the method as one loop.
 
     Parameters
     ----------

@@ -33,6 +33,8 @@ def trim(*, adaptive: bool = False, faithful: bool = False) -> tp.Strategy:
         prompt's tokens in projection space, with its natural sign; this fallback is ours. Official quartiles run over
         all images of a batch (``faithful``). Without any outlier, and with nothing left to average, the official code
         fails; here the mean alone, or the last patch itself, remains.
+    Whole
+        :func:`tokenprune_strategies.reference.trim.trim`: the method as one loop.
 
     Parameters
     ----------

@@ -132,7 +132,7 @@ def test_bad_requests(call: Callable[[], object], error: type[Exception], words:
 
 
 def test_command(tmp_path: Path) -> None:
-    options = ["--strategies", "similarity", "--keeps", "32", "--batches", "1", "--repeats", "1", "--warm", "0"]
+    options = ["--strategies", "similarity", "--budgets", "32", "--batches", "1", "--repeats", "1", "--warm", "0"]
     result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "run"), "--device", "cpu", *options])
     assert result.exit_code == 0, result.output
     assert "first token ms" in result.output

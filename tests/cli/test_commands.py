@@ -51,7 +51,7 @@ def test_list_names_origins(tokenprune: Command) -> None:
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == ["mi-attention", "mi-pruner"]
     assert all(row["origin"].startswith("tokenprune-vlm ") for row in rows)
-    table = tokenprune("list", "mi*")
+    table = tokenprune("list", "mi*", "--wide")
     assert "tokenprune_strategies.mi_pruner" in table.stdout
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.tables import GivenScores
+from tests.support.tables import GivenScores
 from tokenprune.components import (
     aggregators,
     crops,

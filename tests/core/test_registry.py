@@ -19,7 +19,7 @@ import tokenprune as tp
 from tokenprune.components import aggregators
 from tokenprune.core import errors
 from tokenprune.core.ranking import TopK
-from tokenprune.core.registry import KINDS, Registry, all_entries
+from tokenprune.core.registry import KINDS, Registry, all_entries, build_component
 from tokenprune.core.registry import registry as shared
 from tokenprune.core.strategy import AnyStrategy
 
@@ -68,7 +68,8 @@ def test_public_names_are_there() -> None:
     assert {"softmax", "minmax"} <= set(tp.list_components("normalizers"))
     for kind in KINDS:
         assert tp.list_components(kind) == sorted(set(tp.list_components(kind)))
-        assert tp.list_components(kind)
+        # signals are made by what other packages bring; those that ship come from adapters
+        assert tp.list_components(kind) or kind == "signals"
 
 
 def test_wildcards() -> None:
@@ -317,8 +318,31 @@ def test_two_plugins_with_one_name_are_both_named(install: Install) -> None:
 
 def test_a_plugin_cannot_take_a_name_that_ships(install: Install) -> None:
     install("greedy-plugin", {"scorers": {"pmi": "greedy_plugin:Mine"}}, GOOD)
-    with pytest.raises(errors.DuplicateNameError, match=r"'pmi'.*greedy-plugin 0\.1"):
-        tp.build({"scorer": "pmi"})
+    # what ships stays what it is, for everybody; the plugin's is there under its own address
+    assert tp.build({"scorer": "pmi"}) == tp.build({"scorer": build_component("scorers", "pmi")})
+    assert type(build_component("scorers", "greedy-plugin:pmi")).__module__ == "greedy_plugin"
+    assert tp.list_components("scorers", "*pmi") == ["greedy-plugin:pmi", "pmi"]
+    install(
+        "greedy-strategies",
+        {"strategies": {"full": "greedy_strategies:make", "random": "greedy_strategies:make"}},
+        "import tokenprune as tp\ndef make(lam=0.5):\n    return tp.build('mi-pruner', lam=lam)\n",
+    )
+    assert tp.build("random").name == "random"
+    assert tp.build("greedy-strategies:random:lam=0.25").name == "greedy-strategies:random:lam=0.25"
+    assert tp.build("greedy-strategies:random") == tp.build("mi-pruner")
+
+
+def test_a_damaged_list_of_entry_points_hides_nobody_else(install: Install) -> None:
+    site = install("torn-plugin", {"scorers": {"torn": "torn_plugin:Mine"}}, GOOD)
+    install("whole-plugin", {"scorers": {"whole": "whole_plugin:Mine"}}, GOOD)
+    assert shared.broken() == []
+    info = site / "torn_plugin-0.1.dist-info"
+    (info / "entry_points.txt").write_text("[tokenprune.scorers]\nthis line has no sign of equality\n")
+    site.touch()
+    assert tp.list_components("scorers", "whole") == ["whole"]
+    assert tp.build("mi-pruner").name == "mi-pruner"
+    [why] = shared.broken()
+    assert why.startswith("torn-plugin: entry_points.txt cannot be read")
 
 
 def test_the_same_distribution_twice_on_the_path_is_no_clash(install: Install) -> None:

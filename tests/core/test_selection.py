@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tokenprune as tp
-from tests import reference
-from tests.tables import ForbiddenPairs, GivenPairs, GivenScores, blank_features, problem, rows
+from tests.support import reference
+from tests.support.tables import ForbiddenPairs, GivenPairs, GivenScores, blank_features, problem, rows
 from tokenprune.components import normalizers, pairwise, priors, scorers
 from tokenprune.components.objectives import MaximalMarginalRelevance, Modular
 from tokenprune.components.selectors import Greedy, TwoStage

@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 import tokenprune as tp
 from tokenprune.cli import app
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameError, UnknownOptionError
-from tokenprune.core.registry import build_component, list_components
+from tokenprune.core.registry import build_component, list_components, registry
 from tokenprune.data.items import scene_items
-from tokenprune.evaluation import ablation as engine
-from tokenprune.evaluation.ablation import Ablation, ablate, ablation_table, ablations
+from tokenprune.evaluation.ablation import ablate, ablation_table, pooled
+from tokenprune.evaluation.ablation_config import CONFIGS, Ablation, ablations
 from tokenprune.evaluation.conditions import conditions
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.report.ablation import charts, write_figure, write_page
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
-CHECKOUT = engine.CONFIGS
+CHECKOUT = CONFIGS
 
 GIVEN: dict[str, Any] = {
     "title": "A trial",
@@ -115,13 +115,21 @@ def test_names_are_looked_up(tmp_path: Path) -> None:
         ablations("fig-6c", tmp_path / "nothing")
 
 
+def stills() -> set[str]:
+    """Selectors that are not about frames of videos."""
+    return {entry.name for entry in registry.entries("selectors") if ".video." not in entry.target}
+
+
 def test_the_cross_leaves_out_nothing_that_ships() -> None:
     [crossed] = ablations("scorers-x-selectors", CHECKOUT)
     available = adapter_for(tiny_llava(side=2)).available
     # scorers and selectors of a language model's layers need signals that are not there before it runs
     fit = {name for name in list_components("scorers") if build_component("scorers", name).requires <= available}
-    assert set(crossed.values_of(0)) == fit
-    assert set(crossed.values_of(1)) == set(list_components("selectors")) - {"candidates", "pivot-quota"}
+    # cls-attention is a signal's score; without a CLIP beside the model joint-contrast orders by mean similarity
+    assert set(crossed.values_of(0)) == fit - {"signal", "joint-contrast"}
+    assert set(crossed.values_of(1)) == stills() - {
+        "candidates", "pivot-quota", "anchors-and-buffers", "outliers", "outlier-grid", "salient-and-grid"
+    }  # fmt: skip
     [objectives] = ablations("objectives", CHECKOUT)
     assert set(objectives.values_of(0)) == set(list_components("objectives"))
 
@@ -143,11 +151,17 @@ def test_numbers_are_pooled_over_a_group_and_tested_against_the_reference(tmp_pa
                 for i in range(10):
                     lines.append(
                         {"strategy": label, "keep": keep, "draw": 0, "sample": f"{family}{i}", "image": f"{i}"}
-                        | {"family": family, "subfamily": "part", "binary": False, "answer": "x", "prediction": "x"}
+                        | {
+                            "task": f"scenes-{family}",
+                            "family": "part",
+                            "binary": False,
+                            "answer": "x",
+                            "prediction": "x",
+                        }
                         | {"correct": i < right and (family != "mme" or label == "full"), "tokens": keep}
                         | {"layer_average_tokens": keep, "flops": 1, "kv_bytes": 1}
                     )
-    rows = {(row.label, row.group, row.keep): row for row in engine.pooled(made, lines)}
+    rows = {(row.label, row.group, row.keep): row for row in pooled(made, lines)}
     assert len(rows) == 2 * (2 * 6 + 2)
     assert rows["max + lam 0.5", "open", 6].value == 1
     assert rows["max + lam 0.5", "closed", 6].value == 0.5

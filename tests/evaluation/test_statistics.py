@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -136,3 +137,94 @@ def test_many_images_take_little_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 * 2**20
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------
+
+
+def by_hand_totals(values: list[float], clusters: list[int], all_clusters: list[int]) -> tuple[Any, Any]:
+    sums = [sum(v for v, c in zip(values, clusters, strict=True) if c == one) for one in all_clusters]
+    return np.array(sums), np.array([float(clusters.count(one)) for one in all_clusters])
+
+
+def by_hand_interval(values: list[float], clusters: list[int], draws: int, level: float) -> tuple[float, float]:
+    every = sorted(set(clusters))
+    sums, sizes = by_hand_totals(values, clusters, every)
+    chosen = np.random.default_rng(0).integers(0, len(every), size=(draws, len(every)))
+    means = sums[chosen].sum(1) / sizes[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def by_hand_ratio(a: list[float], b: list[float], clusters: list[int], draws: int) -> tuple[float, float]:
+    every = sorted(set(clusters))
+    chosen = np.random.default_rng(0).integers(0, len(every), size=(draws, len(every)))
+    x, y = (by_hand_totals(values, clusters, every)[0][chosen].sum(1) for values in (a, b))
+    low, high = np.quantile((x / y)[y > 0], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def by_hand_p(a: list[float], b: list[float], clusters: list[int], draws: int) -> float:
+    every = sorted(set(clusters))
+    sums, _ = by_hand_totals([x - y for x, y in zip(a, b, strict=True)], clusters, every)
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    observed = abs(sums.sum()) - 1e-9
+    if 2 ** len(sums) <= draws:
+        signs = np.array(list(itertools.product([1, -1], repeat=len(sums))))
+        return float(np.mean(np.abs(signs @ sums) >= observed))
+    signs = 2 * np.random.default_rng(0).integers(0, 2, size=(draws, len(sums))) - 1
+    return (1 + int((np.abs(signs @ sums) >= observed).sum())) / (1 + draws)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_library_gives_the_numbers_that_plain_resampling_gives(seed: int) -> None:
+    """Clusters of unequal size, thirds (means over three draws), few and many clusters."""
+    generator = np.random.default_rng(seed)
+    n = int(generator.integers(4, 90))
+    clusters = generator.integers(0, max(2, n // 3), n).tolist()
+    a, b = ((generator.integers(0, 4, n) / 3).tolist() for _ in range(2))
+    for level in (0.95, 0.5):
+        found = interval(a, clusters, level=level)
+        assert found == pytest.approx(by_hand_interval(a, clusters, 2000, level), rel=1e-14)
+    assert ratio_interval(a, clusters, b, clusters) == pytest.approx(by_hand_ratio(a, b, clusters, 2000), rel=1e-14)
+    for draws in (200, 10_000):
+        assert paired_p_value(a, b, clusters, draws=draws) == by_hand_p(a, b, clusters, draws)
+
+
+def test_an_interval_says_which_level_it_has() -> None:
+    values = (np.random.default_rng(3).random(60) < 0.6).astype(float).tolist()
+    wide, usual, narrow = (interval(values, range(60), level=level) for level in (0.99, 0.95, 0.9))
+    assert interval(values, range(60)) == usual
+    assert wide[0] < usual[0] < narrow[0] < narrow[1] < usual[1] < wide[1]
+
+
+def test_a_large_picture_weighs_as_many_questions_as_it_has() -> None:
+    """Clusters of unequal size: the mean of every resample is over its questions, and a share stays one."""
+    values, clusters = [1.0] * 20 + [0.0], ["crowded"] * 20 + ["empty"]
+    low, high = interval(values, clusters)
+    assert (low, high) == (0.0, 1.0)
+    middle = [20 / 21]
+    generator = np.random.default_rng(0).integers(0, 2, size=(2000, 2))
+    want = {0.0, 1.0, *middle}
+    drawn = {(20 * int((row == 0).sum())) / (20 * int((row == 0).sum()) + int((row == 1).sum())) for row in generator}
+    assert drawn == want
+    assert max(interval(values * 3, [f"{c}{i}" for i in range(3) for c in clusters])) <= 1.0
+
+
+def test_no_p_value_is_0_and_none_is_above_1() -> None:
+    for n, draws in ((5, 10_000), (40, 500), (1, 100)):
+        p = paired_p_value([1.0] * n, [0.0] * n, range(n), draws=draws)
+        assert p == (max(2 / 2**n, 1 / (draws + 1)) if n > 1 else 1.0)
+
+
+def test_order_and_names_of_clusters_do_not_matter() -> None:
+    generator = np.random.default_rng(5)
+    a, b = ((generator.integers(0, 2, 40)).astype(float).tolist() for _ in range(2))
+    clusters = [f"picture {i % 13:02}" for i in range(40)]
+    order = generator.permutation(40).tolist()
+    turned = [[values[i] for i in order] for values in (a, b, clusters)]
+    assert interval(a, clusters) == interval(turned[0], turned[2])
+    assert ratio_interval(a, clusters, b, clusters) == ratio_interval(turned[0], turned[2], turned[1], turned[2])
+    assert paired_p_value(a, b, clusters) == paired_p_value(turned[0], turned[1], turned[2])

@@ -20,8 +20,8 @@ def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int =
         "draw": 0,
         "sample": sample,
         "image": sample[0],
-        "family": "pope",
-        "subfamily": "random",
+        "task": "pope",
+        "family": "random",
         "binary": True,
         "answer": answer,
         "prediction": said,
@@ -56,8 +56,8 @@ def test_the_numbers_are_those_counted_by_hand() -> None:
 
 
 def test_sub_families_add_up() -> None:
-    lines = [line("full", f"{i}", "yes", subfamily="random" if i % 2 else "popular", family="pope") for i in range(6)]
-    lines += [line("full", f"g{i}", "red", "red", family="gqa", subfamily="colour", binary=False) for i in range(3)]
+    lines = [line("full", f"{i}", "yes", family="random" if i % 2 else "popular", task="pope") for i in range(6)]
+    lines += [line("full", f"g{i}", "red", "red", task="gqa", family="colour", binary=False) for i in range(3)]
     rows = [r for r in summarize(lines) if r.metric == "accuracy"]
     assert {(r.task, r.family): r.n for r in rows} == {
         ("all", "all"): 9,
@@ -151,3 +151,36 @@ def test_one_image_has_no_interval_and_no_right_answer_of_full_no_ratio() -> Non
     assert ("mine", "relative") not in rows
     assert "[" in share(0.5, 0.4, 0.6)
     assert share(accuracy.value, accuracy.low, accuracy.high) == "66.7%"
+
+
+def test_costs_stand_where_they_belong() -> None:
+    """Every mean under its own name; draws count each."""
+    costs = {"tokens": 7, "layer_average_tokens": 30.5, "flops": 100, "kv_bytes": 2000}
+    lines = [line("mine", f"{i}", "yes", keep=8, **costs) for i in range(3)]
+    lines.append(line("mine", "3", "no", keep=8, **{name: 2 * value for name, value in costs.items()}))
+    row = next(r for r in summarize(lines) if r.metric == "accuracy" and r.task == "all")
+    assert (row.kept_tokens, row.layer_average_tokens, row.flops, row.kv_bytes) == (8.75, 38.125, 125, 2500)
+
+
+def test_of_full_is_of_full() -> None:
+    """And agreement with it; the wrong image's answers are no measure of anything but themselves."""
+    lines = [line("full", f"{i}", "yes" if i else "no") for i in range(4)]
+    lines += [line("wrong image", f"{i}", "yes" if i > 2 else "no") for i in range(4)]
+    lines += [line("mine", f"{i}", "yes" if i > 1 else "no", keep=8) for i in range(4)]
+    rows = {(r.strategy, r.metric): r for r in summarize(lines) if r.task == "all"}
+    assert rows["mine", "relative"].value == pytest.approx(2 / 3)
+    assert rows["wrong image", "relative"].value == pytest.approx(1 / 3)
+    assert rows["mine", "agreement"].value == 0.75
+    assert rows["wrong image", "accuracy"].p_full is not None
+    assert rows["wrong image", "accuracy"].p_random is None
+    assert rows["full", "accuracy"].p_random is None
+
+
+def test_intervals_count_pictures() -> None:
+    """Questions about one picture go together, in the summary too: four pictures of one answer each, ten times."""
+    lines = [line("full", f"{i:02}", "yes" if i % 4 else "no", image=f"{i % 4}") for i in range(40)]
+    accuracy = next(r for r in summarize(lines) if r.metric == "accuracy" and r.task == "all")
+    alone = [line("full", f"{i}", "yes" if i else "no", image=f"{i}") for i in range(4)]
+    few = next(r for r in summarize(alone) if r.metric == "accuracy" and r.task == "all")
+    assert (accuracy.low, accuracy.high) == (few.low, few.high)
+    assert (accuracy.n, few.n) == (40, 4)

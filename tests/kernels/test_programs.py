@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tokenprune as tp
-from tests.tables import rows
+from tests.support.tables import rows
 from tokenprune.components import dedup, normalizers, pairwise
 from tokenprune.components.objectives import (
     FacilityLocation,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.tables import rows
+from tests.support.tables import rows
 from tokenprune.components import aggregators, dedup, normalizers, pairwise, priors
 from tokenprune.components.objectives import (
     FacilityLocation,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
-from tests import reference
+from tests.support import reference
 from tokenprune.testing import embeddings, gains_instances, naive_bayes
 from tokenprune_theory import models, pmi
 from tokenprune_theory.claims.submodular import facility_location

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenprune as tp
+from tokenprune.components.objectives import Modular
 from tokenprune.core.kinds import Oracle
 from tokenprune.core.registry import registry
 from tokenprune.testing import features
@@ -100,7 +101,7 @@ class Liar(Oracle):
 
 
 @dataclass(frozen=True)
-class TwoFaced(tp.components.objectives.Modular):
+class TwoFaced(Modular):
     """One at a time it gives other gains than all at once."""
 
     def oracle(self, state, row):

@@ -176,7 +176,7 @@ class Bench:
         ids = self.inputs["input_ids"]
         encoded = observed(self.adapter, request.signals, self.inputs, request.stage)
         batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), encoded.seen)
-        return collect(request, embedded(self.adapter, ids, encoded), batch, encoded.seen)
+        return collect(request, ids, embedded(self.adapter, ids, encoded), batch, encoded.seen)
 
     def _loop(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
         assert strategy is not None

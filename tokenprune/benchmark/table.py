@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["HEADER", "cells", "markdown", "ordered"]
+__all__ = ["EXPENDABLE", "HEADER", "cells", "markdown", "ordered"]
 
 HEADER = (
     "strategy",
@@ -24,6 +24,9 @@ HEADER = (
     "token ms",
     "floor ",
 )
+
+EXPENDABLE = ("KV MiB", "floor ", "mem GiB", "GFLOPs", "floor", "per layer", "encode ms", "token ms", "select ms")
+"""Columns that a narrow terminal can do without, those that go first first."""
 
 
 def ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -7,30 +7,43 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.console import print_table
+from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.progress import console, progress
+
 __all__ = ["ablate"]
 
 
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
-    limit: Annotated[int, typer.Option(min=1, help="Questions of each ablation.")] = 200,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Questions of each ablation; 200, of --data all.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
+    data: Data = None,
+    column_map: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
+    skip_unreadable: SkipUnreadable = False,
+    max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import default_model, notes_on, scene_items
-    from tokenprune.evaluation.ablation import CONFIGS, ablation_table, ablations
+    from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.ablation import ablate as run_ablation
+    from tokenprune.evaluation.ablation import ablation_table
+    from tokenprune.evaluation.ablation_config import CONFIGS, ablations
     from tokenprune.evaluation.compare import environment
+    from tokenprune.evaluation.failures import Failure, told
     from tokenprune.report.ablation import write_figure, write_page
     from tokenprune.zoo.loading import load_model
 
@@ -38,38 +51,60 @@ def ablate(
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
+    prepared = []
+    for ablation in chosen:
+        asked = questions(
+            data,
+            families=ablation.families if data is None else None,
+            limit=200 if data is None and limit is None else limit,
+            seed=seed,
+            columns=column_map,
+            images=images,
+            split=split,
+            prompt=prompt,
+            metric=metric,
+            skip_unreadable=skip_unreadable,
+            max_new_tokens=max_new_tokens,
+        )
+        about = ablation
+        if data is not None:
+            # the paper's numbers are about other questions
+            about = ablation.about(dict.fromkeys(item.task for item in asked.items))
+        prepared.append((about, asked))
     model_name = model or default_model()
     loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
-    console = Console(width=None if Console().is_terminal else 160)
+    to = console()
     for note in notes:
-        console.print(note, style="bold yellow", markup=False)
+        to.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
-    done = []
-    columns = (
-        TextColumn("{task.description:40}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    for ablation in chosen:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(ablation.name)
+    done, all_well = [], True
+    for ablation, asked in prepared:
+        for note in asked.notes:
+            to.print(note, style="bold yellow", markup=False)
+        broken: list[Failure] = []
+        with progress(to, ablation.name) as moved:
             rows = run_ablation(
                 loaded,
                 processor,
                 ablation,
-                scene_items(ablation.families, limit, seed),
+                asked.items,
                 out / ablation.name,
-                {"model": model_name, "dtype": dtype, "seed": seed, "limit": limit},
+                {"model": model_name, "dtype": dtype, **asked.config},
                 facts=facts,
                 batch_size=batch_size,
-                progress=lambda count, total, what, t=task, b=bar: b.update(  # type: ignore[misc]
-                    t, completed=count, total=total, description=what
-                ),
+                max_new_tokens=asked.max_new_tokens,
+                broke=broken.append,
+                note=lambda text: to.print(text, style="bold yellow", markup=False),
+                progress=moved,
             )
         write_figure(out / ablation.name, ablation, rows)
-        console.print(ablation_table(ablation, rows))
+        print_table(ablation_table(ablation, rows))
         done.append((ablation, rows))
+        for line in told(broken, out / ablation.name):
+            typer.echo(line, err=True)
+        all_well = all_well and not broken
     write_page(out, done, facts, notes)
-    console.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    to.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
+    if not all_well:
+        raise typer.Exit(1)

@@ -7,7 +7,9 @@ from typing import Annotated, get_args
 
 import typer
 
-from tokenprune.cli.options import numbers, words, words_or_all
+from tokenprune.cli.console import print_table
+from tokenprune.cli.options import STRATEGIES, numbers, words, words_or_all
+from tokenprune.cli.progress import console, progress
 
 __all__ = ["bench"]
 
@@ -15,10 +17,10 @@ __all__ = ["bench"]
 def bench(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     geometry: Annotated[str, typer.Option(help="Whose sizes, with random weights.")] = "llava-1.5-7b",
-    strategies: Annotated[
-        str, typer.Option(help="Comma-separated; wildcards; options as mi-pruner:lam=1; 'all' for every one.")
-    ] = "all",
-    keeps: Annotated[str, typer.Option(help="Visual tokens kept of each image or video.")] = "128,64,32",
+    strategies: Annotated[str, typer.Option(help=STRATEGIES)] = "all",
+    budgets: Annotated[
+        str, typer.Option("--budgets", "--keeps", help="Visual tokens kept of each image or video, comma-separated.")
+    ] = "128,64,32",
     batches: Annotated[str, typer.Option(help="Prompts at once.")] = "1,8",
     ways: Annotated[str, typer.Option(help="plain, compiled, loop (the selection as a Python loop).")] = (
         "plain,compiled,loop"
@@ -34,18 +36,17 @@ def bench(
     warm: Annotated[
         int | None, typer.Option(min=0, help="Calls before them; by default 10 on cuda, 2 elsewhere.")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Begin no row after this long.")] = None,
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
     import torch
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
     from tokenprune.benchmark.bench import Setup, cases
     from tokenprune.benchmark.bench import bench as run_bench
-    from tokenprune.benchmark.table import HEADER, cells, ordered
+    from tokenprune.benchmark.table import EXPENDABLE, HEADER, cells, ordered
     from tokenprune.core.errors import ConfigError, closest
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
@@ -70,27 +71,20 @@ def bench(
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
-    wanted = list(cases(specs, numbers("--keeps", keeps), numbers("--batches", batches), words(ways)))
-    console = Console(width=None if Console().is_terminal else 200)
-    columns = (
-        TextColumn("{task.description:36}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading")
+    wanted = list(cases(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
+    to = console()
+    with progress(to) as told:
         rows = run_bench(
             setup,
             wanted,
             out,
             seconds=seconds,
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=told,
         )
     table = Table(*HEADER)
     for row in ordered(rows):
         table.add_row(*map(escape, cells(row)))
-    console.print(table)
+    print_table(table, EXPENDABLE, wide=wide)
     if rows:
-        console.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
-    console.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)
+        to.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
+    to.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
 __all__ = ["compare"]
 
 
 def compare(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
-    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated; 'all' for every one.")] = "all",
+    strategies: Annotated[str, typer.Option(help=f"{STRATEGIES} YAML files of rows count as well.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
     families: Annotated[str, typer.Option(help="Question types, comma-separated; 'all' for every one.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, help="Questions in all.")] = 238,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Questions in all; 238, of --data all.")
+    ] = None,
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",
@@ -25,19 +28,37 @@ def compare(
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
+    load: Annotated[
+        list[Path] | None, typer.Option(help="A Python file that registers strategies or parts; runs it. Repeatable.")
+    ] = None,
+    again: Annotated[list[str] | None, typer.Option(help="A row to ask again though nothing changed.")] = None,
+    new_segment: Annotated[
+        bool, typer.Option("--new-segment", help="Keep a run that differs from what --out holds apart, beside it.")
+    ] = False,
+    data: Data = None,
+    column_map: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
+    skip_unreadable: SkipUnreadable = False,
+    max_new_tokens: MaxNewTokens = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tokenprune.cli.console import print_table
+    from tokenprune.cli.progress import progress
     from tokenprune.core.matching import checked_match
-    from tokenprune.data.items import default_model, notes_on, scene_items
-    from tokenprune.evaluation.compare import answers_in, environment
-    from tokenprune.evaluation.compare import compare as run_comparison
+    from tokenprune.data.items import default_model, notes_on
+    from tokenprune.evaluation.compare import answers_in, comparison, environment
     from tokenprune.evaluation.conditions import conditions
-    from tokenprune.evaluation.table import table
+    from tokenprune.evaluation.failures import told
+    from tokenprune.evaluation.mixes import chosen_rows, run_files
+    from tokenprune.evaluation.table import expendable, heading, left_over, table
     from tokenprune.report.examples import example_sheets
     from tokenprune.report.report import write_report
     from tokenprune.zoo.loading import load_model
@@ -45,41 +66,61 @@ def compare(
     name = model or default_model()
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
-    chosen = words_or_all("--strategies", strategies)
+    run_files(load or ())
+    check_spelling("--strategies", words(strategies))
+    chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
-    items = scene_items(words_or_all("--families", families), limit, seed)
+    asked = questions(
+        data,
+        families=words_or_all("--families", families),
+        limit=limit,
+        seed=seed,
+        columns=column_map,
+        images=images,
+        split=split,
+        prompt=prompt,
+        metric=metric,
+        skip_unreadable=skip_unreadable,
+        max_new_tokens=max_new_tokens,
+    )
+    items = asked.items
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
-    notes = notes_on(name)
-    console = Console(width=None if Console().is_terminal else 160)
+    notes = notes_on(name) + asked.notes
+    console = Console(width=None if Console().is_terminal else 200)
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    columns = (
-        TextColumn("{task.description:28}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading")
-        rows = run_comparison(
+    with progress(console) as report:
+        found = comparison(
             loaded,
             processor,
             items,
             out,
-            {"model": name, "dtype": dtype, "seed": seed, "families": families, "limit": limit},
+            {"model": name, "dtype": dtype, **asked.config},
             strategies=chosen,
             budgets=keeps,
             batch_size=batch_size,
+            max_new_tokens=asked.max_new_tokens,
             match=matched,
+            again=again or (),
+            new_segment=new_segment,
             note=notes.append,
-            facts=(facts := environment(name, device, dtype, seed) | {"match": matched}),
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            facts=environment(name, device, dtype, seed),
+            progress=report,
         )
+    facts = found.summary["environment"]
+    lines = answers_in(found.folder)
+    examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
+    write_report(found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples)
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
-    console.print(table(rows))
-    lines = answers_in(out, {item.id for item in items})
-    examples = example_sheets(loaded, processor, items, lines, match=matched)
-    write_report(out, rows, facts, notes, examples)
-    console.print(f"{out}/summary.json, {out}/results.jsonl, {out}/report.html", markup=False)
+    console.print(heading(facts), markup=False)
+    print_table(table(found.rows), expendable(found.rows), wide=wide)
+    for line in left_over(found.summary):
+        console.print(line, style="bold yellow", markup=False)
+    where = found.folder
+    console.print(f"{where}/summary.json, {where}/results.jsonl, {where}/report.html", markup=False)
+    for line in told(found.failed, where):
+        typer.echo(line, err=True)
+    if found.failed:
+        raise typer.Exit(1)

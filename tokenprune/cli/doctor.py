@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprune.cli.console import print_table
+from tokenprune.cli.options import words_or_all
+
 if TYPE_CHECKING:
     from tokenprune.core.budget import Unit
     from tokenprune.diagnostics.doctor import Diagnosis
@@ -19,7 +22,8 @@ __all__ = ["doctor"]
 def doctor(
     model: Annotated[str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', a folder or a hub id.")] = "tiny",
     strategy: Annotated[
-        list[str] | None, typer.Option(help="Strategy to try; may be repeated. All by default.")
+        list[str] | None,
+        typer.Option("--strategies", "--strategy", help="Names, comma-separated; by default all that can run."),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(help="Visual tokens kept of each image; 64, or a quarter if one has no more.")
@@ -32,13 +36,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from tokenprune.core.errors import TokenPruneError
     from tokenprune.core.registry import build
     from tokenprune.data.images import open_image
-    from tokenprune.diagnostics.doctor import diagnose
+    from tokenprune.diagnostics.doctor import broken_line, diagnose
     from tokenprune.hf.adapters.base import adapter_for
     from tokenprune.hf.chat import prompt_inputs, words_of
     from tokenprune.hf.cost import layer_average
@@ -47,6 +51,7 @@ def doctor(
 
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
+    strategy = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()]
     names = strategy or usable_strategies(adapter_for(loaded))
     clip, unit = _clip(model, loaded)
     if clip is None and not strategy:
@@ -57,18 +62,23 @@ def doctor(
                 f"left out, because they compare frames and what is shown is a picture: {', '.join(of_frames)}",
                 err=True,
             )
-    found = []
+    found, broken = [], []
     for name in names:
-        if clip is not None and "frames" in build(name).requires:
-            budget = _usual_budget(loaded, clip) if keep is None else keep
-            found.append(diagnose(loaded, processor, name, budget, clip, unit=unit))
-        else:
-            budget = _usual_budget(loaded, inputs) if keep is None else keep
-            found.append(diagnose(loaded, processor, name, budget, inputs))
+        try:
+            filmed = clip is not None and "frames" in build(name).requires
+            shown = clip if filmed else inputs
+            budget = _usual_budget(loaded, shown) if keep is None else keep
+            found.append(diagnose(loaded, processor, name, budget, shown, unit=unit if filmed else None))
+        except (Exception, SystemExit) as error:
+            # a mistake in the command, or in the only strategy that was asked for, is an error like any other
+            if isinstance(error, TokenPruneError) and strategy:
+                raise
+            broken.append(broken_line(name, error))
     prompt = words_of(loaded, processor, inputs)
     if as_json:
         told = [{"counts": counts, "tokens": tokens} for counts, tokens in prompt]
-        typer.echo(json.dumps({"model": model, "prompt": told, "diagnoses": [f.as_dict() for f in found]}, indent=1))
+        report = {"model": model, "prompt": told, "diagnoses": [f.as_dict() for f in found], "broken": broken}
+        typer.echo(json.dumps(report, indent=1))
     else:
         if model.partition(":")[0] == "tiny":
             typer.echo(f"model {model!r} has random weights: it proves that pruning is wired up, not that it is good")
@@ -90,11 +100,13 @@ def doctor(
                 f"{f.change:.3g}",
                 laws,
             )
-        Console(width=None if Console().is_terminal else 160).print(table)
+        print_table(table, ("layers x tokens", "sequence", "per layer"))
     for f in found:
         if not f.healthy:
             typer.echo(_trouble(f), err=True)
-    if not all(f.healthy for f in found):
+    for line in broken:
+        typer.echo(line, err=True)
+    if broken or not all(f.healthy for f in found):
         raise typer.Exit(1)
 
 

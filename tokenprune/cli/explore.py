@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.options import numbers, words_or_all
+from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
 from tokenprune.cli.subject import subject
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tokenprune.data.scenes import Question
+    from tokenprune.data.items import Question
 
 __all__ = ["explore"]
 
@@ -34,8 +34,7 @@ def explore(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="Names or wildcards, comma-separated, with options as mi-pruner:lam=0.3; 'all' for every one. "
-            f"By default those of {USUAL.replace(',', ', ')} that the model has the signals for."
+            help=f"{STRATEGIES} By default those of {USUAL.replace(',', ', ')} that the model has the signals for."
         ),
     ] = None,
     budgets: Annotated[

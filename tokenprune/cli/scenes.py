@@ -21,7 +21,9 @@ def _scenes() -> None:
 @scenes.command("export")
 def export_scenes(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Questions, spread evenly over the sub-families.")] = 200,
+    n: Annotated[
+        int, typer.Option("--n", min=1, max=1_000_000, help="Questions, spread evenly over the sub-families.")
+    ] = 238,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
     family: Annotated[
         list[str] | None, typer.Option(help="Only this family, as gqa or gqa/color; may be repeated.")

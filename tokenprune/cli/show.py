@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.options import numbers, words_or_all
-from tokenprune.cli.subject import subject
+from tokenprune.cli.data import Data, Images, Map, Metric, Prompt, Split, questions
+from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
+from tokenprune.cli.subject import found, subject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,14 +21,15 @@ __all__ = ["show"]
 
 def show(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="A picture file, or a painted scene: scene:SEED/INDEX.")
+        str,
+        typer.Argument(
+            metavar="IMAGE", help="A picture file, a painted scene (scene:SEED/INDEX), or with --data a question's id."
+        ),
     ],
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="About the picture; a scene knows some itself.")
     ] = None,
-    strategies: Annotated[str, typer.Option(help="Names or wildcards, comma-separated.")] = (
-        "mi-pruner,mi-attention,sparsevlm,vispruner"
-    ),
+    strategies: Annotated[str, typer.Option(help=STRATEGIES)] = ("mi-pruner,mi-attention,sparsevlm,vispruner"),
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),
@@ -35,9 +37,16 @@ def show(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 8,
     side: Annotated[int, typer.Option(min=32, max=2048, help="Pixels along the side of each picture.")] = 240,
+    data: Data = None,
+    column_map: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    metric: Metric = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Draw which patches each strategy keeps at each budget, with the model's answer under each."""
+    from tokenprune.core.errors import ConfigError
     from tokenprune.core.registry import build
     from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.conditions import strategy_names
@@ -47,13 +56,30 @@ def show(
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
-    picture, asked, others = subject(image, question)
+    if data is None:
+        picture, asked, others = subject(image, question)
+    else:
+        if question is not None:
+            raise ConfigError("QUESTION is not taken with --data: it is that of the id given as IMAGE")
+        table = questions(
+            data,
+            families=None,
+            limit=None,
+            seed=0,
+            columns=column_map,
+            images=images,
+            split=split,
+            prompt=prompt,
+            metric=metric,
+        )
+        picture, asked, others = found(table.items, image)
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     for note in notes_on(name):
         typer.echo(note)
     text = asked if isinstance(asked, str) else asked.text
-    looked = look(loaded, processor, picture, text, built, keeps, max_new_tokens)
+    shown = None if isinstance(asked, str) else asked.prompt
+    looked = look(loaded, processor, picture, text, built, keeps, max_new_tokens, prompt=shown)
     if isinstance(asked, str):
         drawn = pruning_sheet(looked, text, side=side)
     else:
@@ -65,7 +91,8 @@ def show(
         for view in row:
             typer.echo(f"{view.strategy} at {view.keep}: {view.answer}")
     if others:
-        typer.echo("\nother questions of this scene (give one as QUESTION, or its type):")
+        hint = " (give one as QUESTION, or its type)" if data is None else ""
+        typer.echo(f"\nother questions about this picture{hint}:")
         for other in others:
             typer.echo(f"  {other.family}/{other.subfamily}: {other.text}  {other.answer}")
     typer.echo(f"\n{out}")

@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tokenprune.data.scenes import Question
+    from tokenprune.data.items import Item, Question
 
-__all__ = ["subject"]
+__all__ = ["found", "subject"]
+
+
+def found(items: Sequence[Item], name: str) -> tuple[Image.Image, Question, Sequence[Question]]:
+    """Picture and question of an id, and what else is asked about the picture."""
+    from tokenprune.core.errors import ConfigError, closest
+
+    by_id = {item.id: item for item in items}
+    if name not in by_id:
+        raise ConfigError(f"IMAGE {name!r}: no question of --data has this id; {closest(name, by_id)}")
+    item = by_id[name]
+    picture = item.image()
+    if isinstance(picture, tuple):
+        raise ConfigError(f"IMAGE {name!r}: this question is about {len(picture)} pictures, and one is drawn")
+    others = [other.question for other in items if other.image_id == item.image_id and other is not item]
+    return picture, item.question, others
 
 
 def subject(image: str, question: str | None) -> tuple[Image.Image, str | Question, Sequence[Question]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tokenprune.core.features import working_precision
@@ -108,8 +109,8 @@ class CropBudgets(Selector):
         if self.alpha:
             # float64, so that neither rounding nor the padding of other rows decides between equal tokens
             tokens = gather_tokens(problem.features[self.signal], runs.places.flatten(1)).double()
-            tokens = tokens.view(-1, *runs.places.shape[2:], tokens.shape[-1])
-            cosine = cosine_similarity(tokens, tokens).view(*runs.places.shape, -1)
+            tokens = rearrange(tokens, "b (r l) d -> (b r) l d", l=runs.places.shape[2])
+            cosine = rearrange(cosine_similarity(tokens, tokens), "(b r) l m -> b r l m", r=runs.places.shape[1])
             both = runs.real.unsqueeze(2) & runs.real.unsqueeze(3)
             cosine.masked_fill_(~both, 0).diagonal(dim1=2, dim2=3).fill_(0)
             others = (runs.size - 1).clamp_min(1).view(*runs.size.shape, 1)

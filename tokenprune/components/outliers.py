@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tokenprune.components.selectors import Strided
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.indexing import as_mask, left_aligned
 from tokenprune.core.kinds import Problem, Selector, check_choice, check_count
@@ -106,16 +107,16 @@ class SalientAndGrid(Selector):
         grids = tuple((count - 1) // 2 for count in problem.counts)
         salient = tuple(count - 1 - grid for count, grid in zip(problem.counts, grids, strict=True))
         picks = top_k(problem.scores, salient, problem.available)
-        rows = [
-            self._grid(problem.available[row], picks[row], count).to(picks.device) for row, count in enumerate(grids)
-        ]
-        return _with_grid(problem.available, picks, rows)[:, : max(problem.counts)]
+        if self.repeats:
+            rows = [self._published(problem.available[row], count) for row, count in enumerate(grids)]
+            return _with_grid(problem.available, picks, rows)[:, : max(problem.counts)]
+        n = problem.available.shape[1]
+        left = problem.available & ~as_mask(picks, n)
+        grid = Strided().select(replace(problem, counts=grids, available=left, sizes=None))
+        held = top_k(torch.zeros_like(problem.scores), (1,) * len(grids), left & ~as_mask(grid, n))
+        return left_aligned(torch.cat([picks, grid, held], dim=1))[:, : max(problem.counts)]
 
-    def _grid(self, available: Tensor, taken: Tensor, count: int) -> Tensor:
-        if not self.repeats:
-            free = available & ~as_mask(taken.unsqueeze(0), len(available))[0]
-            left = free.nonzero().flatten()
-            return left[torch.arange(count, device=left.device) * max(1, len(left) // max(1, count))]
+    def _published(self, available: Tensor, count: int) -> Tensor:
         real = available.nonzero().flatten()
         step = int(1 / self.ratio) if self.ratio else len(real) // max(1, count)
         ranks = torch.arange(step // 2, len(real) - 1, step) if count else torch.arange(0)

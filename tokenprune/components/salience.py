@@ -23,14 +23,14 @@ class SignalScore(Scorer):
 
     Parameters
     ----------
-    signal : str
+    signal : str, default "cls_attention"
         Name of a signal over visual tokens, of any layer of the encoder: ``"mean_attention@9/24"``,
         ``"cls_attention@-1"``. A name that is no built-in signal is looked for among those of plugins and ``extra``.
     reduce : str, default "mean"
         "mean" or "sum" over heads.
     """
 
-    signal: str
+    signal: str = "cls_attention"
     reduce: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from tokenprune.core.errors import (
 )
 from tokenprune.core.features import Features, on_host, working_precision
 from tokenprune.core.information import cosine_products, cosine_similarity, log_marginal, pmi
-from tokenprune.core.kinds import Aggregator, Normalizer, Prior, Scorer, check_choice, overridden
+from tokenprune.core.kinds import Aggregator, Normalizer, Prior, Scorer, aggregated, check_choice, overridden
 from tokenprune.kernels import usable
 
 __all__ = [
@@ -69,7 +69,7 @@ class PMI(Scorer):
         similarity = cosine_similarity(visual, text)
         log_conditional = self.normalizer(similarity, features.text_mask)
         marginal = log_marginal(log_conditional, self.prior.log_prior(features), features.visual_mask)
-        scores = self.aggregator(pmi(log_conditional, marginal), log_conditional, features.text_mask)
+        scores = aggregated(self.aggregator, pmi(log_conditional, marginal), log_conditional, features.text_mask)
         return self._unless_degenerate(scores, similarity, features)
 
     def _by_program(self, features: Features) -> Tensor:
@@ -141,7 +141,7 @@ class TextSimilarity(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Similarity to the text, (B, N)."""
-        return self.aggregator(cosine_similarity(features.visual, features.text), mask=features.text_mask)
+        return aggregated(self.aggregator, cosine_similarity(features.visual, features.text), mask=features.text_mask)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tokenprune.core.kinds import (
     State,
     check_choice,
     check_count,
+    check_gains,
     check_number,
     picks_by_kernel,
 )
@@ -82,6 +83,8 @@ class Greedy(Selector):
         if self.optimizer == "vectorized":
             return self._vectorized(problem)
         start = self.objective.start(problem.features, problem.scores)
+        if type(self.objective).oracle is Objective.oracle:  # which reads gains, a row at a time
+            check_gains(self.objective, self.objective.gains(start), tuple(problem.available.shape))
         rows = []
         for row, count in enumerate(problem.counts):
             context = [] if problem.context is None else [i for i in problem.context[row].tolist() if i >= 0]
@@ -117,6 +120,7 @@ class Greedy(Selector):
         broken = torch.zeros_like(open_[:, :1])
         for step in range(max(problem.counts)):
             gains = self.objective.gains(state)
+            check_gains(self.objective, gains, tuple(open_.shape))
             # a candidate whose gain is -inf still comes before a token that is no candidate
             gains = gains.clamp_min(torch.finfo(gains.dtype).min).masked_fill(~open_, -math.inf)
             broken = broken | gains.isnan().any(-1, keepdim=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BudgetError",
+    "CheckError",
     "ConfigError",
     "DegenerateRelevanceWarning",
     "DuplicateNameError",
@@ -15,11 +16,13 @@ __all__ = [
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
+    "NothingPrunedWarning",
     "OptionTypeError",
     "PluginError",
     "QuestionError",
     "QuestionWarning",
     "SecondTurnError",
+    "StoppedError",
     "SubstituteWarning",
     "TokenPruneError",
     "TokenPruneWarning",
@@ -34,6 +37,10 @@ __all__ = [
 
 class TokenPruneError(Exception):
     """Base class of every error raised on purpose."""
+
+
+class CheckError(TokenPruneError, ValueError, AssertionError):
+    """A part does not do what its kind promises or what it declares; the message shows the smallest instance found."""
 
 
 class FeatureError(TokenPruneError, ValueError):
@@ -100,6 +107,10 @@ class SecondTurnError(UnsupportedError):
     """A pruned cache was handed to a new turn of the conversation inside ``attach``."""
 
 
+class StoppedError(Exception):
+    """The user stopped a run (ctrl-C), which is nobody's mistake: what was done is kept, the same command goes on."""
+
+
 class TokenPruneWarning(UserWarning):
     """Base class of every warning."""
 
@@ -116,12 +127,12 @@ class SubstituteWarning(TokenPruneWarning):
     """The model lacks a signal that the strategy reads; the documented substitute was used."""
 
 
+class NothingPrunedWarning(TokenPruneWarning):
+    """A picture was shown and nothing was pruned: the budget is larger than the picture, or no hook saw it."""
+
+
 class QuestionWarning(TokenPruneWarning):
     """Which tokens of a prompt are the user's own words is a guess; the message says what to pass to be sure."""
-
-
-class NothingPrunedWarning(TokenPruneWarning):
-    """Pictures were shown and every one of their tokens stayed, or the model was not called in a way that prunes."""
 
 
 class NotCompiledWarning(TokenPruneWarning):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tokenprune.core.errors import (
@@ -412,11 +413,12 @@ def _split_frames(value: Tensor, axis: int | None, frames: int) -> Tensor:
     """(B, ..., F n, ...) -> (B F, ..., n, ...); repeated where no axis runs over visual tokens."""
     if axis is None:
         return value.repeat_interleave(frames, dim=0)
-    shape = (*value.shape[:axis], frames, -1, *value.shape[axis + 1 :])
-    return value.reshape(shape).movedim(axis, 1).flatten(0, 1)
+    return rearrange(value.movedim(axis, 1), "b (f n) ... -> (b f) n ...", f=frames).movedim(1, axis)
 
 
 def _describe(value: object) -> str:
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return f"{type(value).__name__} {value!r}"[:80]
@@ -428,6 +430,9 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
         shape = signal_of(name).shape
         if not isinstance(value, Tensor):
             raise FeatureTypeError(f"{name} must be a tensor ({shape}), got {_describe(value)}")
+        if value.is_nested or value.layout != torch.strided:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            raise FeatureTypeError(f"{name} must be a dense tensor ({shape}), got a {kind} one; pad it, with a mask")
         if value.dtype not in DTYPES:
             accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
             raise FeatureTypeError(f"{name} must be a tensor ({shape}) of {accepted}, got {_describe(value)}")

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tokenprune.core.errors import ConfigError, OptionTypeError, closest
+from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, closest
 from tokenprune.core.features import Features
 from tokenprune.core.groups import Picks
 
@@ -36,8 +36,10 @@ __all__ = [
     "Scorer",
     "Selector",
     "State",
+    "aggregated",
     "check_choice",
     "check_count",
+    "check_gains",
     "check_number",
     "entries_of",
     "overridden",
@@ -388,6 +390,31 @@ class Merger(Component):
     def merge_picks(self, features: Features, picks: Picks) -> Merged:
         """The same, knowing what else the selector found; by default it is not looked at."""
         return self.merge(features, picks.order)
+
+
+def check_gains(objective: Objective, gains: object, shape: tuple[object, ...]) -> None:
+    """Raise ``FeatureError`` unless gains are a tensor (B, N): anything else would broadcast to other rows' picks."""
+    if not isinstance(gains, Tensor) or tuple(gains.shape) != shape:
+        got = tuple(gains.shape) if isinstance(gains, Tensor) else type(gains).__name__
+        wanted = ", ".join(str(size) for size in shape)
+        raise FeatureError(f"{objective!r} must return gains of shape ({wanted}), got {got}")
+
+
+def aggregated(
+    aggregator: Aggregator, table: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """One number a row, (..., N, M) -> (..., N).
+
+    Raises
+    ------
+    FeatureError
+        The aggregator returned something of another shape, which would broadcast.
+    """
+    reduced = aggregator(table, log_weights, mask)
+    if not isinstance(reduced, Tensor) or reduced.shape != table.shape[:-1]:
+        got = tuple(reduced.shape) if isinstance(reduced, Tensor) else type(reduced).__name__
+        raise FeatureError(f"{aggregator!r} must return one number a row, shape {tuple(table.shape[:-1])}, got {got}")
+    return reduced
 
 
 def overridden(part: object, method: str, apart: Container[str] = ()) -> bool:

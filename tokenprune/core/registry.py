@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,8 @@ KINDS: Final = {
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",
+    "signals": "signal",
+    "metrics": "metric",
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 
@@ -63,7 +66,8 @@ class Entry:
     target : str
         ``module:attribute``.
     clashes : tuple of str
-        Other origins that claim the same name; asking for the name then raises.
+        Other origins that claim the same name, none of which ships with tokenprune; asking for the name then raises.
+        Each is found under ``DISTRIBUTION:NAME``. A name that ships stays what it is, whoever else claims it.
     """
 
     name: str
@@ -101,26 +105,44 @@ class Registry:
         return add
 
     def entries(self, kind: str, pattern: str = "*") -> list[Entry]:
-        """Entries whose name matches the wildcard pattern, sorted by name; imports nothing."""
+        """Entries whose name matches the wildcard pattern, sorted by name; imports nothing.
+
+        What claims a name that ships is listed as ``DISTRIBUTION:NAME``.
+        """
         _check_kind(kind)
         _check_text("a wildcard pattern", pattern)
+        merged = []
+        for first, *others in self._claims(kind).values():
+            if _ships(first):
+                merged += [first, *(replace(other, name=_address(other)) for other in others)]
+            else:
+                merged.append(replace(first, clashes=tuple(f"{e.origin} ({e.target})" for e in others)))
+        return sorted((e for e in merged if fnmatch.fnmatchcase(e.name, pattern)), key=lambda e: e.name)
+
+    def _claims(self, kind: str) -> dict[str, list[Entry]]:
+        """All that claim each name, what ships with tokenprune first."""
         found: dict[str, list[Entry]] = {}
-        for entry in _installed(kind, _path_state()):
+        for entry in _installed(kind, _path_state())[0]:
             found.setdefault(entry.name, []).append(entry)
         for name, thing in self._local[kind].items():
             entry = Entry(name, kind, f"registered in {thing.__module__}", _target(thing), load=lambda t=thing: t)  # type: ignore[misc]
             found.setdefault(name, []).append(entry)
-        merged = []
-        for name in sorted(found):
+        for name, entries in found.items():
             # one object under one name twice is no clash: a distribution found twice on the path, or a plugin whose
             # entry point and ``register`` agree
             distinct: dict[str, Entry] = {}
-            for entry in found[name]:
+            for entry in entries:
                 distinct.setdefault(entry.target, entry)
-            first, *others = distinct.values()
-            clashes = tuple(f"{e.origin} ({e.target})" for e in others)
-            merged.append(Entry(name, kind, first.origin, first.target, clashes, first.load))
-        return [entry for entry in merged if fnmatch.fnmatchcase(entry.name, pattern)]
+            found[name] = sorted(distinct.values(), key=lambda entry: not _ships(entry))
+        return found
+
+    def _addresses(self, kind: str, name: str) -> bool:
+        """Whether a name says whose it is: ``DISTRIBUTION:NAME``."""
+        return any(_address(entry) == name for claims in self._claims(kind).values() for entry in claims)
+
+    def broken(self) -> list[str]:
+        """Distributions whose list of entry points cannot be read, and why; nobody finds what they bring."""
+        return list(dict.fromkeys(why for kind in KINDS for why in _installed(kind, _path_state())[1]))
 
     def load(self, kind: str, name: str) -> Any:
         """Import what a name stands for.
@@ -136,12 +158,17 @@ class Registry:
         """
         _check_text(f"a name of {kind}", name)
         entries = {entry.name: entry for entry in self.entries(kind)}
+        if ":" in name and name not in entries:
+            entries |= {_address(entry): entry for claims in self._claims(kind).values() for entry in claims}
         if name not in entries:
             raise UnknownNameError(f"no {KINDS[kind]} named {name!r}; {closest(name, entries)}")
         entry = entries[name]
         if entry.clashes:
             others = ", ".join(entry.clashes)
-            raise DuplicateNameError(f"{kind} {name!r} is claimed by {entry.origin} ({entry.target}) and {others}")
+            raise DuplicateNameError(
+                f"{kind} {name!r} is claimed by {entry.origin} ({entry.target}) and {others}; say whose, as "
+                f"{_address(entry)!r}"
+            )
         try:
             return entry.load()
         except (Exception, SystemExit) as error:
@@ -171,11 +198,13 @@ class Registry:
             if "strategy" in parts:
                 return self.build(parts.pop("strategy"), **parts)
             return self._checked(self._call("a strategy from parts", Strategy, parts), "parts")
-        if isinstance(strategy, str) and ":" in strategy:
-            name, given = _options_in(strategy)
+        if isinstance(strategy, str) and ":" in strategy and not self._addresses("strategies", strategy):
+            addressed = self._addresses("strategies", ":".join(strategy.split(":")[:2]))
+            name, given = _options_in(strategy, 2 if addressed else 1)
             if twice := given.keys() & options.keys():
                 raise UnknownOptionError(f"strategy {strategy!r}: {sorted(twice)[0]!r} was given twice")
-            made = self.build(name, **given, **options)
+            factory = self.load("strategies", name)
+            made = self._checked(self._call(f"strategy {name!r}", factory, {**given, **options}), name)
             try:
                 return replace(made, name=strategy)  # type: ignore[type-var]
             except (TypeError, ValueError) as error:
@@ -214,28 +243,78 @@ class Registry:
             raise PluginError(f"{what} ({_target(factory)}) cannot be made: {type(error).__name__}: {error}") from error
 
 
-def _options_in(spec: str) -> tuple[str, dict[str, Any]]:
-    """Take ``name:option=value:option=value`` apart; values as in YAML."""
-    import yaml
+def _ships(entry: Entry) -> bool:
+    """Whether an entry is one of those that come with tokenprune."""
+    return entry.target.partition(":")[0].partition(".")[0] in ("tokenprune", "tokenprune_strategies")
 
-    name, *options = spec.split(":")
+
+def _address(entry: Entry) -> str:
+    """``DISTRIBUTION:NAME``, which says whose."""
+    return f"{entry.origin.partition(' ')[0]}:{entry.name}"
+
+
+def _options_in(spec: str, names: int) -> tuple[str, dict[str, Any]]:
+    """Take ``name:option=value:option=value`` apart, where the name has so many parts itself."""
+    parts = spec.split(":")
+    name, options = ":".join(parts[:names]), parts[names:]
     given: dict[str, Any] = {}
     for option in options:
         key, equals, value = option.partition("=")
-        if not equals or not key:
+        if not equals or not key.isidentifier() or not value.strip():
             raise ConfigError(f"strategy {spec!r}: options are written name:option=value, got {option!r}")
-        given[key] = yaml.safe_load(value)
+        if key in given:
+            raise UnknownOptionError(f"strategy {spec!r}: {key!r} was given twice")
+        given[key] = _value(value.strip(), f"strategy {spec!r}: option {key!r}")
     return name, given
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WORD = re.compile(r"[A-Za-z][\w.+/-]*")
+
+
+def _value(text: str, where: str) -> Any:
+    """A number, true, false, null, a word; a list or mapping as in YAML."""
+    if text in ("true", "false", "null"):
+        return {"true": True, "false": False, "null": None}[text]
+    if _NUMBER.fullmatch(text):
+        return float(text) if any(c in text for c in ".eE") else int(text)
+    if _WORD.fullmatch(text):
+        return text
+    if text[0] in "[{\"'":
+        from tokenprune.core.documents import parse_yaml
+
+        return parse_yaml(text, where)
+    raise ConfigError(
+        f"{where}: got {text!r}; a number (0.5, 1e-2), true, false, null, a word, or a list or mapping as in YAML"
+    )
+
+
 @functools.lru_cache(maxsize=2 * len(KINDS))
-def _installed(kind: str, path_state: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
-    """Entry points of a kind, read again only where the import path has changed (reading takes milliseconds)."""
+def _installed(kind: str, path_state: tuple[tuple[str, int], ...]) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Entry points of a kind, and distributions whose entry points cannot be read.
+
+    Read again only where the import path has changed (reading takes milliseconds).
+    """
+    group, broken = f"tokenprune.{kind}", []
+    try:
+        points = list(metadata.entry_points(group=group))
+    except Exception:
+        # a damaged line in one package hides those of all others: read each on its own
+        points, seen = [], set()
+        for distribution in metadata.distributions():
+            name = str(distribution.metadata["Name"])
+            if name in seen:
+                continue
+            seen.add(name)
+            try:
+                points += list(distribution.entry_points.select(group=group))
+            except Exception as error:
+                broken.append(f"{name}: entry_points.txt cannot be read: {type(error).__name__}: {error}")
     entries = []
-    for point in metadata.entry_points(group=f"tokenprune.{kind}"):
+    for point in points:
         origin = "unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
         entries.append(Entry(point.name, kind, origin, point.value, load=point.load))
-    return tuple(entries)
+    return tuple(entries), tuple(broken)
 
 
 def _path_state() -> tuple[tuple[str, int], ...]:

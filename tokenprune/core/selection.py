@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from tokenprune.kernels import LONGEST_SORT, usable
 __all__ = ["Selection"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """Kept tokens of a batch of units.
 
@@ -151,6 +151,24 @@ class Selection:
         """Kept positions of one unit, ascending, without padding."""
         return [int(i) for i in self.indices[b, : int(self.counts[b])].tolist()]
 
+    def __eq__(self, other: object) -> bool:
+        """Whether two are equal in all that they hold, to the bit; tokens kept in another order are not."""
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return all(_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]  # tensors can change
+
     def __repr__(self) -> str:
         kept = torch.unique(self.counts).tolist()
         return f"Selection(units={len(self.counts)}, kept={kept[0] if len(kept) == 1 else kept} of {self.n_visual})"
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return False
+    if is_dataclass(a) and not isinstance(a, type) and type(a) is type(b):
+        return all(_equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(a))
+    return a == b

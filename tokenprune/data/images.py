@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["open_image", "picture"]
+__all__ = ["FORMATS", "MOST_PIXELS", "open_image", "picture"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are read; others that Pillow knows are programs (EPS), or not meant for what comes from outside."""
+
+MOST_PIXELS = 100_000_000
+"""A picture with more is refused before it is decoded."""
 
 
-def open_image(path: str | Path | None) -> Image.Image:
-    """Open a picture as RGB; None paints a few rectangles.
+def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
+    """Open a picture, a file or its bytes, as RGB; None paints a few rectangles.
 
     Raises
     ------
@@ -23,11 +30,18 @@ def open_image(path: str | Path | None) -> Image.Image:
     if path is None:
         return picture(seed=0, size=336)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                size = f"{image.width} x {image.height} pixels"
+                raise ConfigError(f"image {str(path)!r} has {size}, and {MOST_PIXELS} at most are read; scale it down")
             # cameras store how they were held apart from the pixels
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise ConfigError(f"image {str(path)!r}: no such file") from None
+    except UnidentifiedImageError:
+        raise ConfigError(f"image {str(path)!r} cannot be read: it is none of {', '.join(FORMATS)}") from None
+    except ConfigError:
+        raise
     # damaged pictures: Pillow raises SyntaxError and ValueError too
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error

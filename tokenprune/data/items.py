@@ -12,7 +12,11 @@ from PIL import Image
 
 from tokenprune.core.errors import ConfigError, closest
 
-__all__ = ["Item", "default_model", "notes_on", "scene_items"]
+__all__ = ["SCENES", "Item", "default_model", "notes_on", "scene_items"]
+
+SCENES = "scenes"
+"""Name of the data set of painted scenes. Their tasks are named after the benchmarks whose questions they are like, but
+not by that name alone: ``scenes-pope``."""
 
 
 def default_model() -> str:
@@ -43,7 +47,7 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]
     Parameters
     ----------
     families : sequence of str, optional
-        Question types; all by default.
+        Question types, as "pope" or "scenes-pope"; all by default.
     n : int
         Questions in all.
     seed : int
@@ -55,7 +59,8 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]
     """
     from tokenprune.data.scenes import FAMILIES, samples
 
-    for family in families or ():
+    families = [family.removeprefix(f"{SCENES}-") for family in families or FAMILIES]
+    for family in families:
         if family not in FAMILIES:
             raise ConfigError(f"--families: no {family!r}; {closest(family, FAMILIES)}")
 
@@ -64,9 +69,9 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]
             image: Image.Image = _painted(seed, sample.scene).image
             return image
 
-        return Item(sample.id, f"{seed}-{sample.scene}", paint, sample.question)
+        return Item(sample.id, f"{seed}-{sample.scene}", paint, sample.question, SCENES)
 
-    return [item(sample) for sample in samples(families or list(FAMILIES), n, seed)]
+    return [item(sample) for sample in samples(families, n, seed)]
 
 
 class Question(Protocol):
@@ -93,12 +98,24 @@ class Question(Protocol):
         """All possible answers; empty for an open question."""
 
     @property
-    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """What the question is about, in pixels: left, top, right, bottom."""
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...] | None:
+        """What the question is about, in pixels: left, top, right, bottom; () if nothing is, None if nobody knows."""
 
     @property
     def binary(self) -> bool:
         """Whether the answer is yes or no."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers."""
+
+    @property
+    def prompt(self) -> str:
+        """What is shown to a model: the text, and perhaps what form the answer shall have."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that grades answers."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +130,22 @@ class Item:
     image : callable
         Paints or opens the picture.
     question : Question
+    data : str
+        Data set that it comes from, part of the name of its task; "" where the question's family says it all.
     """
 
     id: str
     image_id: str
     image: Callable[[], Image.Image]
     question: Question
+    data: str = ""
+
+    @property
+    def task(self) -> str:
+        """What is asked, as in every file and table: "scenes-pope"."""
+        return f"{self.data}-{self.question.family}" if self.data else self.question.family
+
+    @property
+    def family(self) -> str:
+        """Part of the task, as in every file and table: "adversarial"."""
+        return self.question.subfamily

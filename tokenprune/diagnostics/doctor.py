@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Unit
+from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
@@ -17,8 +18,9 @@ from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
+from tokenprune.results.fingerprint import providers
 
-__all__ = ["Diagnosis", "Law", "diagnose"]
+__all__ = ["Diagnosis", "Law", "broken_line", "diagnose"]
 
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
@@ -108,6 +110,16 @@ def diagnose(
         float((pruned - plain).abs().max()),
         laws,
     )
+
+
+def broken_line(strategy: str, error: BaseException) -> str:
+    """A strategy that could not be examined, in a line: what it raised, and whose it is."""
+    try:
+        whose = ", ".join(providers(build(strategy)))
+    except TokenPruneError:
+        whose = ""  # it cannot even be built, and the error names whose it is
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{strategy} FAILED: {type(error).__name__}: {first}{f' (provided by {whose})' if whose else ''}"
 
 
 def _only_drops(strategy: AnyStrategy, model: Any) -> bool:

@@ -2,263 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from tokenprune.core.errors import ConfigError, UnknownNameError, closest
-from tokenprune.data.items import Item
-from tokenprune.data.scenes import FAMILIES
-from tokenprune.evaluation.compare import answers_in, compare
-from tokenprune.evaluation.conditions import conditions
+from tokenprune.core.errors import TokenPruneWarning
+from tokenprune.data.items import SCENES, Item
+from tokenprune.evaluation.ablation_config import Ablation
+from tokenprune.evaluation.answered import answers_in
+from tokenprune.evaluation.compare import comparison
+from tokenprune.evaluation.conditions import SCALE
+from tokenprune.evaluation.failures import Failure
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
-__all__ = [
-    "CONFIGS",
-    "Ablation",
-    "AblationRow",
-    "Variant",
-    "ablate",
-    "ablation_table",
-    "ablations",
-    "pooled",
-]
-
-Figure = Literal["curves", "sweep", "heatmap"]
-"""``curves``: a line a variant, over budgets. ``sweep``: a line a budget, over the first option. ``heatmap``: the first
-option down, the second across."""
-
-CONFIGS = Path(__file__).with_name("ablations")
-"""The paper's ablations, and ours, as YAML files."""
-
-_SCALE = ("full", "wrong image", "oracle", "random")
-_REQUIRED = ("title", "source", "budgets", "groups", "base", "vary")
-_OPTIONAL = ("reference", "figure", "paper")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row.
-
-    Attributes
-    ----------
-    label : str
-    place : tuple of str
-        Its value on each axis, as shown.
-    strategy : mapping
-        What :func:`tokenprune.build` makes it from.
-    """
-
-    label: str
-    place: tuple[str, ...]
-    strategy: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Options that vary, questions, budgets.
-
-    Attributes
-    ----------
-    name, title, source : str
-        Source is the table or figure of the paper.
-    budgets : tuple of int
-    groups : mapping of str to tuple of str
-        Columns of the table: families of questions that are pooled.
-    axes : tuple of str
-        Options that vary.
-    variants : tuple of Variant
-        All combinations, the last axis fastest.
-    reference : tuple of str
-        What others are tested against: its values on the first axes; on the rest it has the tested row's own.
-    figure : str
-    paper : mapping
-        "model", and "values": label -> group -> budget -> number in percent, as published.
-    """
-
-    name: str
-    title: str
-    source: str
-    budgets: tuple[int, ...]
-    groups: Mapping[str, tuple[str, ...]]
-    axes: tuple[str, ...]
-    variants: tuple[Variant, ...]
-    reference: tuple[str, ...] = ()
-    figure: Figure = "curves"
-    paper: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def families(self) -> list[str]:
-        """Families of questions that any group asks."""
-        return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
-
-    def values_of(self, axis: int) -> list[str]:
-        """Values of an axis, as shown, in order."""
-        return list(dict.fromkeys(variant.place[axis] for variant in self.variants))
-
-    @classmethod
-    def read(cls, path: Path) -> Ablation:
-        """Read a YAML file; builds every variant, so that mistakes show before a model is loaded.
-
-        Raises
-        ------
-        ConfigError
-            No such file, no YAML, a key that is missing or unknown, or values that do not fit.
-        TokenPruneError
-            A variant cannot be built.
-        """
-        try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{path}: an ablation is a mapping of {', '.join(_REQUIRED)}")
-        for key in given:
-            if key not in _REQUIRED + _OPTIONAL:
-                raise ConfigError(f"{path}: no key {key!r}; {closest(key, _REQUIRED + _OPTIONAL)}")
-        for key in _REQUIRED:
-            if key not in given:
-                raise ConfigError(f"{path}: {key!r} is missing")
-        figure = given.get("figure", "curves")
-        if figure not in get_args(Figure):
-            raise ConfigError(f"{path}: figure: no {figure!r}; {closest(figure, get_args(Figure))}")
-        axes, variants = _variants(path, given["base"], given["vary"])
-        if len(axes) > 2 or (figure == "heatmap" and len(axes) != 2):
-            raise ConfigError(
-                f"{path}: figure {figure!r} shows {'two options' if figure == 'heatmap' else 'one or two'}"
-            )
-        groups = _groups(path, given["groups"])
-        labels = [variant.label for variant in variants]
-        reference = tuple(_shown(value) for value in _listed(path, "reference", given.get("reference", [])))
-        if not any(variant.place[: len(reference)] == reference for variant in variants):
-            raise ConfigError(f"{path}: reference {list(reference)} is no row; rows: {', '.join(labels)}")
-        paper = _mapped(path, "paper", given.get("paper", {}))
-        for label, numbers in _mapped(path, "paper: values", paper.get("values", {})).items():
-            if label not in labels:
-                raise ConfigError(f"{path}: paper: no row {label!r}; {closest(label, labels)}")
-            for group, by_budget in _mapped(path, f"paper: {label}", numbers).items():
-                _mapped(path, f"paper: {label}: {group}", by_budget)
-        made = cls(
-            path.stem,
-            str(given["title"]),
-            str(given["source"]),
-            _budgets(path, given["budgets"]),
-            groups,
-            axes,
-            variants,
-            reference,
-            figure,
-            paper,
-        )
-        conditions(made.rows(), made.budgets)
-        return made
-
-    def reference_of(self, label: str) -> str | None:
-        """Label of the row that a row is tested against; its own for a reference, None where there is none."""
-        place = next((variant.place for variant in self.variants if variant.label == label), None)
-        if place is None or not self.reference:
-            return None
-        wanted = self.reference + place[len(self.reference) :]
-        return next(variant.label for variant in self.variants if variant.place == wanted)
-
-    def rows(self) -> list[Mapping[str, Any]]:
-        """Variants as rows of a comparison."""
-        return [{"label": variant.label, "strategy": variant.strategy} for variant in self.variants]
-
-
-def _shown(value: Any) -> str:
-    """How a value is called: its label or name, a number in short."""
-    if isinstance(value, Mapping):
-        return str(value.get("label", value.get("name")))
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-
-
-def _listed(path: Path, key: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{path}: {key} must be a list, got {value!r}")
-    return value
-
-
-def _mapped(path: Path, key: str, value: Any) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: {key} must be a mapping, got {value!r}")
-    return value
-
-
-def _budgets(path: Path, value: Any) -> tuple[int, ...]:
-    budgets = _listed(path, "budgets", value)
-    if not budgets or not all(type(keep) is int and keep > 0 for keep in budgets):
-        raise ConfigError(f"{path}: budgets must be a list of counts, e.g. [128, 64], got {value!r}")
-    return tuple(budgets)
-
-
-def _groups(path: Path, value: Any) -> dict[str, tuple[str, ...]]:
-    groups = {
-        str(name): tuple(_listed(path, f"groups: {name}", f)) for name, f in _mapped(path, "groups", value).items()
-    }
-    for family in itertools.chain(*groups.values()):
-        if not isinstance(family, str) or family not in FAMILIES:
-            raise ConfigError(f"{path}: groups: no family of questions {family!r}; {closest(family, FAMILIES)}")
-    return groups
-
-
-def _variants(path: Path, base: Any, vary: Any) -> tuple[tuple[str, ...], tuple[Variant, ...]]:
-    if not isinstance(base, Mapping) or not isinstance(vary, Mapping) or not vary:
-        raise ConfigError(f"{path}: 'base' and 'vary' are mappings of options, and something varies")
-    for option, values in vary.items():
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ConfigError(f"{path}: vary: {option!r} needs a list of values, got {values!r}")
-    axes = tuple(vary)
-    variants = []
-    for chosen in itertools.product(*vary.values()):
-        place = tuple(map(_shown, chosen))
-        named = (f"{a} {p}" if isinstance(v, int | float) else p for a, p, v in zip(axes, place, chosen, strict=True))
-        options = {
-            axis: value["value"] if isinstance(value, Mapping) and "label" in value else value
-            for axis, value in zip(axes, chosen, strict=True)
-        }
-        variants.append(Variant(" + ".join(named), place, {**base, **options}))
-    return axes, tuple(variants)
-
-
-def ablations(name: str, folder: Path) -> list[Ablation]:
-    """Find ablations.
-
-    Parameters
-    ----------
-    name : str
-        A name, "all", or the path of a YAML file.
-    folder : Path
-        Where names are looked up.
-
-    Raises
-    ------
-    UnknownNameError
-        With the closest names.
-    ConfigError
-        There is no such folder or file.
-    """
-    if name.endswith((".yaml", ".yml")):
-        return [Ablation.read(Path(name))]
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    if not files:
-        raise ConfigError(
-            f"{str(folder)!r} holds no ablations (*.yaml): run inside a checkout, name their folder with --configs, or "
-            "give the path of a YAML file instead of a name"
-        )
-    if name == "all":
-        return [Ablation.read(path) for path in files.values()]
-    if name not in files:
-        raise UnknownNameError(f"no ablation named {name!r}; {closest(name, [*files, 'all'])}")
-    return [Ablation.read(files[name])]
+__all__ = ["AblationRow", "ablate", "ablation_table", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -304,6 +68,9 @@ def ablate(
     *,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    max_new_tokens: int = 6,
+    broke: Callable[[Failure], None] = lambda failure: None,
+    note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
@@ -321,10 +88,15 @@ def ablate(
     facts : mapping, optional
         Environment, for the table.
     batch_size : int, default 16
+    max_new_tokens : int, default 6
+    broke : callable
+        Told of variants that raised; they have no rows.
+    note : callable
+        Called with what a reader must know; warns by default.
     progress : callable
     """
     rows = ablation.rows()
-    compare(
+    found = comparison(
         model,
         processor,
         items,
@@ -333,13 +105,21 @@ def ablate(
         strategies=rows,
         budgets=ablation.budgets,
         batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        note=note,
         facts=facts,
         progress=progress,
     )
-    samples = {item.id for item in items}
-    table = pooled(ablation, answers_in(out, samples))
+    for one in found.failed:
+        broke(one)
+    table = pooled(ablation, answers_in(out))
     about = {"name": ablation.name, "title": ablation.title, "source": ablation.source, "paper": dict(ablation.paper)}
-    document = {**about, "environment": dict(facts or {}), "rows": [asdict(row) for row in table]}
+    document = {
+        **about,
+        "environment": found.summary["environment"],
+        "failed": found.summary["failed"],
+        "rows": [asdict(row) for row in table],
+    }
     write_atomically(out / "table.json", json.dumps(document, indent=1) + "\n")
     fields = list(AblationRow.__dataclass_fields__)
     write_atomically(out / "table.csv", as_csv(fields, map(asdict, table)))
@@ -348,11 +128,12 @@ def ablate(
 
 def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[AblationRow]:
     """Reduce results.jsonl: accuracy of every row in every group, by group, then falling budget, then row."""
-    order = [*(variant.label for variant in ablation.variants), *_SCALE]
+    order = [*(variant.label for variant in ablation.variants), *SCALE]
     published = ablation.paper.get("values", {})
     rows = []
     for group, families in ablation.groups.items():
-        mine = [{**line, "family": "group", "subfamily": "part"} for line in lines if line["family"] in families]
+        tasks = {*families, *(f"{SCENES}-{family}" for family in families)}
+        mine = [{**line, "task": "group", "family": "part"} for line in lines if line["task"] in tasks]
         answers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for line in mine:
             answers.setdefault((line["strategy"], line["keep"]), []).append(line)
@@ -361,9 +142,9 @@ def pooled(ablation: Ablation, lines: Sequence[Mapping[str, Any]]) -> list[Ablat
                 continue
             reference = ablation.reference_of(row.strategy)
             tested = reference not in (None, row.strategy)
-            p_reference = (
-                paired_test(answers[row.strategy, row.keep], answers[reference or "", row.keep]) if tested else None
-            )
+            # a reference that broke is nothing to test against
+            theirs = answers.get((reference or "", row.keep), [])
+            p_reference = paired_test(answers[row.strategy, row.keep], theirs) if tested and theirs else None
             number = published.get(row.strategy, {}).get(group, {}).get(row.keep)
             rows.append(
                 AblationRow(
@@ -413,6 +194,6 @@ def ablation_table(ablation: Ablation, rows: Sequence[AblationRow]) -> Table:
         mark = " (reference)" if label == ablation.reference_of(label) else ""
         out.add_row(escape(label) + mark, *(shown(label, column) for column in columns))
     out.add_section()
-    for label in _SCALE:
+    for label in SCALE:
         out.add_row(label, *(shown(label, column) for column in columns))
     return out

@@ -16,11 +16,11 @@ from tokenprune.core.features import Grid
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
-from tokenprune.hf.chat import prompt_inputs
+from tokenprune.hf.chat import Pictures, prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
 from tokenprune.hf.support import signals_for
 
-__all__ = ["Box", "QuestionBatch", "Shown", "box_overlap"]
+__all__ = ["Box", "QuestionBatch", "Shown", "box_overlap", "first_of"]
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels of a picture."""
@@ -45,6 +45,11 @@ def box_overlap(boxes: Sequence[Box], grid: Grid, size: tuple[int, int]) -> Tens
         columns = (torch.minimum(left + width, torch.tensor(float(x1))) - left.clamp_min(x0)).clamp_min(0)
         covered = torch.maximum(covered, rows[:, None] * columns[None])
     return covered.flatten()
+
+
+def first_of(pictures: Pictures) -> Image.Image:
+    """A picture, or the first of several."""
+    return pictures if isinstance(pictures, Image.Image) else pictures[0]
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ class QuestionBatch:
     ----------
     model, processor
         As :func:`tokenprune.zoo.loading.load_model` returns them.
-    pictures : sequence of Image
+    pictures : sequence of Image or sequence of sequence of Image
+        What each question is about; where some are about several pictures, nobody knows where tokens lie.
     names : sequence of str
         Equal for the same picture.
     questions : sequence of str
@@ -94,16 +100,16 @@ class QuestionBatch:
         self,
         model: Any,
         processor: Any,
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Pictures],
         names: Sequence[str],
         questions: Sequence[str],
-        others: Sequence[Image.Image] = (),
+        others: Sequence[Pictures] = (),
         strategies: Sequence[AnyStrategy] = (),
     ) -> None:
         self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
         self.adapter = adapter_for(model)
         self.signals = self.adapter.available | signals_for(self.adapter, strategies)
-        self.sizes = tuple(picture.size for picture in pictures)
+        self.sizes = tuple(first_of(picture).size for picture in pictures)
         distinct = dict(zip(names, pictures, strict=True))
         self.place = [list(distinct).index(name) for name in names]
         self.pool = [*distinct.values(), *others]
@@ -122,6 +128,8 @@ class QuestionBatch:
     @property
     def blocks(self) -> list[Block] | None:
         """How each picture of the pool fills placeholders; None where a picture is more than one piece."""
+        if not all(isinstance(picture, Image.Image) for picture in self.pool):
+            return None
         blocks = self._seen.seen.blocks.get("image", [])
         return blocks if len(blocks) == len(self.pool) else None
 
@@ -191,7 +199,7 @@ class QuestionBatch:
         prefill = run.history[-1]
         return [(row, len(places)) for row, places in zip(prefill.rows, prefill.places, strict=True)]
 
-    def _ready(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Any]:
+    def _ready(self, pictures: Sequence[Pictures], questions: Sequence[str]) -> dict[str, Any]:
         """A processor's outputs on the model's device, in its precision."""
         inputs: Mapping[str, Any] = prompt_inputs(self.processor, pictures, questions)
         return {

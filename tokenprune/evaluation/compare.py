@@ -6,7 +6,8 @@ import json
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,53 @@ from typing import Any
 import torch
 
 from tokenprune._version import __version__
-from tokenprune.core.errors import ConfigError, TokenPruneWarning, UnreachableBudgetError
+from tokenprune.core.errors import (
+    ConfigError,
+    StoppedError,
+    TokenPruneWarning,
+    UnknownNameError,
+    UnreachableBudgetError,
+    closest,
+)
 from tokenprune.core.matching import Match, checked_match, matched_keep
-from tokenprune.data.items import Item
+from tokenprune.data.items import SCENES, Item
+from tokenprune.evaluation.answered import answered, answers_in, config_of, described
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
+from tokenprune.evaluation.failures import Failure, write_failures
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
-from tokenprune.results.fingerprint import weights_fingerprint
-from tokenprune.results.store import ResultFolder, read_results, write_atomically
+from tokenprune.results.fingerprint import providers
+from tokenprune.results.lines import ANSWERS
+from tokenprune.results.provenance import provenance, short
+from tokenprune.results.schema import check_schema
+from tokenprune.results.store import ResultFolder, segment, write_atomically
 
-__all__ = ["answers_in", "compare", "environment"]
+__all__ = ["Comparison", "answers_in", "compare", "comparison", "environment", "summary_of"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison came to.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files are: the folder asked for, or a segment of it.
+    rows : list of SummaryRow
+        The table.
+    summary : dict
+        As in summary.json.
+    failed : list of Failure
+        Rows whose strategy raised.
+    """
+
+    folder: Path
+    rows: list[SummaryRow]
+    summary: dict[str, Any]
+    failed: list[Failure]
 
 
 def environment(model: str, device: str, dtype: str, seed: int) -> dict[str, Any]:
@@ -44,6 +80,13 @@ def environment(model: str, device: str, dtype: str, seed: int) -> dict[str, Any
 
 
 def compare(
+    model: Any, processor: Any, items: Sequence[Item], out: Path, config: Mapping[str, Any], **options: Any
+) -> list[SummaryRow]:
+    """The table of :func:`comparison`, which takes the same arguments."""
+    return comparison(model, processor, items, out, config, **options).rows
+
+
+def comparison(
     model: Any,
     processor: Any,
     items: Sequence[Item],
@@ -53,11 +96,14 @@ def compare(
     strategies: Sequence[str | Mapping[str, Any]] | None = None,
     budgets: Sequence[int] = (192, 128, 64, 32),
     batch_size: int = 16,
+    max_new_tokens: int = 6,
     match: Match = "kept",
+    again: Sequence[str] = (),
+    new_segment: bool = False,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> list[SummaryRow]:
+) -> Comparison:
     """Ask every strategy every question at every budget; write results.jsonl and summary.json.
 
     Parameters
@@ -65,19 +111,27 @@ def compare(
     model, processor
     items : sequence of Item
     out : Path
-        Resumed where it stopped if it was begun with the same ``config`` and weights. A strategy that was changed since
-        (see :mod:`tokenprune.results.fingerprint`) is asked again.
+        Resumed where it stopped if all that decides an answer is as it was (see
+        :func:`tokenprune.results.provenance.provenance`). A strategy that was changed since (see
+        :mod:`tokenprune.results.fingerprint`) is asked again.
     config : mapping
-        What decides an answer, apart from strategy, budget and weights.
+        Options that decide an answer, apart from strategy and budget.
     strategies : sequence of str or mapping, optional
         Names, wildcards, or rows of their own (see :func:`~tokenprune.evaluation.conditions.conditions`); all by
         default.
     budgets : sequence of int, default (192, 128, 64, 32)
     batch_size : int, default 16
+    max_new_tokens : int, default 6
+        Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
         visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
         configuration.
+    again : sequence of str
+        Labels that are asked again though they are what they were.
+    new_segment : bool, default False
+        Whether a run that differs from what ``out`` holds goes into a folder of its own, ``out/segments/<run>``, and is
+        not refused.
     note : callable
         Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
         follow from the data and are not the budget. Warns by default.
@@ -87,78 +141,165 @@ def compare(
 
     Returns
     -------
-    list of SummaryRow
-        Of all rows that the folder now holds, as in summary.json.
+    Comparison
+        With the table of all rows that the folder now holds.
 
     Raises
     ------
     ConfigError
-        No questions, or two of one id; the folder is in use, or belongs to another configuration or other weights.
+        No questions, or two of one id; the folder is in use, damaged, or belongs to a run that differs in anything.
+    StoppedError
+        Ctrl-C; says how far it came.
     """
     checked_match(match)
     _check_items(items)
-    rows = conditions(strategies, budgets, note)
-    first = question_batch(model, processor, items[:1])
-    size = max(size for _, size in first.units)
-    if large := [keep for keep in budgets if keep > size]:
+    failed: list[Failure] = []
+    rows = conditions(strategies, budgets, note, _noted(failed, note))
+    if strange := set(again) - {row.label for row in rows}:
+        name = sorted(strange)[0]
+        raise UnknownNameError(f"--again: no row {name!r}; {closest(name, {row.label for row in rows})}")
+    with turn_of(model):
+        first = question_batch(model, processor, items[:1])
+        size = max(size for _, size in first.units)
+    if large := [keep for keep in dict.fromkeys(budgets) if keep > size]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
-    unmatched = _impossible(rows, first)
+    unmatched = _impossible(rows, first, items)
     if match == "layer-average":
         unmatched |= _unmatched(rows, size, model.config.get_text_config().num_hidden_layers)
     rows = [row for row in rows if (row.label, row.keep) not in unmatched]
     for (label, keep), reason in unmatched.items():
         note(f"{label} at {keep} is left out: {reason}")
-    with ResultFolder(out, {**config, "match": match, "weights": weights_fingerprint(model)}) as folder:
-        for label in _describe(folder, rows):
-            note(f"{label} is not what it was when {str(out)!r} was filled: it is asked again")
-        ask(model, processor, items, rows, folder, batch_size=batch_size, match=match, progress=progress)
-        lines = answers_in(out, {item.id for item in items})
-        table = summarize(lines)
-        missing = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
-        own = _own_counts(rows, table)
-        for said in own:
+    record = provenance({**config, "match": match}, model, processor, items)
+    folder_path = segment(out, record, new_segment)
+    way_out = "use another --out, or --new-segment to keep both, apart"
+    # a model serves one comparison at a time: they exchange functions of its layers
+    with turn_of(model), ResultFolder(folder_path, record, ANSWERS, way_out) as folder:
+        rows, changed = _describe(folder, rows, again)
+        for label in changed:
+            note(f"{label} is not what it was when {str(folder_path)!r} was filled: it is asked again")
+        reached = (0, 0)
+
+        def watch(done: int, total: int, what: str) -> None:
+            nonlocal reached
+            reached = (done, total)
+            progress(done, total, what)
+
+        try:
+            failed += ask(
+                model,
+                processor,
+                items,
+                rows,
+                folder,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                match=match,
+                progress=watch,
+            )
+        except KeyboardInterrupt:
+            done, total = reached
+            raise StoppedError(f"stopped at {done} of {total} answers; the same command goes on") from None
+        left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
+        about = {**(facts or {}), **_about(record), "match": match}
+        table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
+        document["own_counts"] = _own_counts(rows, table)
+        for said in document["own_counts"]:
             note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
-        document = {
-            "environment": {**(facts or {}), "match": match},
-            "unmatched": missing,
-            "own_counts": own,
-            "rows": [row.as_dict() for row in table],
-        }
-        write_atomically(out / "summary.json", json.dumps(document, indent=1) + "\n")
-    return table
+        write_failures(folder_path, failed)
+        write_atomically(folder_path / "summary.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return Comparison(folder_path, table, document, failed)
 
 
-def answers_in(out: Path, samples: Container[str]) -> list[dict[str, Any]]:
-    """Lines of a comparison's ``results.jsonl`` about some questions, of what each label stands for now.
+def summary_of(
+    folder: Path,
+    facts: Mapping[str, Any],
+    unmatched: Sequence[Mapping[str, Any]] = (),
+    failed: Sequence[Mapping[str, Any]] = (),
+) -> tuple[list[SummaryRow], dict[str, Any]]:
+    """Derive the table and summary.json from a folder's other files.
 
-    What a strategy answered before it was changed stays in the file, and is left out here; so is a row that was stopped
-    before all questions were asked and not taken up again.
+    Parameters
+    ----------
+    folder : Path
+    facts : mapping
+        For a reader.
+    unmatched, failed : sequence of mapping
+        Rows that were not asked, and rows that broke.
+
+    Raises
+    ------
+    ConfigError
+        A file is damaged.
     """
-    described = _described(out)
-    lines = [
-        line
-        for line in read_results(out)
-        if line["sample"] in samples and line.get("identity") == described.get(line["strategy"], {}).get("identity")
-    ]
-    count = Counter((line["strategy"], line["keep"], line["draw"]) for line in lines)
-    most = max(count.values(), default=0)
-    return [line for line in lines if count[line["strategy"], line["keep"], line["draw"]] == most]
+    found, record = answered(folder), config_of(folder)
+    table = summarize(found.lines)
+    document = {
+        "environment": dict(facts),
+        "run": short(record),
+        "provenance": record,
+        "unmatched": [dict(row) for row in unmatched],
+        "failed": [dict(row) for row in failed],
+        "incomplete": [row.as_dict() for row in found.incomplete],
+        "rows": [row.as_dict() for row in table],
+    }
+    check_schema("summary", document, f"the summary of {str(folder)!r}")
+    return table, document
 
 
-def _described(out: Path) -> dict[str, dict[str, str]]:
-    file = out / "strategies.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _about(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader of any table needs first: which questions, how many, of which run."""
+    asked = record["asked"]
+    return {
+        "run": short(record),
+        "data": asked.get("data", SCENES),
+        "questions": record["questions"]["n"],
+        **{name: asked[name] for name in ("limit", "seed") if name in asked},
+    }
 
 
-def _describe(folder: ResultFolder, rows: Sequence[Condition]) -> list[str]:
-    """Write what each label stands for into ``strategies.json``; return the labels that stood for something else."""
-    before = _described(folder.path)
+def _noted(failed: list[Failure], note: Callable[[str], None]) -> Callable[[str, str], None]:
+    """What is done with a strategy that cannot be built: it is noted, and the run does not count as whole."""
+
+    def refused(label: str, why: str) -> None:
+        note(f"{label} is left out: {why}")
+        failed.append(Failure(label, 0, why.splitlines()[0]))
+
+    return refused
+
+
+def _describe(
+    folder: ResultFolder, rows: Sequence[Condition], again: Sequence[str]
+) -> tuple[list[Condition], list[str]]:
+    """Write what each label stands for into ``strategies.json``.
+
+    Returns
+    -------
+    rows : list of Condition
+        Those given, with the attempt that each is at.
+    changed : list of str
+        Labels that stood for something else.
+    """
+    before = described(folder.path)
+    stopped = {row.strategy for row in answered(folder.path).incomplete}
+    numbered, changed = [], {}
+    for row in rows:
+        made, _, attempt = before.get(row.label, {"identity": row.identity})["identity"].partition("+")
+        if made != row.identity:
+            changed[row.label] = True
+            attempt = ""
+        # an attempt that was stopped is finished before another begins
+        more = row.label in again and row.label in before and row.label not in stopped and row.label not in changed
+        numbered.append(replace(row, attempt=int(attempt or 0) + more))
     now = {
-        row.label: {"identity": row.identity, "strategy": row.kind if row.strategy is None else repr(row.strategy)}
-        for row in rows
+        row.label: {
+            "identity": row.identity,
+            "strategy": row.kind if row.strategy is None else repr(row.strategy),
+            "providers": [] if row.strategy is None else providers(row.strategy),
+        }
+        for row in numbered
     }
     write_atomically(folder.path / "strategies.json", json.dumps(before | now, indent=1) + "\n")
-    return [label for label in now if label in before and before[label]["identity"] != now[label]["identity"]]
+    return numbered, list(changed)
 
 
 def _check_items(items: Sequence[Item]) -> None:
@@ -169,12 +310,17 @@ def _check_items(items: Sequence[Item]) -> None:
         raise ConfigError(f"items: {len(twice)} ids are given to more than one question, {twice[0]!r} among them")
 
 
-def _impossible(rows: Sequence[Condition], pictures: QuestionBatch) -> dict[tuple[str, int], str]:
-    """Rows that this model cannot run, and why."""
+def _impossible(
+    rows: Sequence[Condition], pictures: QuestionBatch, items: Sequence[Item]
+) -> dict[tuple[str, int], str]:
+    """Rows that this model or these questions cannot have, and why."""
+    located = any(item.question.boxes is not None for item in items)
     found = {}
     for row in rows:
         why = None if row.strategy is None else refusal(pictures.adapter, row.strategy)
-        if row.kind == "oracle" and pictures.grids is None:
+        if row.kind == "oracle" and not located:
+            why = "of no question it is known where in the picture its answer lies"
+        elif row.kind == "oracle" and pictures.grids is None:
             why = "where tokens of pictures cut into tiles lie is not known"
         if why is not None:
             found[row.label, row.keep] = why

@@ -18,14 +18,26 @@ from tokenprune.core.registry import build, list_strategies
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.results.fingerprint import identity
 
-__all__ = ["RANDOM_DRAWS", "Condition", "Given", "conditions", "strategy_names"]
+__all__ = [
+    "FULL",
+    "ORACLE",
+    "RANDOM",
+    "RANDOM_DRAWS",
+    "SCALE",
+    "WRONG_IMAGE",
+    "Condition",
+    "Given",
+    "conditions",
+    "strategy_names",
+]
 
 RANDOM_DRAWS = 3
 """The paper averages three independent draws."""
 
 Kind = Literal["full", "wrong image", "oracle", "strategy"]
 
-_SCALE = ("full", "wrong image", "oracle", "random")
+FULL, WRONG_IMAGE, ORACLE, RANDOM = SCALE = ("full", "wrong image", "oracle", "random")
+"""Rows that give the others a scale; their labels are taken."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ class Condition:
     draw : int
         Which of the random draws.
     strategy : AnyStrategy or None
+    attempt : int
+        How often the same strategy was to be asked again.
     """
 
     label: str
@@ -67,11 +81,13 @@ class Condition:
     keep: int = 0
     draw: int = 0
     strategy: AnyStrategy | None = None
+    attempt: int = 0
 
     @cached_property
     def identity(self) -> str:
-        """Hash of what the label stands for; see :func:`tokenprune.results.fingerprint.identity`."""
-        return identity(self.kind if self.strategy is None else self.strategy)
+        """Hash of what the label stands for, with the attempt; see :func:`tokenprune.results.fingerprint.identity`."""
+        made = identity(self.kind if self.strategy is None else self.strategy)
+        return f"{made}+{self.attempt}" if self.attempt else made
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -94,9 +110,13 @@ class Condition:
         if self.kind == "oracle":
             # a small random part orders the rest, so that a budget larger than the object is not filled from the top
             return Strategy(Given(wanted + _drawn(units, 0, wanted.shape[1]) * 1e-3), name="oracle")
-        if self.label == "random":
+        if self.label == RANDOM:
             return Strategy(Given(_drawn(units, self.draw, wanted.shape[1])), name="random")
         return self.strategy
+
+    def asks(self, question: Any) -> bool:
+        """Whether this row asks a question: the oracle only those of which it is known what they are about."""
+        return self.kind != "oracle" or question.boxes is not None
 
 
 def _drawn(units: Sequence[str], draw: int, n: int) -> Tensor:
@@ -137,6 +157,7 @@ def conditions(
     names: Sequence[str | Mapping[str, Any]] | None,
     budgets: Sequence[int],
     note: Callable[[str], None] = lambda text: None,
+    refused: Callable[[str, str], None] | None = None,
 ) -> list[Condition]:
     """All rows: full, wrong image, oracle, random draws, and strategies at each budget.
 
@@ -148,36 +169,56 @@ def conditions(
     budgets : sequence of int
     note : callable
         Told of strategies that a wildcard found and that cannot be built; they are left out.
+    refused : callable, optional
+        Told their names and why instead.
 
     Raises
     ------
     ConfigError
-        A wildcard matches nothing, two rows have one label, or a row has the label of one that is always there.
+        A wildcard matches nothing, two rows have one label, or a row has the label of one that is always there
+        (:data:`SCALE`), or one that is no printable text.
     TokenPruneError
         A strategy that was asked for by name cannot be built.
     """
+    refused = refused or (lambda name, why: note(f"{name} is left out: {why}"))
     built: dict[str, AnyStrategy] = {}
     if names is not None and not names:
         strategy_names(())
     for name in ["*"] if names is None else names:
         if not isinstance(name, str):
-            label = str(name["label"])
-            if label in built or label in _SCALE:
-                raise ConfigError(f"two rows are called {label!r}; {', '.join(_SCALE)} are always there")
+            label = _label(name)
+            if label in built or label in SCALE:
+                raise ConfigError(f"two rows are called {label!r}; {', '.join(SCALE)} are always there")
             built[label] = build(name["strategy"])
             continue
         for found in strategy_names([name]):
-            if found == "random" or found in built:
+            if found == RANDOM or found in built:
+                continue
+            if found in SCALE:
+                why = f"the row of that name is always there ({', '.join(SCALE)} are); give the strategy another name"
+                if found == name:
+                    raise ConfigError(f"--strategies {found!r}: {why}")
+                refused(found, why)
                 continue
             try:
                 built[found] = build(found)
             except TokenPruneError as error:
                 if found == name:
                     raise
-                note(f"{found} is left out: {error}")
-    rows = [Condition("full", "full"), Condition("wrong image", "wrong image")]
-    for keep in budgets:
-        rows.append(Condition("oracle", "oracle", keep))
-        rows += [Condition("random", "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
+                refused(found, str(error))
+    rows = [Condition(FULL, "full"), Condition(WRONG_IMAGE, "wrong image")]
+    for keep in dict.fromkeys(budgets):
+        rows.append(Condition(ORACLE, "oracle", keep))
+        rows += [Condition(RANDOM, "strategy", keep, draw, build("random")) for draw in range(RANDOM_DRAWS)]
         rows += [Condition(label, "strategy", keep, 0, strategy) for label, strategy in built.items()]
     return rows
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Name of a row that is given as a mapping; control characters would reach a terminal."""
+    if set(row) != {"label", "strategy"}:
+        raise ConfigError(f"a row is a mapping of 'label' and 'strategy', got {dict(row)!r}")
+    label = str(row["label"])
+    if not label.strip() or not label.isprintable():
+        raise ConfigError(f"a row's label is printable text on one line, got {label!r}")
+    return label

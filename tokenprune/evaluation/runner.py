@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tokenprune.core.budget import Budget
+from tokenprune.core.errors import NonFiniteError
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.batch import QuestionBatch
-from tokenprune.evaluation.conditions import Condition
-from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.batch import QuestionBatch, first_of
+from tokenprune.evaluation.conditions import RANDOM, Condition
+from tokenprune.evaluation.failures import Failure, failure
+from tokenprune.evaluation.metrics import graded
 from tokenprune.evaluation.prefix_cache import SharedWork
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
+from tokenprune.hf.chat import Pictures
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
+from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.store import ResultFolder
 
@@ -44,8 +49,10 @@ def ask(
     max_new_tokens: int = 6,
     match: Match = "kept",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> None:
+) -> list[Failure]:
     """Fill ``results.jsonl``; what is there already is not asked again.
+
+    A strategy that raises costs its own row at that budget: it is not asked on, and the others are.
 
     Parameters
     ----------
@@ -59,23 +66,59 @@ def ask(
         What a row's budget is; see :data:`tokenprune.core.matching.Match`. Solved for every picture.
     progress : callable
         Called with answers so far, answers in all, and what comes next.
+
+    Returns
+    -------
+    list of Failure
+        Rows that broke, as far as they came.
+
+    Raises
+    ------
+    NonFiniteError
+        The unpruned model gives logits that are no numbers.
     """
-    done = {(r["strategy"], r.get("identity"), r["keep"], r["draw"], r["sample"]) for r in folder.read()}
+    done = {(r["strategy"], r["identity"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
     following = _following(items)
-    total, count = len(items) * len(rows), 0
+    total, count = sum(row.asks(item.question) for row in rows for item in items), 0
+    failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
     for batch in batches(items, batch_size):
-        todo = [row for row in rows if any((*row.key, item.id) not in done for item in batch)]
-        count += (len(rows) - len(todo)) * len(batch)
+        wanted = [(row, _wanted(row, batch, done)) for row in rows]
+        todo = [(row, samples) for row, samples in wanted if samples]
+        count += sum(row.asks(i.question) and i.id not in samples for row, samples in wanted for i in batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], strategies)
-        for row in todo:
-            progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
-            answers = asked.answers(row, max_new_tokens)
-            folder.append(a for a in answers if (*row.key, a["sample"]) not in done)
-            count += len(batch)
+        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
+        for row, samples in todo:
+            if (row.label, row.keep) not in failed:
+                progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
+                try:
+                    answers = asked.answers(row, max_new_tokens)
+                except (Exception, SystemExit) as error:
+                    # the unpruned rows and random are ours: without them there is no table
+                    if row.kind != "strategy" or row.label == RANDOM:
+                        raise
+                    failed[row.label, row.keep] = failure(row.label, row.keep, row.strategy, error)
+                else:
+                    folder.append(a for a in answers if a["sample"] in samples)
+            count += len(samples)
     progress(count, total, "done")
+    return [*failed.values()]
+
+
+def _wanted(row: Condition, batch: Sequence[Item], done: Iterable[Any]) -> set[str]:
+    """Questions of a batch that a row asks and has not answered."""
+    return {item.id for item in batch if row.asks(item.question) and (*row.key, item.id) not in done}
+
+
+class _Finite:
+    """Looks at logits before a token is chosen: ``argmax`` of NaN is an answer like any other."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # a model may rule tokens out by minus infinity, but not all
+        if bool((torch.isnan(scores) | torch.isposinf(scores)).any() | torch.isneginf(scores).all(-1).any()):
+            raise NonFiniteError("the model's logits hold NaN or infinity: its weights or its precision are broken")
+        return scores
 
 
 def _following(items: Sequence[Item]) -> dict[str, Item | None]:
@@ -96,7 +139,7 @@ def question_batch(
     model: Any,
     processor: Any,
     batch: Sequence[Item],
-    others: Sequence[Image.Image] = (),
+    others: Sequence[Pictures] = (),
     strategies: Sequence[AnyStrategy] = (),
 ) -> QuestionBatch:
     """The pictures that some questions are about."""
@@ -106,7 +149,7 @@ def question_batch(
         processor,
         [painted[item.image_id] for item in batch],
         [item.image_id for item in batch],
-        [item.question.text for item in batch],
+        [item.question.prompt for item in batch],
         others,
         strategies,
     )
@@ -122,16 +165,20 @@ class _Asked:
         batch: Sequence[Item],
         match: Match,
         stranger: Item | None,
+        run: str,
         strategies: Sequence[AnyStrategy],
     ) -> None:
-        self.model, self.processor, self.batch, self.match = model, processor, batch, match
+        self.model, self.processor, self.batch, self.match, self.run = model, processor, batch, match, run
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
-        others = [Image.new("RGB", batch[-1].image().size, "grey") if stranger is None else stranger.image()]
+        others = [Image.new("RGB", first_of(batch[-1].image()).size, "grey") if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
-        self.wanted = self.pictures.overlap([item.question.boxes for item in batch])
+        self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
+        # what a prompt says about the form of the answer is no part of the question
+        bare = all(item.question.prompt == item.question.text for item in batch)
+        self.text: Text = "prompt" if bare else [[item.question.text] for item in batch]
 
     def answers(self, row: Condition, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
@@ -147,12 +194,15 @@ class _Asked:
                 self.model,
                 strategy,
                 self._budget(strategy, row.keep),
+                text=self.text,
                 processor=self.processor,
                 encoded=shown.encoded,
             )
         )
         with torch.no_grad(), pruning as record, self.shared_work.during(strategy):
-            out = self.model.generate(**shown.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            out = self.model.generate(
+                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[_Finite()]
+            )
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         unpruned = [(n,) * self.shape.layers for n in shown.prunable]
         visual = record.history[0].layer_tokens if record.history else unpruned
@@ -174,19 +224,21 @@ class _Asked:
         tokens = [n + staying for n in layers]
         bytes_each = torch.finfo(self.model.dtype).bits // 8
         return {
+            "run": self.run,
             "strategy": row.label,
             "identity": row.identity,
             "keep": row.keep,
             "draw": row.draw,
             "sample": item.id,
             "image": item.image_id,
-            "family": question.family,
-            "subfamily": question.subfamily,
+            "task": item.task,
+            "family": item.family,
             "binary": question.binary,
             "question": question.text,
-            "answer": question.answer,
+            "answer": question.answer if len(question.answers) < 2 else list(question.answers),
             "prediction": said.strip(),
-            "correct": is_correct(said, question.answer, question.choices),
+            "metric": question.metric,
+            "correct": graded(said.strip(), question),
             "tokens": layers[-1],
             "layer_average_tokens": layer_average(layers),
             "flops": prefill_flops(self.shape, tokens),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from tokenprune.core.errors import ConfigError
 
@@ -14,12 +16,12 @@ __all__ = ["bootstrap_interval", "paired_p_value", "ratio_interval"]
 Floats = NDArray[np.float64]
 
 PIECE = 2**20
-"""Random integers held at a time."""
+"""Random integers held at a time; numbers do not depend on it."""
 
 
 def _numbered(clusters: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Place of each cluster, in order of appearance."""
-    return {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    """Place of each cluster, whatever order they come in."""
+    return {cluster: i for i, cluster in enumerate(sorted(set(clusters), key=lambda c: (type(c).__name__, c)))}
 
 
 def _totals(values: Sequence[float], clusters: Sequence[Hashable], index: dict[Hashable, int]) -> tuple[Floats, Floats]:
@@ -34,19 +36,27 @@ def _totals(values: Sequence[float], clusters: Sequence[Hashable], index: dict[H
     return sums, np.bincount(place, minlength=len(index)).astype(np.float64)
 
 
-def _drawn(below: int, draws: int, n: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Random integers of shape (draws, n), some rows at a time: the same as in one piece, in little memory."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, PIECE // n)
-    for start in range(0, draws, rows):
-        yield generator.integers(0, below, size=(min(rows, draws - start), n))
+def _batch(n: int) -> int:
+    return max(1, PIECE // n)
 
 
-def _resampled(totals: Sequence[Floats], draws: int, seed: int) -> list[Floats]:
-    """Each of the totals summed over clusters drawn with replacement, the same for all: (draws,) each."""
-    n = len(totals[0])
-    pieces = [[total[chosen].sum(1) for total in totals] for chosen in _drawn(n, draws, n, seed)]
-    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+def _resampled(totals: Sequence[Floats], statistic: Callable[..., Floats], draws: int, seed: int) -> Floats:
+    """A statistic of totals over clusters drawn with replacement, the same for all: (draws,)."""
+    # scipy warns that it cannot make an interval where a resample is undefined; only the distribution is used here
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            totals,
+            statistic,
+            n_resamples=draws,
+            batch=_batch(len(totals[0])),
+            vectorized=True,
+            paired=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    drawn: Floats = found.bootstrap_distribution
+    return drawn
 
 
 def _percentiles(values: Floats, level: float) -> tuple[float, float]:
@@ -81,8 +91,8 @@ def bootstrap_interval(
     totals = _totals(values, clusters, index)
     if len(index) < 2:
         return None
-    sums, sizes = _resampled(totals, draws, seed)
-    return _percentiles(sums / sizes, level)
+    means = _resampled(totals, lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis), draws, seed)
+    return _percentiles(means, level)
 
 
 def ratio_interval(
@@ -118,12 +128,15 @@ def ratio_interval(
     totals = (*_totals(values, clusters, index), *_totals(base, base_clusters, index))
     if len(index) < 2:
         return None
-    sums, sizes, base_sums, base_sizes = _resampled(totals, draws, seed)
-    defined = (sizes > 0) & (base_sums > 0)
-    if not defined.any():
-        return None
-    ratios = (sums[defined] / sizes[defined]) / (base_sums[defined] / base_sizes[defined])
-    return _percentiles(ratios, level)
+
+    def ratio(sums: Floats, sizes: Floats, base_sums: Floats, base_sizes: Floats, axis: int) -> Floats:
+        a, n, b, m = (x.sum(axis) for x in (sums, sizes, base_sums, base_sizes))
+        defined = (n > 0) & (b > 0)
+        return np.where(defined, (a / n) / (b / m), np.nan)
+
+    ratios = _resampled(totals, ratio, draws, seed)
+    ratios = ratios[~np.isnan(ratios)]
+    return _percentiles(ratios, level) if len(ratios) else None
 
 
 def paired_p_value(
@@ -131,7 +144,8 @@ def paired_p_value(
 ) -> float:
     """Two-sided p-value of "a and b have the same mean": signs of the clusters' differences flipped at random.
 
-    All sign patterns where there are at most ``draws`` of them, else that many random ones; never 0.
+    All sign patterns where there are at most ``draws`` of them, else that many random ones; never 0. (scipy's
+    permutation test and Monte Carlo test, with the size of the summed difference as statistic.)
 
     Raises
     ------
@@ -141,11 +155,28 @@ def paired_p_value(
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     sums, _ = _totals(differences.tolist(), clusters, _numbered(clusters))
     sums = sums[sums != 0]
-    if not len(sums):
-        return 1.0
-    observed = abs(sums.sum()) - 1e-9
+    if len(sums) < 2:
+        return 1.0  # either sign of one cluster is as far from nought
+
+    def size(flipped: Floats, axis: int) -> Floats:
+        # sums of thirds in another order differ in their last bits, and count as equal
+        rounded: Floats = np.round(np.abs(flipped.sum(axis)), 9)
+        return rounded
+
     if 2 ** len(sums) <= draws:
-        patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
-        return float(np.mean(np.abs((1 - 2 * patterns) @ sums) >= observed))
-    reached = sum(int(np.sum(np.abs((2 * bits - 1) @ sums) >= observed)) for bits in _drawn(2, draws, len(sums), seed))
-    return (1 + reached) / (draws + 1)
+        # one sample: all patterns of signs
+        exact = stats.permutation_test(
+            (sums,), size, permutation_type="samples", vectorized=True, n_resamples=np.inf, alternative="greater"
+        )
+        return float(exact.pvalue)
+    generator = np.random.default_rng(seed)
+    drawn = stats.monte_carlo_test(
+        sums,
+        lambda size: (2 * generator.integers(0, 2, size=size) - 1) * sums,
+        size,
+        vectorized=True,
+        n_resamples=draws,
+        batch=_batch(len(sums)),
+        alternative="greater",
+    )
+    return float(drawn.pvalue)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import fsum
 from typing import Any
 
-from tokenprune.evaluation.metrics import f1_of_yes, yes_rate
+from tokenprune.evaluation.metrics import build_metric, f1_of_yes, yes_rate
 from tokenprune.evaluation.statistics import bootstrap_interval, paired_p_value, ratio_interval
 
-__all__ = ["SummaryRow", "agreement", "paired_test", "summarize"]
+__all__ = ["SummaryRow", "agreement", "in_order", "paired_test", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class SummaryRow:
     keep : int
         0 where nothing is pruned.
     task, family : str
-        Question type and sub-family; "all" stands for all of them.
+        As in results.jsonl: what is asked ("scenes-pope"), and part of it; "all" stands for all of them.
     metric : str
-        "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate".
+        "accuracy", "relative" (accuracy as a share of full's), "agreement" (answers as full answers), "f1", "yes_rate",
+        and what the metric that graded the answers adds ("mme").
     value, low, high : float
         95 % interval over images; equal to the value where there is none (other metrics, a single image).
     n : int
@@ -90,25 +92,31 @@ def paired_test(mine: Answers, theirs: Answers) -> float | None:
     return paired_p_value([a[s] for s in shared], [b[s] for s in shared], _images(mine, shared))
 
 
+def in_order(lines: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Lines in an order of their own, whatever order they were written in: unpruned rows, then by falling budget."""
+    names = ("strategy", "draw", "image", "sample")
+    return sorted(lines, key=lambda line: (line["keep"] != 0, -line["keep"], *(line[name] for name in names)))
+
+
 def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
     """Reduce results.jsonl.
 
     Parameters
     ----------
     lines : sequence of mapping
-        Rows of results.jsonl.
+        Rows of results.jsonl; numbers do not depend on their order.
 
     Returns
     -------
     list of SummaryRow
-        For every condition and budget: all questions, each task, each sub-family.
+        For every condition and budget: all questions, each task, each family.
     """
     groups: dict[tuple[str, int], Answers] = defaultdict(list)
-    for line in lines:
+    for line in in_order(lines):
         groups[line["strategy"], line["keep"]].append(line)
-    tasks = sorted({line["family"] for line in lines})
+    tasks = sorted({line["task"] for line in lines})
     parts = [("all", "all"), *((task, "all") for task in tasks)]
-    parts += sorted({(line["family"], line["subfamily"]) for line in lines})
+    parts += sorted({(line["task"], line["family"]) for line in lines})
     rows: list[SummaryRow] = []
     for (strategy, keep), answers in groups.items():
         for task, family in parts:
@@ -121,7 +129,7 @@ def summarize(lines: Sequence[Mapping[str, Any]]) -> list[SummaryRow]:
 
 
 def _part(answers: Answers, task: str, family: str) -> Answers:
-    return [a for a in answers if task in ("all", a["family"]) and family in ("all", a["subfamily"])]
+    return [a for a in answers if task in ("all", a["task"]) and family in ("all", a["family"])]
 
 
 def _rows(
@@ -129,7 +137,7 @@ def _rows(
 ) -> list[SummaryRow]:
     correct = _per_sample(mine, "correct")
     images = _images(mine, correct)
-    accuracy = sum(correct.values()) / len(correct)
+    accuracy = fsum(correct.values()) / len(correct)
     costs = [sum(a[key] for a in mine) / len(mine) for key in ("tokens", "layer_average_tokens", "flops", "kv_bytes")]
 
     def row(
@@ -146,15 +154,30 @@ def _rows(
     p_random = None if strategy in ("random", "full", "wrong image") else paired_test(mine, random)
     rows = [row("accuracy", accuracy, bootstrap_interval([*correct.values()], images), p_full, p_random)]
     reference = _per_sample(full, "correct")
-    base = sum(reference.values()) / len(reference) if reference else 0.0
+    base = fsum(reference.values()) / len(reference) if reference else 0.0
     if base > 0:
         # the same images are drawn for both: a strategy that answers as full does is at 1 whatever is drawn
         ends = ratio_interval([*correct.values()], images, [*reference.values()], _images(full, reference))
         rows.append(row("relative", accuracy / base, ends))
     if full:
         rows.append(row("agreement", agreement(mine, full)))
+    further: dict[str, float] = {}
     if all(answer["binary"] for answer in mine):
         predictions = [answer["prediction"] for answer in mine]
-        rows.append(row("f1", f1_of_yes(predictions, [answer["answer"] for answer in mine])))
-        rows.append(row("yes_rate", yes_rate(predictions)))
-    return rows
+        further["f1"] = f1_of_yes(predictions, [answer["answer"] for answer in mine])
+        further["yes_rate"] = yes_rate(predictions)
+    return rows + [row(name, value) for name, value in (further | _totals(mine)).items()]
+
+
+def _totals(answers: Answers) -> dict[str, float]:
+    """What the metric adds that graded all of these answers: the mean over draws."""
+    names = {answer.get("metric", "words") for answer in answers}
+    if len(names) != 1:
+        return {}
+    metric = build_metric(names.pop())
+    draws: dict[int, Answers] = defaultdict(list)
+    for answer in answers:
+        draws[answer["draw"]].append(answer)
+    found = [metric.totals(mine) for mine in draws.values()]
+    shared = [name for name in found[0] if all(name in one for one in found)]
+    return {name: sum(one[name] for one in found) / len(found) for name in shared}

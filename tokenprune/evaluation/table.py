@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["costs", "ordered", "p_value", "table"]
+__all__ = ["costs", "expendable", "heading", "left_over", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -37,6 +39,39 @@ def p_value(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def heading(facts: Mapping[str, Any]) -> str:
+    """What any table needs above it: which questions, how many, and which run.
+
+    Parameters
+    ----------
+    facts : mapping
+        ``environment`` of summary.json.
+    """
+    chosen = ", ".join(f"{name} {facts[name]}" for name in ("seed", "limit") if name in facts)
+    return (
+        f"data {facts['data']}: {facts['questions']} questions{f' ({chosen})' if chosen else ''}; "
+        f"model {facts.get('model', 'unknown')}, {facts.get('dtype', 'unknown')}; run {facts['run']}"
+    )
+
+
+def left_over(summary: Mapping[str, Any]) -> list[str]:
+    """Rows without numbers: a sentence each, for whoever reads the table."""
+
+    def row_of(row: Mapping[str, Any]) -> str:
+        return f"{row['strategy']} at {row['keep']}" if row["keep"] else str(row["strategy"])
+
+    unfinished = [
+        f"{row_of(r)}: {r['answered']} of {r['of']} answered; not in the table" for r in summary["incomplete"]
+    ]
+    return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
+
+
+def expendable(rows: Sequence[SummaryRow]) -> list[str]:
+    """Columns that a narrow terminal can do without, those that go first first."""
+    tasks = sorted({row.task for row in rows} - {"all"})
+    return ["KV KiB", "as full", "GFLOPs", "left", "of full", *reversed(tasks), "p random", "per layer"]
+
+
 def table(rows: Sequence[SummaryRow]) -> Table:
     """Accuracy by question type, with what it cost."""
     tasks = sorted({row.task for row in rows} - {"all"})
@@ -54,6 +89,8 @@ def table(rows: Sequence[SummaryRow]) -> Table:
         "of full",
         "as full",
         "p random",
+        "n",
+        box=SIMPLE_HEAD,
     )
     before = None
     for strategy, keep in ordered(rows):
@@ -75,5 +112,6 @@ def table(rows: Sequence[SummaryRow]) -> Table:
             "-" if relative is None else f"{relative.value:.1%}",
             "-" if same is None else f"{same.value:.1%}",
             p_value(overall.p_random),
+            str(overall.n),
         )
     return out

@@ -8,30 +8,24 @@ returns shorter inputs, with which caches, compilation and further turns need no
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, get_args
+from typing import Any
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import (
-    ConfigError,
-    NestedAttachError,
-    NothingPrunedWarning,
-    SecondTurnError,
-    UnsupportedError,
-    closest,
-)
+from tokenprune.core.errors import NestedAttachError, NothingPrunedWarning, SecondTurnError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.caches import cache_in
-from tokenprune.hf.encoded import Encoded, pixels_in
-from tokenprune.hf.hooks import Hooks, Logits, refuse_prepared
-from tokenprune.hf.installed import Installed
-from tokenprune.hf.patching import arguments_of, replaced
+from tokenprune.hf.encoded import Encoded
+from tokenprune.hf.hooks import Hooks
+from tokenprune.hf.patching import MARK, Hook, Mark, arguments_of, attached, replaced, standing_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.sources import Extra
 
 __all__ = ["attach"]
 
@@ -47,17 +41,17 @@ def attach(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
-    logits: Logits = "auto",
+    extra: Extra | None = None,
+    full_length: bool | None = None,
 ) -> Iterator[Run]:
     """Prune the visual tokens of every prompt that the model sees inside the ``with`` block.
 
     Works with ``generate`` (greedy, sampling, beams, with and without cache) and with plain forward passes; with
-    ``labels`` the loss is computed as usual. Logits of a plain forward pass have the pruned length unless ``logits``
-    says otherwise; ``run.history[-1].splice.index`` maps them back. Prompts without images are left alone.
+    ``labels`` the loss is computed as usual. Logits of a plain forward pass have the pruned length;
+    ``run.history[-1].splice.index`` maps them back. Prompts without images are left alone.
 
-    Several threads may use the model, and prompts may be continued in any order: what it takes to continue one belongs
-    to its cache. A call of ``generate`` that still runs when the block ends stays pruned to its end. A
-    ``copy.deepcopy`` of the model is a plain model.
+    What is known of a prompt stays with its cache: other prompts may be read in between (guidance, several
+    conversations in turns). A ``generate`` that runs in another thread when the block ends is served to its end.
 
     Parameters
     ----------
@@ -82,11 +76,13 @@ def attach(
     encoded : Encoded, optional
         The images of the prompts, encoded by :func:`~tokenprune.hf.encoded.encode` and passed to the model as
         ``mm_encoder_outputs``: signals of the encoder are taken from it.
-    logits : str, default "auto"
-        Length of a forward pass's logits: "pruned", "full" (what is predicted after a dropped token is what is
-        predicted after the last one kept before it: for losses of one's own, label smoothing, log-probabilities), or
-        "auto": full while the model is in training mode. With ``labels``, or ``logits_to_keep`` as places or as a
-        number above 1, full always.
+    extra : mapping of str to Tensor or Collector, optional
+        Signals handed in, by name: tensors with a row for each unit of every batch, in the order of the prompts, or
+        :class:`~tokenprune.hf.collectors.Collector` objects that make them. They go before what the model has.
+    full_length : bool, optional
+        Whether logits of a plain forward pass have the prompt's full length, as with ``labels``: behind a dropped
+        token stands what is predicted after the last kept one before it. For losses of one's own (label smoothing,
+        log-probabilities of answers). By default while the model is in training mode.
 
     Yields
     ------
@@ -109,148 +105,164 @@ def attach(
     QuestionWarning
         The strategy reads the prompt, and which of its tokens are the user's words is a guess.
     NothingPrunedWarning
-        The block ends, and nothing was pruned although pictures were shown.
+        The block ends, and nothing was pruned of what was shown.
     """
-    if logits not in get_args(Logits):
-        raise ConfigError(f"logits: no {logits!r}; {closest(logits, get_args(Logits))}")
-    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     adapter = request.adapter
-    inner, core = adapter.model, adapter.core
-    _refuse_compiled(model, inner)
-    if any(_MARK in vars(module) for module in (inner, core)):
+    inner = adapter.model
+    if attached(adapter):
         raise NestedAttachError(
-            "this model, or another one with the same core, is already attached: leave the outer attach block first, "
-            "and join threads whose generate call began in it"
+            "this model, or another head over the same core, is already attached: leave the outer attach block first"
         )
+    _refuse_compiled(model, request)
     run = Run()
-    hooks = Hooks(request, run, encoded, logits)
-    installed = Installed(lambda: _hooked(installed, hooks))
-    installed.open()
+    hooks = Hooks(request, run, encoded, full_length=full_length)
+    block = _Block(inner, hooks)
+    with ExitStack() as stack:
+        for owner in (inner, adapter.core):
+            stack.enter_context(replaced(vars(owner), MARK, Mark()))
+        stack.enter_context(standing_in(inner, "generate", block.standing(inner.generate)))
+        stack.enter_context(standing_in(inner, "forward", _noting(hooks, inner.forward)))
+        if hasattr(inner, "loss_function"):
+            # forward itself may be called, without any hook of the model's
+            stack.enter_context(replaced(vars(inner), "_loss_function", _Loss(hooks, inner.loss_function)))
+        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage))
+        for module, hook in ((adapter.core, hooks.before_core), (adapter.language_model, hooks.before_language_model)):
+            stack.callback(module.register_forward_pre_hook(Hook(hook), with_kwargs=True).remove)
+        after = adapter.language_model.register_forward_hook(Hook(hooks.after_language_model), with_kwargs=True)
+        stack.callback(after.remove)
+        if hooks.inside is not None:
+            stack.enter_context(hooks.inside.attached())
+        # a call that runs in another thread keeps its hooks: the last one to end takes them away
+        block.undo = stack.pop_all()
     try:
         yield run
     finally:
-        installed.close()
-    if (hooks.shown or hooks.seen.ever) and not run.prompts and not hooks.refused:
-        warnings.warn(
-            "pictures were shown inside attach and nothing was pruned: the language model was not given their tokens "
-            "by way of the model's own forward (embeddings merged elsewhere, the encoder alone, a prompt without "
-            "placeholders?)",
-            NothingPrunedWarning,
-            stacklevel=3,
-        )
+        block.leave()
+    _warn_of_nothing(request, hooks)
 
 
-_MARK = "_tokenprune_run"
-"""Attribute of a model, and of its core, that is attached."""
+class _Block:
+    """One ``attach`` block: whose turn it is to generate, and who undoes what was done."""
+
+    def __init__(self, model: Any, hooks: Hooks) -> None:
+        self.model, self.hooks = model, hooks
+        self.undo = ExitStack()
+        self.left = False
+        # the hooks follow one prompt at a time: generate in other threads waits
+        self._turn = threading.RLock()
+        self._state = threading.Lock()
+        self._running = 0
+
+    def standing(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """``generate``, inside the block."""
+
+        @functools.wraps(generate)
+        def pruned(*args: Any, **kwargs: Any) -> Any:
+            with self._state:
+                plainly = self.left
+                self._running += not plainly
+            if plainly:
+                # calls of the block are still under way, and so are their hooks
+                with self._turn, self.hooks.away():
+                    return generate(*args, **kwargs)
+            try:
+                self._check(arguments_of(generate, args, kwargs))
+                with self._turn, self.hooks.generation():
+                    return generate(*args, **kwargs)
+            finally:
+                with self._state:
+                    self._running -= 1
+                    last = self.left and not self._running
+                if last:
+                    self.undo.close()
+
+        return pruned
+
+    def leave(self) -> None:
+        """End the block; what it did is undone now, or by the last call that still runs."""
+        with self._state:
+            self.left = True
+            idle = not self._running
+        if idle:
+            self.undo.close()
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        _refuse_speculation(self.model, given)
+        strategy = self.hooks.request.strategy
+        if isinstance(strategy, LayerSchedule) and strategy.decoding is not None:
+            _refuse_beams(self.model, given, strategy.name)
+        cache = cache_in(given)
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            raise SecondTurnError(
+                f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
+                "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
+            )
 
 
-@contextmanager
-def _hooked(installed: Installed, hooks: Hooks) -> Iterator[None]:
-    """Put on a model, and take off again, what one block needs."""
-    request, adapter = hooks.request, hooks.request.adapter
-    inner, core, language_model = adapter.model, adapter.core, adapter.language_model
-    with ExitStack() as stack:
-
-        def put(module: Any, name: str, value: Any) -> None:
-            stack.enter_context(replaced(vars(module), name, value))
-
-        put(inner, "generate", _pruned_generate(installed, hooks))
-        put(inner, "forward", _noted_forward(installed, hooks))
-        put(core, "forward", _forward_in_turn(installed, core))
-        for module in (inner, core, language_model):
-            put(module, "__deepcopy__", installed.deepcopy(module))
-        for module in {id(inner): inner, id(core): core}.values():
-            put(module, _MARK, hooks.run)
-        stack.enter_context(adapter.observe(request.signals, hooks.seen, request.stage, installed.turn))
-        stack.callback(core.register_forward_pre_hook(hooks.before_core, with_kwargs=True).remove)
-        stack.callback(language_model.register_forward_pre_hook(hooks.before_language_model, with_kwargs=True).remove)
-        stack.callback(language_model.register_forward_hook(hooks.after_language_model, with_kwargs=True).remove)
-        if hooks.inside is not None:
-            stack.enter_context(hooks.inside.attached())
-        yield
-
-
-def _check_call(request: Request, given: Mapping[str, Any]) -> None:
-    """Raise for what cannot be pruned in a call of ``generate``."""
-    inner = request.adapter.model
-    _refuse_speculation(inner, given)
-    _refuse_chunks(inner, given)
-    refuse_prepared(given.get("mm_encoder_outputs") or {})
-    if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
-        _refuse_beams(inner, given, request.strategy.name)
-    cache = cache_in(given)
-    if cache is not None and int(cache.get_seq_length()) > 0:
-        raise SecondTurnError(
-            f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
-            "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
-        )
-
-
-def _pruned_generate(installed: Installed, hooks: Hooks) -> Callable[..., Any]:
-    request = hooks.request
-    inner = request.adapter.model
-    generate = inner.generate
-
-    @functools.wraps(generate)
-    def pruned_generate(*args: Any, **kwargs: Any) -> Any:
-        with installed.call() as pruned:
-            if not pruned:
-                return generate(*args, **kwargs)
-            with hooks.generation():
-                _check_call(request, arguments_of(generate, args, kwargs))
-                return generate(*args, **kwargs)
-
-    return pruned_generate
-
-
-def _noted_forward(installed: Installed, hooks: Hooks) -> Callable[..., Any]:
-    """The model's forward, however it is called: some wrappers leave ``__call__`` and its hooks out."""
-    inner = hooks.request.adapter.model
-    forward = inner.forward
+def _noting(hooks: Hooks, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward``, with its arguments noted: also where it is called as it is, without the module's hooks."""
 
     @functools.wraps(forward)
     def noted(*args: Any, **kwargs: Any) -> Any:
-        if not installed.applies():
-            return forward(*args, **kwargs)
-        with hooks.asked(arguments_of(forward, args, kwargs), inner.training):
-            return forward(*args, **kwargs)
+        hooks.before_model(arguments_of(forward, args, kwargs) if args else kwargs)
+        return forward(*args, **kwargs)
 
     return noted
 
 
-def _forward_in_turn(installed: Installed, core: Any) -> Callable[..., Any]:
-    """The core's forward; passes in other threads wait for each other."""
-    forward = core.forward
+class _Loss:
+    """The model's loss, over logits of the prompt's full length."""
 
-    @functools.wraps(forward)
-    def in_turn(*args: Any, **kwargs: Any) -> Any:
-        if not installed.applies():
-            return forward(*args, **kwargs)
-        with installed.turn:
-            return forward(*args, **kwargs)
+    def __init__(self, hooks: Hooks, loss: Callable[..., Any]) -> None:
+        self._hooks, self._loss = hooks, loss
 
-    return in_turn
+    def __call__(self, logits: Any, labels: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute it."""
+        return self._loss(self._hooks.full(logits, labels), labels, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        """The loss as it was."""
+        return self._loss
 
 
-def _refuse_compiled(model: Any, inner: Any) -> None:
-    """Raise for a model that ``torch.compile`` has traced without hooks, or would trace with them."""
-    traced = any(getattr(m, "_compiled_call_impl", None) is not None for m in inner.modules())
-    if traced or any(hasattr(m, "_orig_mod") for m in (model, inner)):
-        raise UnsupportedError(
-            "this model was handed to torch.compile, whose programs run past the hooks of attach: load "
-            "it anew, use tokenprune.compile for speed, or "
-            "tokenprune.prepare, whose shorter inputs a compiled model takes"
+def _warn_of_nothing(request: Request, hooks: Hooks) -> None:
+    """Say so where a block ends and nothing was pruned."""
+    history, strategy = hooks.run.history, request.strategy
+    if hooks.shown and not history:
+        warnings.warn(
+            f"a picture was shown inside this attach block, and {strategy.name!r} pruned nothing: the model was run in "
+            "a way that its hooks do not see",
+            NothingPrunedWarning,
+            stacklevel=4,
+        )
+    dropped = any(prefill.tokens_after != prefill.tokens_before for prefill in history)
+    if history and not dropped and request.budget.keep != 1.0 and strategy.uses_budget and not strategy.merges:
+        if strategy.own_counts:
+            why = f"strategy {strategy.name!r} keeps counts of its own, and here they come to all: a whole frame, say"
+        else:
+            why = (
+                f"each {request.budget.unit} has no more tokens than that ({hooks.run.tokens_before} tokens in the "
+                "last batch). Give a smaller budget, or unit='sample' for one budget a prompt"
+            )
+        warnings.warn(
+            f"keep={request.budget.keep!r} dropped nothing: {why}",
+            NothingPrunedWarning,
+            stacklevel=4,
         )
 
 
-def _refuse_chunks(model: Any, given: Mapping[str, Any]) -> None:
-    """Raise where a prompt with pictures would be fed in pieces."""
-    config = given.get("generation_config") or model.generation_config
-    size = given.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None)
-    if size and (pixels_in(given) or given.get("mm_encoder_outputs")):
+def _refuse_compiled(model: Any, request: Request) -> None:
+    """Raise where ``torch.compile`` has made code of modules that are to be hooked: it would not see the hooks."""
+    adapter = request.adapter
+    layers = list(adapter.language_model.get_submodule("layers").children())
+    hooked = [adapter.model, adapter.core, adapter.language_model]
+    hooked += layers if isinstance(request.strategy, LayerSchedule) else []
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in hooked)
+    if compiled or hasattr(model, "_orig_mod") or hasattr(adapter.model, "_orig_mod"):
         raise UnsupportedError(
-            f"prefill_chunk_size={size} feeds a prompt in pieces, and attach has to see all pictures and text at "
-            "once: leave it out (a pruned prompt is short), or use tokenprune.prepare"
+            "this model runs under torch.compile, whose code does not see attach's hooks: give attach the model as it "
+            "was (compiled._orig_mod) and run that, use tokenprune.compile, or shorten inputs with tokenprune.prepare"
         )
 
 
@@ -269,6 +281,11 @@ def _refuse_speculation(model: Any, given: Mapping[str, Any]) -> None:
     """Raise for decoding modes that cut the cache back to a length counted outside."""
     config = given.get("generation_config") or model.generation_config
     lookup = given.get("prompt_lookup_num_tokens") or getattr(config, "prompt_lookup_num_tokens", None)
+    if given.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None):
+        raise UnsupportedError(
+            "prefill_chunk_size feeds a prompt in pieces, and attach has to see its pictures and its question at once: "
+            "leave it out, or use tokenprune.prepare, whose prompts may be fed in pieces"
+        )
     if given.get("assistant_model") is not None or lookup:
         raise UnsupportedError(
             "assisted and prompt-lookup decoding cut the cache back to the unpruned prompt's length, which is wrong "

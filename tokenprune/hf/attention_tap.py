@@ -8,6 +8,7 @@ Nothing is switched to eager attention, and nothing outlives the ``with`` block 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import Hook, replaced
 
 __all__ = ["Tap", "implementation", "tapped"]
 
@@ -27,6 +28,11 @@ PREFIX = "tokenprune_"
 
 _HANDLE = "_tokenprune_tap"
 """Attribute of an attention module under which a tap waits."""
+
+_HELD: dict[int, int] = {}
+"""How many hold a config's name exchanged, by its id: models and threads may share one, and leave in any order."""
+
+_COUNTING = threading.Lock()
 
 _INSTEAD = "_tokenprune_attend"
 """Attribute of an attention module under which a function stands that attends in the implementation's place."""
@@ -56,7 +62,6 @@ def tapped(
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    before = config._attn_implementation
     base = implementation(config)
     name = PREFIX + base
     AttentionInterface.register(name, partial(_attend, base))
@@ -65,12 +70,27 @@ def tapped(
         AttentionMaskInterface.register(name, partial(_mask, mask) if base == "sdpa" else mask)
     with ExitStack() as stack:
         for module, tap in taps.items():
-            stack.enter_context(replaced(vars(module), _HANDLE, tap))
+            stack.enter_context(replaced(vars(module), _HANDLE, Hook(tap)))
         for module, attend in (instead or {}).items():
             stack.enter_context(replaced(vars(module), _INSTEAD, attend))
-        stack.callback(setattr, config, "_attn_implementation", before)
-        config._attn_implementation = name
+        stack.enter_context(_named(config, name, base))
         yield
+
+
+@contextmanager
+def _named(config: Any, name: str, base: str) -> Iterator[None]:
+    """While anybody is inside, a config names the wrapper; the last to leave puts the implementation's name back."""
+    with _COUNTING:
+        _HELD[id(config)] = _HELD.get(id(config), 0) + 1
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        with _COUNTING:
+            _HELD[id(config)] -= 1
+            if not _HELD[id(config)]:
+                del _HELD[id(config)]
+                config._attn_implementation = base
 
 
 def _mask(make: Callable[..., Any], **what: Any) -> Any:

@@ -13,11 +13,21 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["prompt_inputs", "words_of"]
+__all__ = ["Pictures", "prompt_inputs", "words_of"]
+
+Pictures = Image.Image | Sequence[Image.Image]
+"""What one question is about: a picture, or several."""
 
 
-def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequence[str]) -> Any:
     """Model inputs for one question about each picture, by the processor's chat template, left-padded.
+
+    Parameters
+    ----------
+    processor
+    images : sequence of Image or sequence of sequence of Image
+        What each question is about: a picture, or several.
+    questions : sequence of str
 
     Raises
     ------
@@ -25,15 +35,16 @@ def prompt_inputs(processor: Any, images: Sequence[Image.Image], questions: Sequ
         A question holds what stands for a picture in a prompt.
     """
     texts = []
-    for question in questions:
+    shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
+    for pictures, question in zip(shown, questions, strict=True):
         if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
             raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     with replaced(vars(processor.tokenizer), "padding_side", "left"):
         # one list a prompt: some processors take a flat list for the images of the first one
-        return processor(images=[[image] for image in images], text=texts, padding=len(texts) > 1, return_tensors="pt")
+        return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
 
 
 def words_of(

@@ -12,6 +12,7 @@ from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import LAYOUTS, Features, Grid, signal_of
 from tokenprune.hf.adapters.base import ModelAdapter, Observation
 from tokenprune.hf.batch import Batch, Member
+from tokenprune.hf.collectors import Units
 from tokenprune.hf.encoded import Encoded, tokens_of
 from tokenprune.hf.request import Request
 from tokenprune.kernels.host import constant
@@ -52,12 +53,13 @@ def embedded(adapter: ModelAdapter, ids: Tensor, encoded: Encoded) -> Tensor:
     return embeds
 
 
-def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -> Features:
+def collect(request: Request, ids: Tensor, embeds: Tensor, batch: Batch, seen: Observation) -> Features:
     """Gather, for each distinct unit, exactly the signals that the strategy reads.
 
     Parameters
     ----------
     request : Request
+    ids : int64 Tensor, (B, S)
     embeds : Tensor, (B, S, d)
         Embeddings with image features in place.
     batch : Batch
@@ -87,7 +89,9 @@ def collect(request: Request, embeds: Tensor, batch: Batch, seen: Observation) -
     grids = [grid for i in batch.distinct if (grid := batch.grids[i]) is not None]
     members = [batch.members[i] for i in batch.distinct]
     known = grids if len(grids) == len(spans) else None
-    return gathered(request, visual, visual_mask, text, text_mask, members, known, seen)
+    features = gathered(request, visual, visual_mask, text, text_mask, members, known, seen)
+    rows = torch.tensor([span.row for span in spans], device=ids.device)
+    return request.sources.complete(features, Units(request.adapter, features, ids[rows], batch.layout.text[rows]))
 
 
 def gathered(

@@ -15,17 +15,11 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.adapters.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 
-__all__ = [
-    "Encoded",
-    "deepstack_of",
-    "encode",
-    "is_shortened",
-    "mark_shortened",
-    "observed",
-    "packed",
-    "takes_encoded",
-    "tokens_of",
-]
+__all__ = ["PRUNED", "Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
+
+
+PRUNED = "_tokenprune_pruned"
+"""Attribute of encoder outputs that hold only what a strategy kept."""
 
 
 def tokens_of(output: Any) -> Tensor:
@@ -61,20 +55,6 @@ def packed(output: Any, sizes: Sequence[int], tokens: Tensor, deepstack: Sequenc
     if deepstack:
         shorter.deepstack_features = [torch.split(layer, list(sizes)) for layer in deepstack]
     return shorter
-
-
-_SHORTENED = "_tokenprune_shortened"
-
-
-def mark_shortened(output: Any) -> Any:
-    """Note on an encoder's output that it holds only the tokens that were kept."""
-    setattr(output, _SHORTENED, True)
-    return output
-
-
-def is_shortened(output: Any) -> bool:
-    """Whether an encoder's output holds only the tokens that were kept."""
-    return getattr(output, _SHORTENED, False)
 
 
 @dataclass(frozen=True)

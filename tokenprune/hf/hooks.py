@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import threading
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenprune.core.errors import NestedAttachError, SecondTurnError, TokenPruneError, UnsupportedError
+from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
 from tokenprune.core.features import Features
 from tokenprune.core.indexing import to_batch
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.hf.adapters.base import MODALITIES, Block, Observation
+from tokenprune.hf.adapters.base import MODALITIES, Observation
 from tokenprune.hf.batch import Batch, read_batch
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
-from tokenprune.hf.encoded import Encoded, is_shortened, pixels_in
-from tokenprune.hf.layerwise import Entered, LayerHooks, Under
-from tokenprune.hf.masks import check_one_sample_a_row, real_tokens
+from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in
+from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
-__all__ = ["Hooks", "Logits", "refuse_prepared"]
-
-Logits = Literal["auto", "full", "pruned"]
-"""Length of a plain forward pass's logits: the prompt's, the pruned prompt's, or the former while training."""
-
-_HELD = "_tokenprune_prompt"
-"""Attribute of a cache: what it takes to continue the pruned prompt that it holds."""
+__all__ = ["Hooks"]
 
 
 @dataclass(frozen=True)
 class _Pruned:
-    """A prompt that a cache holds, less what was pruned. It belongs to that cache, and is copied along with it.
+    """The prompt that is being continued.
 
     Attributes
     ----------
@@ -47,20 +40,42 @@ class _Pruned:
         Length S of the prompt outside.
     next_outside, next_inside : int64 Tensor, (B,)
         Position id of the first new token: as the caller counts, and as the pruned sequence does.
-    between : Under, optional
-        What the layers saw, where the strategy acts between them.
     """
 
     plan: Splice
     length: int
     next_outside: Tensor
     next_inside: Tensor
-    between: Under | None = None
 
-    @property
-    def held(self) -> int:
-        """Tokens of the prompt that the cache holds."""
-        return self.plan.mask.shape[1]
+
+@dataclass(frozen=True)
+class _Continued:
+    """A pruned prompt in somebody's cache: what decoding needs to know of it, kept with the cache itself.
+
+    Other prompts may be read in between, and copies of the cache go on where it stands.
+
+    Attributes
+    ----------
+    hooks : Hooks
+        Those of the block that filled the cache.
+    pruned : _Pruned
+    inside : object
+        What :class:`~tokenprune.hf.layerwise.LayerHooks` remembers of it.
+    """
+
+    hooks: Hooks
+    pruned: _Pruned
+    inside: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Continued:
+        inside = copy.copy(self.inside)
+        if getattr(inside, "decoding", None) is not None:
+            inside.decoding = copy.copy(inside.decoding)
+        return replace(self, inside=inside)
+
+
+STATE = "_tokenprune_prompt"
+"""Attribute of a cache under which its prompt is remembered."""
 
 
 @dataclass(frozen=True)
@@ -73,228 +88,167 @@ class _Decided:
         The visual inputs it was decided for.
     features : Features
     decision : Decision
-    ids : int64 Tensor, (B, S)
-        The prompt; what follows it when it is fed again was generated.
+    length : int
+        Length of the prompt; what follows it when it is fed again was generated.
     """
 
     seen: Observation
     features: Features
     decision: Decision
-    ids: Tensor
-
-    @property
-    def length(self) -> int:
-        """Length of the prompt."""
-        return self.ids.shape[1]
-
-    def begins(self, ids: Tensor) -> bool:
-        """Whether these are the prompt again, copied for beams or not, with or without more behind."""
-        rows, length = self.ids.shape
-        if ids.shape[1] < length or len(ids) % rows:
-            return False
-        return torch.equal(to_batch(self.ids, len(ids)), ids[:, :length])
-
-
-class _Call(threading.local):
-    """What one thread's forward pass has come to know on its way."""
-
-    def __init__(self) -> None:
-        self.ids: Tensor | None = None
-        self.has_visual = False
-        self.whole = True
-        """Whether hidden states are to have the prompt's full length: for a loss, or at places counted outside; also
-        where somebody calls the core past the model's forward, since nobody knows what for."""
-        self.real: Tensor | None = None
-        """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
-        self.pruned: _Pruned | None = None
-        """The prompt that this pass shortens."""
-        self.recording = False
-        """Whether the last entry of the history still lacks what happens between layers."""
-        self.generating = False
-        self.decided: _Decided | None = None
-        """The prompt of the current ``generate`` call."""
-
-
-class _Seen(Observation):
-    """What each thread saw of the vision side."""
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self.ever = False
-
-    @property
-    def blocks(self) -> dict[str, list[Block]]:
-        """Of this thread."""
-        if not hasattr(self._own, "blocks"):
-            self._own.blocks = _Noted(self)
-        found: dict[str, list[Block]] = self._own.blocks
-        return found
-
-    @blocks.setter
-    def blocks(self, value: dict[str, list[Block]]) -> None:
-        self._own.blocks = value
-
-
-class _Noted(dict[str, "list[Block]"]):
-    """Blocks by modality; tells that a picture was seen."""
-
-    def __init__(self, seen: _Seen) -> None:
-        super().__init__()
-        self._seen = seen
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """As ever."""
-        self._seen.ever = True
-        return super().setdefault(key, default)
+    length: int
 
 
 class Hooks:
-    """Hooks in the order in which a forward pass meets them: model, core, language model, and back.
+    """Hooks in the order in which a forward pass meets them: model, core, language model, and back."""
 
-    What a pass comes to know belongs to its thread; what it takes to continue a prompt belongs to the prompt's cache.
-    """
-
-    def __init__(self, request: Request, run: Run, encoded: Encoded | None = None, logits: Logits = "auto") -> None:
-        self.request, self.run, self.encoded, self.logits = request, run, encoded, logits
-        self.seen = _Seen()
-        self.call = _Call()
+    def __init__(
+        self, request: Request, run: Run, encoded: Encoded | None = None, *, full_length: bool | None = None
+    ) -> None:
+        self.request, self.run, self.encoded, self.full_length = request, run, encoded, full_length
+        self.seen = Observation()
+        self.ids: Tensor | None = None
+        self.spread = False
+        """Whether hidden states of the prompt's full length are asked for."""
+        self.has_visual = False
         self.shown = False
-        """Whether a prompt showed anything."""
-        self.refused = False
-        """Whether the caller was told already that something cannot be pruned."""
+        """Whether any prompt showed anything."""
+        self.paused = False
+        """Whether the block has ended, and only calls begun before are served."""
+        self.real: Tensor | None = None
+        """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
+        self.pruned: _Pruned | None = None
+        self.left: Splice | None = None
+        """What the last layer saw of that prompt."""
+        self.generating = False
+        self.decided: _Decided | None = None
+        """The prompt of the current ``generate`` call."""
         self.inside: LayerHooks | None = None
         """What prunes between layers, where the strategy is a schedule."""
+        self.recording = False
+        """Whether the last entry of the history still lacks what happens between layers."""
         if isinstance(request.strategy, LayerSchedule):
             self.inside = LayerHooks(replace(request.strategy, positions=request.positions), request.adapter)
 
     @contextmanager
     def generation(self) -> Iterator[None]:
         """One call of ``generate``: its prompt is decided on once, even if it is fed again at every step."""
-        call = self.call
-        before = call.generating, call.decided
-        call.generating, call.decided = True, None
+        self.generating, self.decided = True, None
         self.seen.clear()
         try:
             yield
-        except TokenPruneError:
-            self.refused = True
-            raise
         finally:
-            call.generating, call.decided = before
-            call.ids = call.real = call.pruned = None
+            self.generating, self.decided, self.pruned = False, None, None
             self.seen.clear()
 
     @contextmanager
-    def asked(self, given: Mapping[str, Any], training: bool) -> Iterator[None]:
-        """One call of the model's ``forward``: note whether hidden states have to have the prompt's full length."""
-        call = self.call
-        before, places = call.whole, given.get("logits_to_keep")
-        counted = isinstance(places, Tensor) or (isinstance(places, int) and places > 1)
-        wanted = self.logits == "full" or (self.logits == "auto" and training)
-        call.whole = wanted or counted or given.get("labels") is not None
+    def away(self) -> Iterator[None]:
+        """Prune nothing meanwhile."""
+        self.paused = True
         try:
             yield
-        except TokenPruneError:
-            self.refused = True
-            raise
         finally:
-            call.whole = before
+            self.paused = False
+
+    def before_model(self, given: Mapping[str, Any]) -> None:
+        """Note whether a loss, or logits at places of the whole prompt, are asked for."""
+        kept = given.get("logits_to_keep")
+        places = isinstance(kept, Tensor) or (isinstance(kept, int) and kept > 1)
+        whole = self.request.adapter.model.training if self.full_length is None else self.full_length
+        self.spread = given.get("labels") is not None or places or (whole and not self.generating)
+
+    def full(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits of the prompt's full length, where labels have it and they do not."""
+        if self.pruned is None or self.left is None or logits.shape[1] == labels.shape[1]:
+            return logits
+        places = self.left.last_place(self.pruned.length)
+        return logits.gather(1, places.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def before_core(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the token ids: the language model sees embeddings only."""
-        call = self.call
-        call.pruned = None
-        call.ids = kwargs.get("input_ids", args[0] if args else None)
+        self.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("attention_mask")
-        call.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
+        if isinstance(given, Tensor) and given.ndim == 4 and self.ids is not None:
+            _check_causal(given, self.ids.shape[1])
+        self.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
         has_pixels = bool(pixels_in(kwargs))
         if has_pixels:
             self.seen.clear()  # these are encoded next; what was seen before belongs to another call
         before = kwargs.get("mm_encoder_outputs") or {}
-        refuse_prepared(before)
-        call.has_visual = has_pixels or any(before.get(modality) is not None for modality in MODALITIES)
-        self.shown |= call.has_visual
-        if call.ids is None and (call.has_visual or self.seen):
+        self.has_visual = has_pixels or any(before.get(modality) is not None for modality in MODALITIES)
+        if any(getattr(output, PRUNED, False) for output in before.values()):
+            raise NestedAttachError(
+                "these inputs were made by tokenprune.prepare, and attach would prune them again: run them outside of "
+                "the attach block"
+            )
+        self.shown = self.shown or self.has_visual
+        if self.ids is None and self.has_visual:
             raise UnsupportedError(
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
-                "pass input_ids and pixel_values, prune before you merge (tokenprune.prepare), or shorten the "
-                "embeddings yourself with Strategy.select"
+                "pass input_ids, or shorten the embeddings yourself with Strategy.select"
             )
 
     def before_language_model(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
-        call = self.call
+        if self.paused:
+            return None
         cache = cache_in(kwargs)
         n_past = int(cache.get_seq_length()) if cache is not None else 0
-        pruned: _Pruned | None = getattr(cache, _HELD, None)
-        call.pruned = None
+        self.pruned = None
         if self.inside is not None:
             self.inside.rest()
         if n_past == 0:
-            if pruned is not None:
-                delattr(cache, _HELD)  # emptied, to be used again
-            return (args, self._shorten(kwargs)) if call.has_visual else None
+            if cache is not None:
+                vars(cache).pop(STATE, None)
+            return (args, self._shorten(kwargs)) if self.has_visual else None
         # a placeholder that the model sampled itself comes without features, and is a token like any other
-        if call.has_visual and call.ids is not None and bool(self.request.adapter.image_mask(call.ids).any()):
+        if self.has_visual and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
             raise SecondTurnError(
                 "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
                 "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
             )
-        if pruned is None:
-            self._check_length(n_past, kwargs["inputs_embeds"].shape[1])
+        known: _Continued | None = vars(cache).get(STATE)
+        if known is None:
             return None
-        if n_past < pruned.held:
-            raise _shortened_cache(n_past, pruned.held)
-        return args, self._continue(kwargs, pruned, n_past)
-
-    def _check_length(self, n_past: int, fresh: int) -> None:
-        """Raise where the caller counts another number of tokens than a cache that nothing is known of holds."""
-        real = self.call.real
-        if real is not None and self.run.history and real.shape[1] != n_past + fresh:
-            raise UnsupportedError(
-                f"the cache holds {n_past} tokens and attention_mask counts {real.shape[1] - fresh}: it is not the "
-                "cache that a prompt was pruned into (made anew from its tensors?). Pass on the cache that the model "
-                "returned, or a copy.deepcopy of it"
+        if known.hooks is not self:
+            raise SecondTurnError(
+                "this cache was filled inside another attach block, which knew what it dropped: go on inside that "
+                "block, or use tokenprune.prepare, whose caches need nothing"
             )
+        entered = known.pruned.plan.mask.shape[1]
+        if n_past < entered:
+            raise UnsupportedError(
+                f"the cache holds {n_past} tokens, and its pruned prompt alone has {entered}: something has shortened "
+                "it (a cache compressor such as kvpress, or crop). Inside attach caches must keep what they were "
+                "given; use tokenprune.prepare"
+            )
+        if self.inside is not None:
+            self.inside.forward = known.inside
+        return args, self._continue(kwargs, known.pruned, n_past)
 
-    def after_language_model(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        """Leave with the cache what it takes to continue; spread hidden states over the full length where asked."""
-        call = self.call
-        pruned = call.pruned
-        if pruned is None:
-            return output
-        plan = pruned.plan
-        if self.inside is not None and (outcome := self.inside.finish()) is not None:
+    def after_language_model(self, _module: nn.Module, _args: Any, kwargs: Any, output: Any) -> Any:
+        """Complete the record; where it is asked for, spread hidden states over the prompt's full length again."""
+        plan = None if self.pruned is None else self.pruned.plan
+        if plan is not None and self.inside is not None and (outcome := self.inside.finish()) is not None:
             plan = outcome.splice(plan)
-            if call.recording:
-                self.run.history[-1], call.recording = outcome.complete(self.run.history[-1]), False
-            pruned = replace(pruned, between=self.inside.forward)
-        cache = cache_in(kwargs) or cache_in(output)
-        if cache is not None:
-            if (held := int(cache.get_seq_length())) < pruned.held:
-                raise _shortened_cache(held, pruned.held)
-            setattr(cache, _HELD, pruned)
-        if call.whole:
+            if self.recording:
+                self.run.history[-1], self.recording = outcome.complete(self.run.history[-1]), False
+        self.left = plan
+        cache = cache_in(kwargs) or cache_in(vars(output) if not isinstance(output, Mapping) else output)
+        if self.pruned is not None and cache is not None:
+            vars(cache)[STATE] = _Continued(self, self.pruned, None if self.inside is None else self.inside.forward)
+        if self.spread and self.pruned is not None and plan is not None:
             hidden = output.last_hidden_state
-            places = plan.last_place(pruned.length)
+            places = plan.last_place(self.pruned.length)
             output.last_hidden_state = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         return output
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        call = self.call
-        ids, embeds = call.ids, kwargs["inputs_embeds"]
+        ids, embeds = self.ids, kwargs["inputs_embeds"]
         assert ids is not None
-        self._refuse_checkpoints()
-        mask = real_tokens(ids, kwargs.get("attention_mask")) if call.real is None else call.real.bool()
-        if mask.shape != ids.shape:
-            raise UnsupportedError(
-                f"attention_mask has shape {tuple(mask.shape)} and input_ids {tuple(ids.shape)}: they must agree where "
-                "a prompt begins"
-            )
-        check_one_sample_a_row(kwargs, mask)
-        repeated = call.decided if call.generating and call.decided is not None and call.decided.begins(ids) else None
+        mask = self._real(ids, kwargs.get("attention_mask"))
+        repeated = self.decided if self.generating else None
         seen = self.encoded.seen if self.encoded is not None and not self.seen else self.seen
         seen = repeated.seen if repeated and not seen else seen.copy()
         # what was generated since the prompt is neither image nor text, and tells copies of a prompt apart
@@ -307,24 +261,24 @@ class Hooks:
             self._refuse_without_cache()
             known = repeated
         else:
-            features = collect(self.request, embeds, batch, seen)
-            known = _Decided(seen, features, decide(self.request, features), ids)
-            if call.generating and call.decided is None:
-                call.decided = known
+            features = collect(self.request, ids, embeds, batch, seen)
+            known = _Decided(seen, features, decide(self.request, features), ids.shape[1])
+            self.decided = known
         everywhere = known.decision.spread(batch.owner)
         plan = splice(batch.layout, everywhere.kept)
         if repeated is None:
             layers = self.request.adapter.model.config.get_text_config().num_hidden_layers
-            self.run.add(_record(batch, everywhere, plan, layers))
+            self.run.note(_record(batch, everywhere, plan, layers))
         new = everywhere.embeddings(plan, embeds, batch.layout)
         outside = kwargs.get("position_ids")
         if outside is None:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
+        _check_one_sample_a_row(outside, mask)
         inside = plan.positions(outside, self.request.positions)
-        call.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
+        self.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
         if self.inside is not None:
-            call.recording = repeated is None
+            self.recording = repeated is None
             self.inside.begin(self._entered(batch, known, plan, new, inside))
         return {
             **kwargs,
@@ -343,21 +297,27 @@ class Hooks:
                 "out use_cache=False, or use a form of the strategy that does not act while decoding"
             )
 
-    def _refuse_checkpoints(self) -> None:
-        """Raise where layers would run a second time for their gradients, when the prompt is not there any more."""
-        model: Any = self.request.adapter.language_model
-        if self.inside is not None and model.training and getattr(model, "gradient_checkpointing", False):
-            raise UnsupportedError(
-                f"strategy {self.request.strategy.name!r} acts between layers, which gradient checkpointing runs a "
-                "second time: turn it off (gradient_checkpointing_disable), or use a strategy that acts before the "
-                "language model"
-            )
+    def _real(self, ids: Tensor, given: Any) -> Tensor:
+        """Real tokens of the prompt, bool (B, S), from whatever mask there is."""
+        if self.real is not None:
+            return self.real.bool()
+        if isinstance(given, dict):
+            given = given.get("full_attention")
+        if given is None:
+            return torch.ones_like(ids, dtype=torch.bool)
+        if isinstance(given, Tensor) and given.ndim == 2:
+            return given.bool()
+        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[-1] >= ids.shape[1]:
+            # made ready for a static cache: the last token sees every real one
+            last = given[:, 0, -1, : ids.shape[1]]
+            return (last if last.dtype == torch.bool else last == 0).expand(ids.shape[0], -1)
+        raise UnsupportedError("attach needs an attention_mask of shape (B, S), or (B, 1, S, L), or none")
 
     def _entered(self, batch: Batch, known: _Decided, plan: Splice, embeds: Tensor, positions: Tensor) -> Entered:
         """What the schedule starts from; what was generated since the prompt does not count as text."""
         mask = batch.layout.mask
-        assert self.call.ids is not None
-        visual = self.request.adapter.image_mask(self.call.ids)
+        assert self.ids is not None
+        visual = self.request.adapter.image_mask(self.ids)
         prompt = torch.arange(mask.shape[1], device=mask.device) < known.length
         whole = Layout(mask, mask & ~visual & prompt, batch.layout.spans)
         budgets = self.request.budget.counts(known.features.counts())
@@ -377,8 +337,8 @@ class Hooks:
         batch, fresh = kwargs["inputs_embeds"].shape[:2]
         mask = to_batch(pruned.plan.mask, batch)
         done = n_past - mask.shape[1]
-        if self.inside is not None and pruned.between is not None:
-            self.inside.resume(pruned.between, done)
+        if self.inside is not None:
+            self.inside.resume(done)
         given = kwargs.get("position_ids")
         if given is not None and given.ndim == 2:
             expected = to_batch(pruned.next_outside, batch) + done
@@ -396,21 +356,31 @@ class Hooks:
         return {**kwargs, "attention_mask": _mask(kwargs, pruned.plan, whole), "position_ids": positions}
 
 
-def refuse_prepared(outputs: Mapping[str, Any]) -> None:
-    """Raise where inputs were shortened by ``prepare`` already."""
-    if any(is_shortened(output) for output in outputs.values()):
-        raise NestedAttachError(
-            "these inputs were shortened by tokenprune.prepare, and inside attach they would be pruned a second time: "
-            "use them outside of the block, or give attach what the processor returned"
+def _check_causal(mask: Tensor, length: int) -> None:
+    """Raise where a prompt's own mask (B, 1, S, L) hides more than what comes later and padding."""
+    if mask.shape[2] != length or length == 1:
+        return
+    allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
+    real = allowed[:, -1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & real.unsqueeze(1)
+    if not bool(((allowed == causal) | ~real.unsqueeze(2)).all()):
+        raise UnsupportedError(
+            "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
+            "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"
         )
 
 
-def _shortened_cache(held: int, expected: int) -> UnsupportedError:
-    return UnsupportedError(
-        f"the cache holds {held} tokens of a pruned prompt of {expected}: something cuts it or drops from it (a cache "
-        "compressor such as kvpress, crop?), so that masks and positions cannot be right. Use one or the other, or "
-        "tokenprune.prepare, whose shorter prompts a compressor may compress further"
-    )
+def _check_one_sample_a_row(positions: Tensor, mask: Tensor) -> None:
+    """Raise where position ids start anew inside a row: several samples would see each other."""
+    if positions.ndim == 3 and len(positions) != 4:
+        return  # time, height and width alone: time may well go back
+    own = positions if positions.ndim == 2 else positions[0]
+    back = (own[:, 1:] < own[:, :-1]) & mask[:, 1:] & mask[:, :-1]
+    if bool(back.any()):
+        raise UnsupportedError(
+            f"position ids start anew in row {int(back.any(1).nonzero()[0])}: several samples are packed into one "
+            "row, which attach cannot keep apart. Give each sample a row of its own, padded"
+        )
 
 
 def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | None:

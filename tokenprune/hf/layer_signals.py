@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tokenprune.core.features import working_precision
@@ -72,7 +73,7 @@ def layer_signals(
         Those of :data:`CAPTURED` that the event requires.
     """
     found: dict[str, Tensor] = {}
-    flat = key.transpose(1, 2).flatten(2)
+    flat = rearrange(key, "b g m k -> b m (g k)")
     if "llm_keys" in event.requires:
         found["llm_keys"] = places.of(flat, places.visual)
     if "text_keys" in event.requires:
@@ -81,15 +82,15 @@ def layer_signals(
         return found
     # padding rows repeat the last one, which is real; the text mask leaves them out
     rows = places.last if event.rows != "text" else places.text.where(places.text >= 0, places.last)
-    queries = working_precision(places.of(query.transpose(1, 2), rows)).transpose(1, 2)
+    queries = working_precision(places.of(rearrange(query, "b h m k -> b m h k"), rows))
     keys = working_precision(key[places.rows])
-    groups = queries.reshape(len(queries), keys.shape[1], -1, *queries.shape[2:])
+    groups = rearrange(queries, "u r (g q) k -> u g q r k", g=keys.shape[1])
     logits = groups @ keys.unsqueeze(2).mT * scaling
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     before = torch.arange(keys.shape[2], device=keys.device) <= rows.unsqueeze(-1)
     visible = before & mask[places.rows].unsqueeze(1)
-    weights = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
+    weights = rearrange(logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1), "u g q r m -> u (g q) r m")
     columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
     found["attention"] = weights.gather(-1, columns)
     return found

@@ -33,11 +33,11 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import Hook, standing_in
 from tokenprune.hf.record import Prefill, Stage
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
-__all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "Under", "places_in"]
+__all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "places_in"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Segment:
 
 
 @dataclass
-class Under:
+class _Forward:
     """One prompt under way: what changes from layer to layer of a prefill, and what decoding needs of it later."""
 
     entered: Entered | None
@@ -191,7 +191,7 @@ class LayerHooks:
         last = len(self.layers) - 1
         self.events = {layer: event for layer, event in schedule.placed(len(self.layers)) if layer < last}
         self.decode_layer = schedule.decoding_layer(len(self.layers))
-        self.forward: Under | None = None
+        self.forward: _Forward | None = None
         self._check()
 
     def _check(self) -> None:
@@ -217,10 +217,10 @@ class LayerHooks:
             stack.callback(self.rest)
             for number, layer in enumerate(self.layers):
                 hook = partial(self._before_layer, number)
-                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                stack.callback(layer.register_forward_pre_hook(Hook(hook), with_kwargs=True).remove)
             if (deepstack := getattr(self.model, "_deepstack_process", None)) is not None:
                 mine = partial(self._deepstack, deepstack)
-                stack.enter_context(replaced(vars(self.model), "_deepstack_process", mine))
+                stack.enter_context(standing_in(self.model, "_deepstack_process", mine))
             asked = {n for n, event in self.events.items() if event.requires & CAPTURED and not event.ahead}
             asked |= set() if self.decode_layer is None else {self.decode_layer - 1}
             if asked:
@@ -239,16 +239,16 @@ class LayerHooks:
         batch, length = entered.layout.mask.shape
         source = torch.arange(length, device=entered.embeds.device).expand(batch, -1)
         base = Segment(0, source, entered.layout, entered.positions)
-        self.forward = Under(entered, context, [base], list(entered.origin))
+        self.forward = _Forward(entered, context, [base], list(entered.origin))
         if self.schedule.measures:
             needs = frozenset().union(*(measure.required_signals() for measure in self.schedule.measures))
             features = self._features(needs, entered.embeds, base, self.forward, None)
             self.forward.context = self.schedule.measure(features, context)
 
-    def resume(self, prompt: Under, done: int) -> None:
-        """Go on decoding a prompt; ``done`` tokens follow it in the cache of the first layer."""
-        self.forward = prompt
-        prompt.done = done
+    def resume(self, done: int) -> None:
+        """Go on decoding; ``done`` tokens follow the prompt in the cache of the first layer."""
+        if self.forward is not None:
+            self.forward.done = done
 
     def finish(self) -> Outcome | None:
         """End a prefill; None where there is nothing to end."""
@@ -296,7 +296,7 @@ class LayerHooks:
             return (hidden, *args[1:]), {**kwargs, **segment.sliced}
         return args, {**kwargs, **segment.sliced, "hidden_states": hidden}
 
-    def _look_ahead(self, number: int, hidden: Tensor, kwargs: dict[str, Any], forward: Under) -> None:
+    def _look_ahead(self, number: int, hidden: Tensor, kwargs: dict[str, Any], forward: _Forward) -> None:
         """Take what the event in front of a layer reads of that layer, if it does."""
         event, segment = self.events[number - 1], forward.segments[-1]
         if not event.ahead:
@@ -316,7 +316,7 @@ class LayerHooks:
         elif forward.done is not None and forward.decoding is not None and forward.decoding.waits:
             forward.decoding.look(query, key, scaling, more.get("softcap"))
 
-    def _hidden_from(self, number: int, segment: Segment, forward: Under, hidden: Tensor) -> Tensor | None:
+    def _hidden_from(self, number: int, segment: Segment, forward: _Forward, hidden: Tensor) -> Tensor | None:
         """Places of a segment that a layer does not look at while decoding, bool (B, M); None where it sees all."""
         if forward.forgotten is not None:
             return forward.forgotten.gather(1, segment.source) if segment is not forward.segments[-1] else None
@@ -337,7 +337,7 @@ class LayerHooks:
             features = features[places]
         return process(hidden, places, features)
 
-    def _act(self, layer: int, hidden: Tensor, forward: Under) -> Tensor:
+    def _act(self, layer: int, hidden: Tensor, forward: _Forward) -> Tensor:
         """Let an event choose, and make the segment that follows."""
         event, segment = self.events[layer], forward.segments[-1]
         states = self.model.norm(hidden) if event.normed else hidden
@@ -367,7 +367,7 @@ class LayerHooks:
         return hidden
 
     def _features(
-        self, needs: frozenset[str], states: Tensor, segment: Segment, forward: Under, capture: _Capture | None
+        self, needs: frozenset[str], states: Tensor, segment: Segment, forward: _Forward, capture: _Capture | None
     ) -> Features:
         """Gather what an event reads, one row for each span."""
         entered, layout = forward.entered, segment.layout

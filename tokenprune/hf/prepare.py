@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import UnsupportedError
+from tokenprune.core.errors import NestedAttachError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.batch import read_batch
@@ -17,17 +17,19 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect, embedded
 from tokenprune.hf.decision import decide
 from tokenprune.hf.encoded import (
+    PRUNED,
     Encoded,
     deepstack_of,
-    mark_shortened,
     observed,
     packed,
     pixels_in,
     takes_encoded,
     without_vision,
 )
+from tokenprune.hf.patching import attached
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.hf.sources import Extra
 from tokenprune.hf.splice import splice
 
 __all__ = ["prepare"]
@@ -43,6 +45,7 @@ def prepare(
     text: Text = "prompt",
     processor: Any = None,
     encoded: Encoded | None = None,
+    extra: Extra | None = None,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Return shorter inputs for ``model(**inputs)`` or ``model.generate(**inputs)``; touches nothing.
@@ -53,7 +56,7 @@ def prepare(
 
     Parameters
     ----------
-    model, strategy, keep, unit, positions, text, processor, encoded
+    model, strategy, keep, unit, positions, text, processor, encoded, extra
         As in :func:`attach`.
     **inputs
         What the processor returned: ``input_ids``, ``pixel_values``, ``attention_mask`` ...
@@ -71,8 +74,10 @@ def prepare(
         Besides what :func:`attach` raises: the installed transformers does not take ``mm_encoder_outputs`` (before
         5.18), or inputs are missing.
     """
-    request = Request.of(model, strategy, keep, unit, positions, text, processor)
+    request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     adapter = request.adapter
+    if attached(adapter):
+        raise NestedAttachError("this model is attached, and would prune again what prepare shortens: leave the block")
     if isinstance(request.strategy, LayerSchedule):
         raise UnsupportedError(
             f"strategy {request.strategy.name!r} acts between the language model's layers, which shorter inputs cannot "
@@ -104,7 +109,7 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
     mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
     embeds = embedded(adapter, ids, encoded)
     batch = read_batch(request, ids, mask, encoded.seen)
-    decision = decide(request, collect(request, embeds, batch, encoded.seen)).spread(batch.owner)
+    decision = decide(request, collect(request, ids, embeds, batch, encoded.seen)).spread(batch.owner)
     plan = splice(batch.layout, decision.kept)
     outside = inputs.get("position_ids")
     if outside is None:
@@ -118,7 +123,8 @@ def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded
         there = adapter.image_mask(new_ids, modality) & plan.mask
         deepstack = [plan.scattered(here, layer)[there] for layer in deepstack_of(output)]
         sizes = [n for n in there.sum(1).tolist() if n]
-        shorter[modality] = mark_shortened(packed(output, sizes, new_embeds[there], deepstack))
+        shorter[modality] = packed(output, sizes, new_embeds[there], deepstack)
+        vars(shorter[modality])[PRUNED] = True
     return {
         # what else runs over the sequence: token types, labels
         **{

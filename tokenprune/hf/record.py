@@ -9,10 +9,7 @@ from torch import Tensor
 from tokenprune.core.selection import Selection
 from tokenprune.hf.splice import Splice
 
-__all__ = ["REMEMBERED", "Prefill", "Run", "Stage"]
-
-REMEMBERED = 1000
-"""Batches of prompts whose record an ``attach`` block holds."""
+__all__ = ["Prefill", "Run", "Stage"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,10 @@ class Prefill:
         return sum(tokens[row] for row in set(self.rows))
 
 
+LONGEST = 1000
+"""Entries of a history."""
+
+
 @dataclass
 class Run:
     """Record of what was pruned while attached.
@@ -92,23 +93,20 @@ class Run:
     Attributes
     ----------
     history : list of Prefill
-        One entry for each batch of prompts, the last :data:`REMEMBERED` of them. Tokens that a strategy made
-        (``selection.merged``) are held for the last batch only.
-    prompts : int
-        Batches pruned in all.
+        One entry for each batch of prompts, the last thousand. Selections in it tell which tokens were merged, without
+        the merged values, which would fill the memory.
     """
 
     history: list[Prefill] = field(default_factory=list)
-    prompts: int = 0
 
-    def add(self, prefill: Prefill) -> None:
-        """Note a batch, and let go of what would fill the memory of a block that runs for days."""
-        if self.history and self.history[-1].selection.merged is not None:
-            last = self.history[-1]
-            self.history[-1] = replace(last, selection=replace(last.selection, merged=None))
+    def note(self, prefill: Prefill) -> None:
+        """Add an entry; the oldest goes where there are too many."""
+        merged = prefill.selection.merged
+        if merged is not None:
+            light = replace(merged, tokens=merged.tokens.new_empty(*merged.tokens.shape[:2], 0))
+            prefill = replace(prefill, selection=replace(prefill.selection, merged=light))
         self.history.append(prefill)
-        self.prompts += 1
-        del self.history[:-REMEMBERED]
+        del self.history[:-LONGEST]
 
     @property
     def selections(self) -> list[Selection]:

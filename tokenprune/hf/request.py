@@ -18,6 +18,7 @@ from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
 from tokenprune.hf.saved_processor import saved_processor
+from tokenprune.hf.sources import Extra, Sources
 from tokenprune.hf.support import check
 
 __all__ = ["Request"]
@@ -33,11 +34,12 @@ class Request:
     positions: Positions
     text: Text
     scaffold: Scaffold | None
+    sources: Sources
 
     @property
     def signals(self) -> frozenset[str]:
-        """Signals to collect: what the strategy reads, given what the model has."""
-        return self.strategy.reads(self.adapter.available) - self.substitutes.keys() | set(self.substitutes.values())
+        """Signals to take from the model: what the strategy reads, given what the model has."""
+        return self.sources.read
 
     @property
     def stage(self) -> EncoderHooks | None:
@@ -63,9 +65,9 @@ class Request:
         return prompt_text(ids, mask, placeholders, self.adapter.special_ids, text=self.text, scaffold=self.scaffold)
 
     @property
-    def substitutes(self) -> dict[str, str]:
+    def substitutes(self) -> Mapping[str, str]:
         """Signals that the model lacks, and what stands in for each."""
-        return self.adapter.substitutes(self.strategy.requires)
+        return self.sources.substitutes
 
     @classmethod
     def of(
@@ -77,11 +79,13 @@ class Request:
         positions: Positions | None,
         text: Text,
         processor: Any,
+        extra: Extra | None = None,
     ) -> Request:
         """Find the adapter, build the strategy, and check that the model can give what it reads."""
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
-        check(adapter, built)
+        check(adapter, built, extra)
+        sources = Sources.of(adapter, built, extra)
         budget = Budget.of(keep, unit)
         if "frames" in built.requires and adapter.frames_apart and budget.unit != "sample":
             raise UnsupportedError(
@@ -95,7 +99,7 @@ class Request:
                 UnusedBudgetWarning,
                 stacklevel=4,
             )
-        for name, other in adapter.substitutes(built.requires).items():
+        for name, other in sources.substitutes.items():
             warnings.warn(
                 f"strategy {built.name!r} reads {name!r}, which {type(adapter.model).__name__} does not have: "
                 f"{other!r}, made to add up to one, stands in for it",
@@ -110,7 +114,7 @@ class Request:
         chosen = "keep" if adapter.multi_axis else positions or built.positions
         check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
-        request = cls(adapter, built, budget, chosen, text, scaffold)
+        request = cls(adapter, built, budget, chosen, text, scaffold, sources)
         if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
             return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))
         return request

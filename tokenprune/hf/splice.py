@@ -77,12 +77,6 @@ class Splice:
         """Whether there is no padding (asked once: on an accelerator the answer has to be waited for)."""
         return bool(self.mask.all())
 
-    @cached_property
-    def identity(self) -> bool:
-        """Whether nothing moved and nothing went, as far as the plan's own length tells."""
-        places = torch.arange(self.index.shape[1], device=self.index.device)
-        return bool((self.index == places).all())
-
     def tokens(self, x: Tensor) -> Tensor:
         """Gather (B, S, ...) -> (B, M, ...)."""
         return gather_tokens(x, self.index)

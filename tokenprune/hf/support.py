@@ -11,11 +11,12 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.layerwise import LayerHooks
+from tokenprune.hf.sources import Extra, Sources
 
 __all__ = ["check", "refusal", "signals_for", "usable_strategies"]
 
 
-def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
+def check(adapter: ModelAdapter, strategy: AnyStrategy, extra: Extra | None = None) -> None:
     """Raise if a model cannot run a strategy.
 
     Raises
@@ -25,8 +26,8 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
     UnsupportedError
         Its layers are not such that tokens can go between them.
     """
-    missing = _missing(adapter, strategy)
-    if missing == ["frames"]:
+    missing = sorted(Sources.of(adapter, strategy, extra).missing)
+    if "frames" in missing:
         raise MissingSignalError(
             f"strategy {strategy.name!r} compares the frames of videos, which {type(adapter.model).__name__} does not "
             f"read. Strategies that work on it: {', '.join(usable_strategies(adapter)) or 'none'}"
@@ -35,7 +36,8 @@ def check(adapter: ModelAdapter, strategy: AnyStrategy) -> None:
         fits = ", ".join(usable_strategies(adapter)) or "none"
         raise MissingSignalError(
             f"strategy {strategy.name!r} needs {', '.join(map(repr, missing))}, which {type(adapter.model).__name__} "
-            f"cannot give (it gives {_offer(adapter)}). Strategies that work on it: {fits}"
+            f"cannot give (it gives {_offer(adapter)}). Hand it in, attach(..., extra={{name: tensor or collector}}), "
+            f"or take a strategy that works on it: {fits}"
         )
     if isinstance(strategy, LayerSchedule):
         LayerHooks(strategy, adapter)
@@ -51,11 +53,11 @@ def _offer(adapter: ModelAdapter) -> str:
 
 def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     """Why a model cannot run a strategy; None if it can."""
-    missing = _missing(adapter, strategy)
-    if missing == ["frames"]:
+    missing = Sources.of(adapter, strategy).missing
+    if "frames" in missing:
         return "it compares the frames of videos, and the model reads none"
     if missing:
-        return "no " + ", ".join(missing)
+        return "no " + ", ".join(sorted(missing))
     try:
         check(adapter, strategy)
     except TokenPruneError as error:
@@ -63,16 +65,10 @@ def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
     return None
 
 
-def _missing(adapter: ModelAdapter, strategy: AnyStrategy) -> list[str]:
-    """Signals and layouts that a model has neither itself nor a substitute for."""
-    needed = strategy.requires
-    return sorted(adapter.missing(needed - adapter.layouts) - adapter.substitutes(needed).keys())
-
-
 def signals_for(adapter: ModelAdapter, strategies: Iterable[AnyStrategy]) -> frozenset[str]:
     """What has to be read while visual inputs are encoded, so that any of some strategies can use them."""
-    needed = frozenset().union(*(strategy.reads(adapter.available) for strategy in strategies))
-    return needed - adapter.missing(needed) | set(adapter.substitutes(needed).values())
+    needed = frozenset().union(*(Sources.of(adapter, strategy).read for strategy in strategies))
+    return needed - adapter.missing(needed)
 
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenprune.kernels import power_of_two
-from tokenprune.kernels.host import constant
+from tokenprune.kernels.launch import Launch
 
 __all__ = ["bipartite_rounds"]
 
@@ -147,31 +147,27 @@ def bipartite_rounds(
         -1 as padding.
     """
     batch, width = places.shape
-    most, device = max(counts), places.device
-    out = torch.empty(batch, most, dtype=torch.int64, device=device)
-    if most == 0:
-        return out
+    device = places.device
     programs, tall, block, warps = _shape(width, batch, device)
-    even = min(counts) == most and min(sizes) == width  # then no tensors of them are needed
+    launch = Launch(batch, counts, device, programs, warps, uniform=min(sizes) == width)
+    out = launch.picks()
+    if launch.most == 0:
+        return out
     lists = places.unsqueeze(1).repeat(1, 2, 1)
-    shared = programs > 1
-    _rounds[programs, batch](
+    _rounds[launch.grid](
         cosine.contiguous(),
         lists,
         cosine.new_empty(batch, width),
-        out if even else constant(sizes, device),
-        out if even else constant(counts, device),
+        launch.rows(sizes, out),
+        launch.rows(counts, out),
         out,
-        torch.zeros(batch, dtype=torch.int32, device=device) if shared else out,
+        torch.zeros(batch, dtype=torch.int32, device=device) if programs > 1 else out,
         cosine.shape[1],
         width,
-        most,
+        launch.most,
         rate,
-        EVEN=even,
-        PROGRAMS=programs,
         ROWS=tall,
         BLOCK=block,
-        num_warps=warps,
-        launch_cooperative_grid=shared,
+        **launch.options,
     )
     return out

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
-from tokenprune.kernels.host import constant
+from tokenprune.kernels.launch import Launch, share_out
 
 __all__ = ["Columns", "greedy_columns"]
 
@@ -169,12 +169,8 @@ def _columns(
 def _shape(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int, int]:
     """Programs a sample, candidates a program, warps."""
     width = power_of_two(n)
-    programs = 1
-    if device.type == "cuda" and dtype == torch.float32 and width > 2048:
-        # a program handles 2,048 candidates at the cost of an exchange; more than that is faster shared
-        room = torch.cuda.get_device_properties(device).multi_processor_count // batch
-        while width // programs > 2048 and 2 * programs <= room:
-            programs *= 2
+    # a program handles 2,048 candidates at the cost of an exchange; more than that is faster shared
+    programs = share_out(width, batch, device, 2048) if dtype == torch.float32 else 1
     block = max(16, width // programs)
     return programs, block, min(32, max(4, block // 256))
 
@@ -197,20 +193,18 @@ def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...],
     """
     cosine = problem.cosine
     batch, n = problem.bonus.shape
-    most = max(counts)
-    out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
-    if most == 0:
+    programs, block, warps = _shape(n, batch, cosine.dtype, cosine.device)
+    launch = Launch(batch, counts, cosine.device, programs, warps)
+    out = launch.picks()
+    if launch.most == 0:
         return out
-    even = min(counts) == most  # then no tensor of counts is needed
-    shared, block, warps = _shape(n, batch, cosine.dtype, cosine.device)
-    slots = torch.zeros(batch, most, shared, dtype=torch.int64, device=cosine.device) if shared > 1 else out
     limits = torch.finfo(cosine.dtype)
     numbers = (problem.price, problem.scale, math.log(limits.tiny), limits.min)
     if cosine.dtype == torch.float64:
         numbers = tuple(tl.constexpr(number) for number in numbers)  # a plain float would be rounded to float32
     unused = problem.bonus
     marginal = unused if problem.marginal is None else problem.marginal  # may be one number for all
-    _columns[shared, batch](
+    _columns[launch.grid](
         cosine,
         problem.bonus.contiguous(),
         unused if problem.folded is None else problem.folded.contiguous(),
@@ -218,23 +212,19 @@ def greedy_columns(problem: Columns, available: Tensor, counts: tuple[int, ...],
         marginal,
         unused if problem.picks is None else problem.picks,
         available.contiguous().view(torch.uint8),
-        out if even else constant(counts, out.device),
+        launch.rows(counts, out),
         out,
-        slots,
+        launch.slots(out),
         n,
-        most,
+        launch.most,
         *marginal.stride(),
         *numbers,
         ENTRY=problem.entry,
         FOLD=problem.fold,
         GAIN=problem.gain,
         BEGUN=problem.folded is not None,
-        EVEN=even,
         REPEATS=repeats,
-        PROGRAMS=shared,
         BLOCK=block,
-        num_warps=warps,
-        enable_fp_fusion=False,
-        launch_cooperative_grid=shared > 1,
+        **launch.options,
     )
     return out

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import agree, best_of
-from tokenprune.kernels.host import constant
+from tokenprune.kernels.launch import Launch, share_out
 
 __all__ = ["greedy_coverage"]
 
@@ -103,10 +103,7 @@ def _shape(rows: int, n: int, batch: int, device: torch.device) -> tuple[int, in
     tall = power_of_two(rows)
     if device.type != "cuda":
         return 1, min(tall, 64), width, 4
-    room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)
-    programs = 1
-    while 2 * programs <= room and width // programs > 8:
-        programs *= 2
+    programs = share_out(width, batch, device, 8)
     block = width // programs
     # a tile of 16,384 numbers stays in the registers of 8 warps; a taller table is read anew in parts
     tall = min(tall, max(16, 16384 // block))
@@ -140,34 +137,28 @@ def greedy_coverage(
         -1 as padding, and throughout a row in which a gain was NaN.
     """
     batch, rows, n = table.shape
-    most = max(counts)
-    out = torch.empty(batch, most, dtype=torch.int64, device=table.device)
-    if most == 0:
-        return out
-    even = min(counts) == most  # then no tensor of counts is needed
     programs, tall, block, warps = _shape(rows, n, batch, table.device)
+    launch = Launch(batch, counts, table.device, programs, warps)
+    out = launch.picks()
+    if launch.most == 0:
+        return out
     resident = tall >= rows
-    slots = torch.zeros(batch, most, programs, dtype=torch.int64, device=table.device) if programs > 1 else out
     scratch = best if resident else torch.empty(batch, programs, rows, dtype=torch.float32, device=table.device)
-    _coverage[programs, batch](
+    _coverage[launch.grid](
         table.contiguous(),
         best.contiguous(),
         available.contiguous().view(torch.uint8),
-        out if even else constant(counts, out.device),
+        launch.rows(counts, out),
         out,
-        slots,
+        launch.slots(out),
         scratch,
         rows,
         n,
-        most,
-        EVEN=even,
+        launch.most,
         REPEATS=repeats,
         RESIDENT=resident,
-        PROGRAMS=programs,
         ROWS=tall,
         BLOCK=block,
-        num_warps=warps,
-        enable_fp_fusion=False,
-        launch_cooperative_grid=programs > 1,
+        **launch.options,
     )
     return out

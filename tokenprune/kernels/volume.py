@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.kernels import power_of_two
 from tokenprune.kernels.exchange import best_of
-from tokenprune.kernels.host import constant
+from tokenprune.kernels.launch import Launch, share_out
 
 __all__ = ["greedy_volume"]
 
@@ -118,10 +118,7 @@ def _shape(n: int, batch: int, device: torch.device) -> tuple[int, int, int, int
     width = power_of_two(n, 16)
     if device.type != "cuda":
         return 1, 8, width, 4
-    room = max(1, torch.cuda.get_device_properties(device).multi_processor_count // batch)
-    programs = 1
-    while 2 * programs <= room and width // programs > 64:
-        programs *= 2
+    programs = share_out(width, batch, device, 64)
     block = width // programs
     return programs, max(1, 4096 // block), block, 4 if block <= 1024 else 8
 
@@ -157,36 +154,33 @@ def greedy_volume(
         -1 as padding, and throughout a row in which a gain was NaN.
     """
     batch, n = quality.shape
-    most, depth = max(counts), rows.shape[1]
-    out = torch.empty(batch, most, dtype=torch.int64, device=cosine.device)
-    if most == 0:
-        return out
-    even = min(counts) == most  # then no tensor of counts is needed
+    depth = rows.shape[1]
     programs, deep, block, warps = _shape(n, batch, cosine.device)
-    factor = rows.new_empty(batch, depth + most, n)
+    launch = Launch(batch, counts, cosine.device, programs, warps)
+    out = launch.picks()
+    if launch.most == 0:
+        return out
+    factor = rows.new_empty(batch, depth + launch.most, n)
     if depth:
         factor[:, :depth] = rows
-    slots = (batch, most, programs) if programs > 1 else (1,)
-    _volume[programs, batch](
+    slots = (batch, launch.most, programs) if programs > 1 else (1,)
+    _volume[launch.grid](
         cosine,
         quality.contiguous(),
         variance.contiguous(),
         ridge.contiguous(),
         factor,
         available.contiguous().view(torch.uint8),
-        out if even else constant(counts, out.device),
+        launch.rows(counts, out),
         out,
         torch.empty(slots, dtype=torch.int64, device=cosine.device),
         torch.zeros(slots, dtype=torch.int32, device=cosine.device),
         n,
-        most,
+        launch.most,
         depth,
-        EVEN=even,
         REPEATS=repeats,
-        PROGRAMS=programs,
         DEEP=deep,
         BLOCK=block,
-        num_warps=warps,
-        launch_cooperative_grid=programs > 1,
+        **launch.options | {"enable_fp_fusion": True},  # rounding differs in the last bits anyway
     )
     return out

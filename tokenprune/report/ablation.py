@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenprune.evaluation.ablation import Ablation, AblationRow
+from tokenprune.evaluation.ablation import AblationRow
+from tokenprune.evaluation.ablation_config import Ablation
 from tokenprune.evaluation.table import p_value
 from tokenprune.report.charts import Chart, Measured, heatmap, lines, svg, write_charts
-from tokenprune.report.report import page, share
+from tokenprune.report.pages import drawn, render, share
 from tokenprune.results.store import write_atomically
 
 __all__ = ["charts", "drawings", "write_figure", "write_page"]
@@ -28,7 +28,11 @@ def charts(ablation: Ablation, rows: Sequence[AblationRow]) -> list[Chart]:
         full = {"full": cells["full", group, 0]}
         if ablation.figure == "heatmap":
             for keep in budgets:
-                found = {(v.place[0], v.place[1]): cells[v.label, group, keep] for v in ablation.variants}
+                found = {
+                    (v.place[0], v.place[1]): cells[v.label, group, keep]
+                    for v in ablation.variants
+                    if (v.label, group, keep) in cells
+                }
                 title = f"{where}, {keep} tokens"
                 out.append(heatmap(title, found, ablation.values_of(0), ablation.values_of(1)))
             continue
@@ -37,14 +41,21 @@ def charts(ablation: Ablation, rows: Sequence[AblationRow]) -> list[Chart]:
             title = where if second is None else f"{where}, {ablation.axes[1]} {second}"
             if ablation.figure == "sweep":
                 ticks = [v.place[0] for v in variants]
-                found_lines = {f"{k} tokens": {v.place[0]: cells[v.label, group, k] for v in variants} for k in budgets}
+                found_lines = {
+                    f"{keep} tokens": {
+                        v.place[0]: cells[v.label, group, keep] for v in variants if (v.label, group, keep) in cells
+                    }
+                    for keep in budgets
+                }
                 title += f", by {ablation.axes[0]}"
             else:
                 ticks = [f"{keep} tokens" for keep in budgets]
                 named = {v.place[0]: v.label for v in variants} | {"random": "random"}
                 found_lines = {
-                    name: {f"{k} tokens": cells[label, group, k] for k in budgets} for name, label in named.items()
+                    name: {f"{k} tokens": cells[label, group, k] for k in budgets if (label, group, k) in cells}
+                    for name, label in named.items()
                 }
+            found_lines = {name: line for name, line in found_lines.items() if line}  # a variant that broke has none
             out.append(lines(title, found_lines, ticks, full))
     return [chart for chart in out if chart is not None]
 
@@ -77,29 +88,32 @@ def write_page(
     notes : sequence of str
         What a reader must know first.
     """
-    parts = [f"<p><strong>{escape(note)}</strong></p>" for note in notes]
-    for ablation, rows in done:
-        parts.append(f"<h2>{escape(ablation.title)}</h2><p>{escape(ablation.source)}; {escape(ablation.name)}.</p>")
-        found = [f"<section><h3>{escape(title)}</h3>{svg}</section>" for title, svg in drawings(ablation, rows)]
-        parts.append(f"<div class=charts>{''.join(found)}</div>{_html_table(ablation, rows)}")
+    parts = [
+        {
+            "title": ablation.title,
+            "source": ablation.source,
+            "name": ablation.name,
+            "drawings": [(title, drawn(svg)) for title, svg in drawings(ablation, rows)],
+            "rows": _table(ablation, rows),
+        }
+        for ablation, rows in done
+    ]
     path = out / "report.html"
-    write_atomically(path, page("Ablations", "".join(parts), facts))
+    text = render("ablations.html", title="Ablations", environment=facts, notes=notes, parts=parts)
+    write_atomically(path, text)
     return path
 
 
-def _html_table(ablation: Ablation, rows: Sequence[AblationRow]) -> str:
-    head = "group row keep accuracy p&nbsp;vs&nbsp;random p&nbsp;vs&nbsp;reference paper".split()
-    out = ["<details><summary>Table</summary><table><tr>", *(f"<th>{name}</th>" for name in head), "</tr>"]
+def _table(ablation: Ablation, rows: Sequence[AblationRow]) -> Iterator[list[object]]:
+    """Cells of the table."""
     for row in rows:
-        tests = (escape(p_value(p)) for p in (row.p_random, row.p_reference))
         mark = " (reference)" if row.label == ablation.reference_of(row.label) else ""
-        cells = [
-            escape(row.group),
-            escape(row.label) + mark,
-            str(row.keep or "all"),
+        yield [
+            row.group,
+            row.label + mark,
+            row.keep or "all",
             share(row.value, row.low, row.high),
-            *tests,
+            p_value(row.p_random),
+            p_value(row.p_reference),
             "-" if row.paper is None else f"{row.paper:.2%}",
         ]
-        out.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "".join(out) + "</table></details>"

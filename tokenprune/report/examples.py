@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from PIL import Image
 
+from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.matching import Match
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.conditions import Condition
+from tokenprune.evaluation.conditions import SCALE, Condition
 from tokenprune.evaluation.runner import question_batch
 from tokenprune.report.pruning import look, pruning_sheet
 
 __all__ = ["Example", "as_drawn", "choose_examples", "example_sheets"]
-
-_SCALE = ("full", "wrong image", "oracle", "random")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int 
     """Choose questions at the smallest budget; the same lines give the same questions.
 
     Questions come first that the unpruned model answers, then those on which more random draws agree with the first,
-    then the order of the lines; a new family comes before one that is shown already.
+    then the order of the lines; a new task comes before one that is shown already.
 
     Parameters
     ----------
@@ -59,16 +59,16 @@ def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int 
     won, lost : int
         At most so many questions that the best strategy answers and random does not, and of the reverse.
     """
-    keep = min((line["keep"] for line in lines if line["strategy"] not in _SCALE), default=0)
+    keep = min((line["keep"] for line in lines if line["strategy"] not in SCALE), default=0)
     here = [line for line in lines if line["keep"] in (0, keep)]
     right: dict[str, dict[str, list[bool]]] = {}
     for line in sorted(here, key=lambda line: line["draw"]):
         right.setdefault(line["strategy"], {}).setdefault(line["sample"], []).append(line["correct"])
-    rivals = {name: sum(any(c) for c in answers.values()) for name, answers in right.items() if name not in _SCALE}
+    rivals = {name: sum(any(c) for c in answers.values()) for name, answers in right.items() if name not in SCALE}
     if not rivals or "random" not in right:
         return []
     best = min(rivals, key=lambda name: (-rivals[name], name))
-    family = {line["sample"]: line["family"] for line in here}
+    task = {line["sample"]: line["task"] for line in here}
 
     def pick(wins: bool, most: int) -> list[Example]:
         found = []
@@ -81,8 +81,8 @@ def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int 
         )
         chosen: list[Example] = []
         while found and len(chosen) < most:
-            seen = {family[example.sample] for example in chosen}
-            chosen.append(next((example for example in found if family[example.sample] not in seen), found[0]))
+            seen = {task[example.sample] for example in chosen}
+            chosen.append(next((example for example in found if task[example.sample] not in seen), found[0]))
             found.remove(chosen[-1])
         return chosen
 
@@ -94,6 +94,7 @@ def example_sheets(
     processor: Any,
     items: Sequence[Item],
     lines: Sequence[Mapping[str, Any]],
+    strategies: Sequence[str | Mapping[str, Any]] | None = None,
     *,
     match: Match = "kept",
     side: int = 192,
@@ -107,6 +108,9 @@ def example_sheets(
         Of the comparison.
     lines : sequence of mapping
         Rows of results.jsonl.
+    strategies : sequence of str or mapping, optional
+        As given to the comparison: what labels of rows of their own stand for. A row that nobody can build any more is
+        no example.
     match : str, default "kept"
         As in the comparison.
     side : int, default 192
@@ -117,8 +121,11 @@ def example_sheets(
     list of (caption, picture)
     """
     by_id = {item.id: item for item in items}
+    made = {row["label"]: row["strategy"] for row in strategies or () if not isinstance(row, str)}
+    known = [line for line in lines if line["sample"] in by_id]
+    known = [line for line in known if line["strategy"] in {*SCALE, *made} or _buildable(line["strategy"])]
     sheets = []
-    for example in choose_examples([line for line in lines if line["sample"] in by_id]):
+    for example in choose_examples(known):
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
         pictures = question_batch(model, processor, [item])
@@ -126,18 +133,28 @@ def example_sheets(
             return []  # nobody knows where tokens of tiles lie
         random = as_drawn(item.image_id, pictures.units[0][1])
         question = item.question
-        strategies = [build(example.strategy), random]
-        looked = look(model, processor, item.image(), question.text, strategies, budgets, match=match)
+        pair = [build(made.get(example.strategy, example.strategy)), random]
+        looked = look(model, processor, item.image(), question.text, pair, budgets, match=match, prompt=question.prompt)
         title = f"{question.text} (right answer: {question.answer})"
         drawn = pruning_sheet(looked, title, question, side)
         sides = ("right", "wrong") if example.won else ("wrong", "right")
         caption = (
-            f"{question.family}/{question.subfamily}, {example.sample}: at {example.keep} tokens {example.strategy} is "
+            f"{item.task}/{item.family}, {example.sample}: at {example.keep} tokens {example.strategy} is "
             f"{sides[0]} and random, in {example.agreeing} of {example.draws} draws, {sides[1]}. Shown is the "
             "first draw. Outlined: what the question is about."
         )
         sheets.append((caption, drawn))
     return sheets
+
+
+@cache
+def _buildable(name: str) -> bool:
+    """Whether a label is the name of a strategy, and not what somebody once called a row of their own."""
+    try:
+        build(name)
+    except TokenPruneError:
+        return False
+    return True
 
 
 def as_drawn(picture: str, n_visual: int) -> AnyStrategy:

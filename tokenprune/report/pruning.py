@@ -18,7 +18,7 @@ from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
 from tokenprune.evaluation.batch import QuestionBatch
-from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.metrics import graded
 from tokenprune.hf.adapters.base import PIXELS
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
@@ -117,6 +117,7 @@ def look(
     budgets: Sequence[int],
     max_new_tokens: int = 8,
     match: Match = "kept",
+    prompt: str | None = None,
 ) -> Look:
     """Ask one question about a picture, unpruned and with every strategy at every budget.
 
@@ -133,6 +134,8 @@ def look(
     max_new_tokens : int, default 8
     match : str, default "kept"
         What a budget is; see :data:`tokenprune.core.matching.Match`.
+    prompt : str, optional
+        What is shown to the model, where that is more than the question.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = QuestionBatch(model, processor, [image], ["picture"], [question], strategies=built)
+    pictures = QuestionBatch(model, processor, [image], ["picture"], [prompt or question], strategies=built)
     if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
         raise UnsupportedError(
             f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
@@ -151,13 +154,15 @@ def look(
     n_layers = model.config.get_text_config().num_hidden_layers
     shown, pixels = pictures.shown(0), pictures.shown(0, True)
 
+    text = "prompt" if prompt in (None, question) else [question]
+
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
         used = shown
         if strategy is not None:
             asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
             used = pixels if isinstance(strategy, Strategy) and strategy.stage is not None else shown
-            pruning = attach(model, strategy, asked_for, processor=processor, encoded=used.encoded)
+            pruning = attach(model, strategy, asked_for, text=text, processor=processor, encoded=used.encoded)
         with pruning as run:
             out = model.generate(**used.inputs, max_new_tokens=max_new_tokens, do_sample=False)
         said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -192,8 +197,8 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
         picture = dimmed(looked.picture, view.kept, looked.grids, side)
         color = "black"
         if question is not None:
-            _outline(picture, question.boxes, looked.size)
-            color = RIGHT if is_correct(view.answer, question.answer, question.choices) else WRONG
+            _outline(picture, question.boxes or (), looked.size)
+            color = RIGHT if float(graded(view.answer, question)) >= 0.5 else WRONG
         note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
         return Cell(picture, view.answer or "(nothing)", note, color)
 

@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tokenprune.core.errors import ConfigError
+from tokenprune.core.errors import ConfigError, NonFiniteError
+from tokenprune.results.files import append_whole, as_csv, write_atomically
+from tokenprune.results.lines import LineKind, parsed, read_lines, read_results
+from tokenprune.results.provenance import differences, short
 
-__all__ = ["ResultFolder", "as_csv", "read_results", "write_atomically"]
+__all__ = ["ResultFolder", "as_csv", "read_results", "segment", "write_atomically"]
 
 _OURS = frozenset({".lock", "config.json.part"})
 """What a run that was killed at its start leaves."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see the old or the new one, never a half."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def segment(out: Path, record: Mapping[str, Any], new: bool) -> Path:
+    """The folder in which a run goes on: ``out``, or one of ``out/segments``, each complete in itself.
 
-
-def as_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows under a line of names, the same bytes on every machine."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    """One JSON object; ``where`` is what a ConfigError names if it is none."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is damaged ({error}); mend it, or use another --out") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where} is damaged (not a JSON object); mend it, or use another --out")
-    return found
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """All rows of a folder's ``results.jsonl``; none where there is no such file.
-
-    Raises
-    ------
-    ConfigError
-        A line is no JSON object; names file and line.
+    Parameters
+    ----------
+    out : Path
+    record : mapping
+        The run's configuration.
+    new : bool
+        Whether a run of another configuration than any that is there begins a segment of its own; without, the folder
+        that is returned refuses it.
     """
-    lines = path / "results.jsonl"
-    if not lines.exists():
-        return []
-    numbered = enumerate(lines.read_text(encoding="utf-8").split("\n"), 1)
-    return [_parsed(line, f"{str(lines)!r}, line {number},") for number, line in numbered if line]
+    stored = out / "config.json"
+    if not stored.exists() or _stored(stored) == _plain(record):
+        return out
+    for other in sorted((out / "segments").glob("*/config.json")):
+        if _stored(other) == _plain(record):
+            return other.parent
+    return out / "segments" / short(record) if new else out
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    return parsed(path.read_bytes(), repr(str(path)))
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(record)))
+    return plain
 
 
 class ResultFolder:
@@ -72,6 +61,15 @@ class ResultFolder:
         Made if it does not exist.
     config : mapping
         What decides an answer (model, seed, data ...); a folder that was begun with another one is refused.
+    kind : LineKind, optional
+        What its lines are; any JSON object by default.
+    way_out : str
+        What the error for another configuration offers.
+
+    Attributes
+    ----------
+    run : str
+        Short hash of the configuration, for lines.
 
     Raises
     ------
@@ -79,8 +77,15 @@ class ResultFolder:
         The folder belongs to another configuration or is in use, is damaged, cannot be written, or is no folder.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self.path, self.lines = path, path / "results.jsonl"
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        kind: LineKind | None = None,
+        way_out: str = "use another --out",
+    ) -> None:
+        self.path, self.lines, self.kind = path, path / "results.jsonl", kind
+        self.run = short(config)
         self._lock = FileLock(path / ".lock", timeout=0)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {str(path)!r} is a file; give a folder")
@@ -98,20 +103,17 @@ class ResultFolder:
                 f"--out {str(path)!r} cannot be written: {error.strerror}; give another folder"
             ) from error
         try:
-            self._begin(stored, json.loads(json.dumps(dict(config))))
+            self._begin(stored, _plain(config), way_out)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, stored: Path, wanted: dict[str, Any]) -> None:
+    def _begin(self, stored: Path, wanted: dict[str, Any], way_out: str) -> None:
         """Write the configuration, or compare it with the one that is there."""
         if stored.exists():
-            before = _parsed(stored.read_text(encoding="utf-8"), repr(str(stored)))
-            changed = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
-            if changed:
-                details = "; ".join(f"{k}: {before.get(k)!r} there, {wanted.get(k)!r} now" for k in changed)
+            if changed := differences(_stored(stored), wanted):
                 where = f"{str(self.path)!r} holds results of another configuration"
-                raise ConfigError(f"{where} ({details}); use another --out")
+                raise ConfigError(f"{where} ({'; '.join(changed)}); {way_out}")
         else:
             write_atomically(stored, json.dumps(wanted, indent=1) + "\n")
         self._drop_partial_line()
@@ -138,13 +140,19 @@ class ResultFolder:
                     file.truncate(whole)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows in one write."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        with self.lines.open("ab") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        """Add rows in one write, all or none.
+
+        Raises
+        ------
+        NonFiniteError
+            A number is NaN or infinite, which no reader of JSON has to accept.
+        """
+        try:
+            text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        except ValueError as error:
+            raise NonFiniteError(f"a line of {str(self.lines)!r} would hold NaN or infinity") from error
+        append_whole(self.lines, text.encode("utf-8"))
 
     def read(self) -> list[dict[str, Any]]:
         """All rows so far."""
-        return read_results(self.path)
+        return read_lines(self.lines, self.kind)

@@ -1,5 +1,6 @@
-"""For tests of tokenprune and of its plugins: hypothesis strategies."""
+"""For tests of tokenprune and of its plugins: hypothesis strategies, and what holds a part to its promises."""
 
+from tokenprune.testing.check import CheckReport, check
 from tokenprune.testing.strategies import (
     channels,
     embeddings,
@@ -10,4 +11,14 @@ from tokenprune.testing.strategies import (
     taus,
 )
 
-__all__ = ["channels", "embeddings", "features", "gains_instances", "joints", "naive_bayes", "taus"]
+__all__ = [
+    "CheckReport",
+    "channels",
+    "check",
+    "embeddings",
+    "features",
+    "gains_instances",
+    "joints",
+    "naive_bayes",
+    "taus",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from tokenprune.core.errors import ConfigError, UnsupportedError, closest
 from tokenprune.hf.adapters.base import adapter_for
 
-__all__ = ["BUILT_IN", "DTYPES", "load_model", "usable_device"]
+__all__ = ["BUILT_IN", "DTYPES", "check_weights", "load_model", "usable_device"]
 
 BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
@@ -68,13 +69,15 @@ def load_model(
         The device cannot be used here, or no such dtype.
     UnsupportedError
         Nothing by that name can be loaded, its model type has no adapter, or its processor needs a package that is
-        not installed.
+        not installed; or the checkpoint does not fill the model: weights are missing, of other shapes, or no numbers.
     UnknownNameError
         No tiny model of that type; names those most like it.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
     usable_device(device)
+    if not name.strip():
+        raise ConfigError(f"model {name!r}: give one of {', '.join(BUILT_IN)}, a folder or a hub id")
     if name == "tiny":
         from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
@@ -89,6 +92,7 @@ def load_model(
     else:
         model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code)
     adapter_for(model)
+    check_weights(model, name)
     return model.to(device=device, dtype=DTYPES[dtype]).eval(), processor
 
 
@@ -101,8 +105,13 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
     source = str(Path(name).expanduser()) if looks_like_path else name
     try:
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        model, told = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that all of them are told, by us
         )
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -114,7 +123,50 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
         raise UnsupportedError(
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
         ) from error
+    _check_filled(name, model, told)
     return model, processor
+
+
+def _check_filled(name: str, model: Any, told: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that leaves weights as they were drawn: every answer would be noise, and look like one."""
+    faults = []
+    if missing := sorted(told.get("missing_keys", ())):
+        faults.append(f"{len(missing)} weights that its config asks for are not in the checkpoint ({_some(missing)})")
+    if wrong := sorted(str(key[0] if isinstance(key, tuple) else key) for key in told.get("mismatched_keys", ())):
+        faults.append(f"{len(wrong)} weights are of other shapes than its config says ({_some(wrong)})")
+    if errors := [str(error) for error in told.get("error_msgs", ())]:
+        faults.append(errors[0].strip().splitlines()[0])
+    layers = {key.split(".layers.")[1].split(".")[0] for key in told.get("unexpected_keys", ()) if ".layers." in key}
+    if layers:
+        faults.append(
+            f"the checkpoint has weights for layer {', '.join(sorted(layers))}, which its config does not ask for "
+            f"({_some(sorted(told['unexpected_keys']))})"
+        )
+    if faults:
+        raise UnsupportedError(
+            f"model {name!r}: {'; '.join(faults)}. {type(model).__name__} would run, and not be the model that was "
+            "trained: give a whole checkpoint, with the config that it was saved with"
+        )
+
+
+def check_weights(model: Any, name: str = "") -> None:
+    """Refuse a model whose weights are no numbers.
+
+    Raises
+    ------
+    UnsupportedError
+        A weight is NaN or infinite; names it.
+    """
+    for key, weight in model.named_parameters():
+        if weight.is_floating_point() and not weight.is_meta and not bool(torch.isfinite(weight).all()):
+            raise UnsupportedError(
+                f"model {name or type(model).__name__!r}: {key} holds NaN or infinity: the checkpoint is damaged, or "
+                f"too large for {str(weight.dtype).removeprefix('torch.')}; load it in float32 to see which"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _distribution() -> str:

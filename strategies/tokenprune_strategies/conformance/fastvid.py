@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,10 @@ def replay(case: Case) -> dict[str, Tensor | Replayed]:
     assert isinstance(strategy.selector, SegmentAnchors)
     if "ignore" in hyper:
         strategy = replace(strategy, selector=replace(strategy.selector, alike=hyper["ignore"]))
+    signals: dict[str, Any] = {"mean_attention@-1": attention.flatten().unsqueeze(0)}
     features = tp.Features(
         video[places].unsqueeze(0),
-        received_attention=attention.flatten().unsqueeze(0),
+        **signals,
         grid=tp.Grid(1, each, n_frames),
         extra={"frame_features": frames.unsqueeze(0)},
     )

@@ -32,7 +32,8 @@ def _outer(case: Case) -> dict[str, Tensor | Replayed]:
     assert isinstance(strategy, tp.Strategy)
     selector = strategy.selector
     assert isinstance(selector, StaticWindows)
-    selection = strategy.select(features_of(case, received_attention=case.inputs["attention"].flatten()[None]), 1)
+    signals = {"mean_attention@-1": case.inputs["attention"].flatten()[None]}
+    selection = strategy.select(features_of(case, **signals), 1)
     assert selection.merged is not None
     assert selection.groups is not None
     windows, saved = selector.windows(case.inputs["video"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.components.absorb import AbsorbNeighbours
-from tokenprune.components.outliers import outliers
+from tokenprune.components.outliers import outlier_counts, outliers
 from tokenprune.hf.adapters.encoder_attention import wide_attention
 from tokenprune.testing.conformance import Case, Replayed
 from tokenprune_strategies.prumerge import prumerge, prumerge_plus
@@ -31,7 +31,7 @@ def replay(case: Case) -> dict[str, Tensor | Replayed]:
     assert isinstance(strategy.merger, AbsorbNeighbours)
     _, rest, slots, near = strategy.merger.absorbed(features, selection.order)
     share = outliers(attention.reshape(1, -1), torch.ones(1, attention.numel(), dtype=torch.bool)).double().mean()
-    salient = int(n * float(share)) if ratio is None else salient
+    salient = outlier_counts(attention, features.valid(), "batch")[0] if ratio is None else salient
     centres = selection.order[:, :-1]
     batch, count = centres.shape
     nearest = slots.unsqueeze(1).expand_as(near)[near].view(batch, count, hyper["neighbours"])

@@ -136,7 +136,7 @@ def _stage(case: Case, schedule: LayerSchedule) -> dict[str, Tensor | Replayed]:
     rotary = model.rotary_emb(hidden, position_ids=place[None])
     ahead = look_ahead(model.config, model.layers[layer + 1], hidden, {"position_embeddings": rotary})
     places = places_in(layout)
-    signals = layer_signals(places, mask, event, *ahead)
+    signals: dict[str, Any] = layer_signals(places, mask, event, *ahead)
     features = tp.Features(places.of(hidden, places.visual), visual_mask=places.visual >= 0, **signals)
     entered = tuple(hyper["image_tokens"][row] for row in rows)
     keep = tuple(int(n * hyper["ratios"][-1]) for n in entered)

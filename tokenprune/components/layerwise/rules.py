@@ -91,7 +91,8 @@ class Pyramid(KeepRule):
         if self.ratios is None:
             exponent = (self.stages + which + 1) / self.stages
             # a hair above: shares that are whole in exact arithmetic stay so
-            return math.floor(entered * (keep / entered) ** exponent + 1e-9)
+            share: float = (keep / entered) ** exponent
+            return math.floor(entered * share + 1e-9)
         left = int(entered * self.ratios[-1])
         if abs(keep - left) > 1:
             raise BudgetError(

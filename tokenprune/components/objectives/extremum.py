@@ -26,11 +26,12 @@ __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelev
 class ExtremumState:
     """A bonus per token, the pairwise table, and the extremum over the picks' columns.
 
-    Infinite in rows without a pick; None before any pick.
+    The extremum is infinite in rows without a pick, None before any pick. Without a table picks change nothing: the
+    bonus is the gain throughout.
     """
 
     bonus: Tensor
-    table: PairTable
+    table: PairTable | None
     extremum: Tensor | None = None
 
 
@@ -65,6 +66,8 @@ class ExtremumObjective(Objective):
 
     def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
         """Fold in the picked token's column, in rows that pick one."""
+        if state.table is None:
+            return state
         nothing, of_two, _ = self._fold
         column = self.entry(state.table.column(index.clamp_min(0)))
         picked = index.unsqueeze(-1) >= 0
@@ -74,7 +77,7 @@ class ExtremumObjective(Objective):
 
     def resume(self, state: ExtremumState, picks: Tensor) -> ExtremumState:
         """Fold all columns at once: an extremum does not depend on the order."""
-        if not picks.shape[1]:
+        if state.table is None or not picks.shape[1]:
             return state
         nothing, of_two, along = self._fold
         columns = self.entry(state.table.columns(picks.clamp_min(0)))
@@ -83,15 +86,15 @@ class ExtremumObjective(Objective):
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
         """Options of a program over columns, where the table has entries for one and dtypes agree."""
-        entries = entries_of(state.table) if usable(state.bonus) else None
+        entries = None if state.table is None or not usable(state.bonus) else entries_of(state.table)
         if entries is None or entries["cosine"].dtype != state.bonus.dtype:
             return None
         fold = "max" if self.largest else "min"
         return {**entries, "bonus": state.bonus, "folded": state.extremum, "fold": fold, "gain": gain, **options}
 
     def oracle(self, state: ExtremumState, row: int) -> Oracle:
-        """Read single entries of the picks' columns."""
-        return _ExtremumOracle(self, state, row)
+        """Read single entries of the picks' columns, or none where there is no table."""
+        return Modular().oracle(state.bonus, row) if state.table is None else _ExtremumOracle(self, state, row)
 
 
 class _ExtremumOracle(Oracle):
@@ -112,6 +115,7 @@ class _ExtremumOracle(Oracle):
         return float(self.objective.gain(self.bonus[candidate], extremum))
 
     def take(self, pick: int) -> None:
+        assert self.state.table is not None
         index = torch.full(self.state.bonus.shape[:1], pick, device=self.state.bonus.device)
         column = self.objective.entry(self.state.table.column(index))
         self.columns.append(column[self.row].cpu().numpy())
@@ -141,9 +145,15 @@ class MaximalMarginalRelevance(ExtremumObjective):
     def __post_init__(self) -> None:
         check_number(self, "lam", 0, 1)
 
+    @property
+    def relevance_only(self) -> bool:
+        """Whether redundancy counts for nothing, so that the picks are the top scores."""
+        return self.lam == 1
+
     def start(self, features: Features, scores: Tensor) -> ExtremumState:
-        """Relevance alone; the table waits until it is read."""
-        return ExtremumState(self.lam * scores, DeferredTable(self.pairs, features))
+        """Relevance alone; the table, if there is to be one, waits until it is read."""
+        table = None if self.relevance_only else DeferredTable(self.pairs, features)
+        return ExtremumState(self.lam * scores, table)
 
     def entry(self, column: Tensor) -> Tensor:
         """Redundancy as it stands."""
@@ -153,22 +163,8 @@ class MaximalMarginalRelevance(ExtremumObjective):
         """lam c_i - (1 - lam) max_j D_ij."""
         return bonus - (1 - self.lam) * extremum
 
-    def take(self, state: ExtremumState, index: Tensor) -> ExtremumState:
-        """Fold the pick's column in, unless redundancy counts for nothing."""
-        return state if self.lam == 1 else super().take(state, index)
-
-    def resume(self, state: ExtremumState, picks: Tensor) -> ExtremumState:
-        """As ``take``."""
-        return state if self.lam == 1 else super().resume(state, picks)
-
-    def oracle(self, state: ExtremumState, row: int) -> Oracle:
-        """Read single entries of the picks' columns, or none at all where redundancy counts for nothing."""
-        return Modular().oracle(state.bonus, row) if self.lam == 1 else super().oracle(state, row)
-
     def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where redundancy counts and is cosine or self-PMI by softmax."""
-        if self.lam == 1:
-            return None
         return run_columns(self.columns(state, "relevance", price=1 - self.lam), available, counts, repeats)
 
 

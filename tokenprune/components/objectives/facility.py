@@ -14,7 +14,7 @@ from tokenprune.core.information import cosine_similarity, log_conditional
 from tokenprune.core.kinds import Normalizer, Objective, check_number
 from tokenprune.kernels import usable
 
-__all__ = ["Coverage", "FacilityLocation", "PMICoverage", "softmax_coverage"]
+__all__ = ["CoverState", "Coverage", "FacilityLocation", "PMICoverage", "softmax_coverage"]
 
 
 def softmax_coverage(
@@ -43,7 +43,7 @@ def softmax_coverage(
 
 
 @dataclass(frozen=True)
-class _CoverState:
+class CoverState:
     """The table (B, R, N) and what each row has of its best pick (B, R)."""
 
     table: Tensor
@@ -61,7 +61,7 @@ class Coverage(Objective):
     non_increasing_gains = True
     uses_scores = False
 
-    def gains(self, state: _CoverState) -> Tensor:
+    def gains(self, state: CoverState) -> Tensor:
         """What each candidate adds to the rows it serves better than the picks.
 
         Added up in float64 and rounded, so that the order of addition decides nothing.
@@ -69,13 +69,13 @@ class Coverage(Objective):
         rise = (state.table - state.best.unsqueeze(-1)).clamp_min_(0)
         return rise.sum(1, dtype=torch.float64).to(rise.dtype)
 
-    def take(self, state: _CoverState, index: Tensor) -> _CoverState:
+    def take(self, state: CoverState, index: Tensor) -> CoverState:
         """Let the pick serve the rows it serves better."""
         column = index.clamp_min(0).view(-1, 1, 1).expand(-1, state.table.shape[1], 1)
         served = torch.maximum(state.best, state.table.gather(2, column).squeeze(-1))
         return replace(state, best=torch.where((index >= 0).unsqueeze(-1), served, state.best))
 
-    def run(self, state: _CoverState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+    def run(self, state: CoverState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program for tables in float32."""
         if not usable(state.table) or state.table.dtype != torch.float32:
             return None
@@ -83,7 +83,7 @@ class Coverage(Objective):
 
         return greedy_coverage(state.table, state.best, available, counts, repeats=repeats)
 
-    def value(self, state: _CoverState) -> Tensor:
+    def value(self, state: CoverState) -> Tensor:
         """f of the picks, (B,)."""
         return state.best.sum(1)
 
@@ -128,7 +128,7 @@ class FacilityLocation(Coverage):
             {"visual"} | ({"text"} if self.tau_text is not None else set()) | ({self.signal} if self.alpha else set())
         )
 
-    def start(self, features: Features, scores: Tensor) -> _CoverState:
+    def start(self, features: Features, scores: Tensor) -> CoverState:
         """Both tables, stacked; nothing is covered."""
         tables = []
         mask = features.visual_mask
@@ -138,7 +138,7 @@ class FacilityLocation(Coverage):
             encoded = features[self.signal]
             tables.append(self.alpha * softmax_coverage(encoded, encoded, self.tau_visual, mask, mask))
         table = torch.cat(tables, dim=1)
-        return _CoverState(table, torch.zeros_like(table[:, :, 0]))
+        return CoverState(table, torch.zeros_like(table[:, :, 0]))
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,11 @@ class PMICoverage(Coverage):
     normalizer: Normalizer = Softmax()  # noqa: RUF009  (immutable)
     requires = frozenset({"visual", "text"})
 
-    def start(self, features: Features, scores: Tensor) -> _CoverState:
+    def start(self, features: Features, scores: Tensor) -> CoverState:
         """The conditional distributions, text tokens down; nothing is covered."""
         similarity = cosine_similarity(features.visual, features.text)
         table = self.normalizer(similarity, features.text_mask).exp().mT
         for mask, axis in ((features.text_mask, 2), (features.visual_mask, 1)):
             if mask is not None:
                 table = table.masked_fill(~mask.unsqueeze(axis), 0)
-        return _CoverState(table, torch.zeros_like(table[:, :, 0]))
+        return CoverState(table, torch.zeros_like(table[:, :, 0]))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tokenprune.components.objectives.facility import Coverage, CoverState
 from tokenprune.core.features import Features
 from tokenprune.core.information import cosine_similarity
-from tokenprune.core.kinds import Objective, check_choice, check_number
+from tokenprune.core.kinds import check_choice, check_number
 
 __all__ = ["SalientCoverage"]
 
 
 @dataclass(frozen=True)
-class _State:
-    """Cosines that count (B, N, N), the best pick of each row of them (B, N), and weights (B, N)."""
+class _Weighed(CoverState):
+    """The table of cosines that count, and a weight for each token (B, N)."""
 
-    table: Tensor
-    best: Tensor
     weight: Tensor
 
 
 @dataclass(frozen=True)
-class SalientCoverage(Objective):
+class SalientCoverage(Coverage):
     """How much better a token's picks would cover all tokens, times or plus its own score (SCOPE).
 
     Coverage of a token is the largest cosine to a pick, at least 0. The rise in total coverage is monotone and
@@ -44,7 +43,9 @@ class SalientCoverage(Objective):
     signal: str = "encoder"
     alpha: float = 1.0
     combine: Literal["multi", "add"] = "multi"
-    non_increasing_gains = True
+    submodular = False
+    monotone = False
+    uses_scores = True
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, 100)
@@ -55,7 +56,7 @@ class SalientCoverage(Objective):
         """The signal compared."""
         return frozenset({self.signal})
 
-    def start(self, features: Features, scores: Tensor) -> _State:
+    def start(self, features: Features, scores: Tensor) -> _Weighed:
         """Nothing is covered; padding covers and is covered by nothing."""
         tokens = features[self.signal]
         table = cosine_similarity(tokens, tokens).clamp_min(0)
@@ -63,16 +64,10 @@ class SalientCoverage(Objective):
             both = features.visual_mask.unsqueeze(1) & features.visual_mask.unsqueeze(2)
             table = table.masked_fill(~both, 0)
         weight = scores.to(table.dtype).clamp_min(0) ** self.alpha
-        return _State(table, torch.zeros_like(table[:, :, 0]), weight)
+        return _Weighed(table, torch.zeros_like(table[:, :, 0]), weight)
 
-    def gains(self, state: _State) -> Tensor:
-        """Rise in coverage, added up in float64 so that the order of addition decides nothing, and weighed."""
-        rise = (state.table - state.best.unsqueeze(-1)).clamp_min_(0)
-        gain = rise.sum(1, dtype=torch.float64).to(rise.dtype)
+    def gains(self, state: CoverState) -> Tensor:
+        """Rise in coverage, weighed."""
+        assert isinstance(state, _Weighed)
+        gain = super().gains(state)
         return gain * state.weight if self.combine == "multi" else gain + state.weight
-
-    def take(self, state: _State, index: Tensor) -> _State:
-        """Let the pick cover what it covers better."""
-        column = index.clamp_min(0).view(-1, 1, 1).expand(-1, state.table.shape[1], 1)
-        covered = torch.maximum(state.best, state.table.gather(2, column).squeeze(-1))
-        return replace(state, best=torch.where((index >= 0).unsqueeze(-1), covered, state.best))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,7 +44,9 @@ class SegmentAnchors(Selector):
     peaks (:func:`~tokenprune.components.density.peaks`, four neighbours) among the tokens that are not salient. For
     each anchor, every other token of the segment joins the most similar of its centres, so that it is merged once for
     each anchor; a centre becomes w times itself plus 1 - w times the mean of its members, w = max(1 / (members + 1),
-    ``beta``). Handed on as groups: roles "salient" and "centre", segments, members and their weights.
+    ``beta``). Segments follow from a feature of each frame: the signal ``frame_features``, (B, T, e), where it is
+    given, else the mean of the frame's tokens. Handed on as groups: roles "salient" and "centre", segments, members and
+    their weights.
 
     Parameters
     ----------
@@ -87,6 +89,10 @@ class SegmentAnchors(Selector):
         for name in ("context", "beta"):
             check_number(self, name, 0, 1)
         check_choice(self, "form", get_args(Form))
+
+    def reads(self, given: Container[str]) -> frozenset[str]:
+        """Features of frames where they are given, and what is always read."""
+        return self.requires | ({"frame_features"} if "frame_features" in given else set())
 
     @property
     def neutral(self) -> bool:  # type: ignore[override]
@@ -171,10 +177,10 @@ class SegmentAnchors(Selector):
                 if quota.centres and len(rest):
                     peak = peaks(video[t, rest], min(NEIGHBOURS, len(rest)))[0]
                     centre[t, rest[peak.argsort(descending=True, stable=True)[: quota.centres]]] = True
-        pairs, weights = [], []
+        pairs, weights, unit = [], [], unit_norm(video.flatten(0, 1))
         for segment, plan in zip(cut, plans, strict=True):
             for anchor, members in self._members(segment, plan, salient, centre, budget):
-                pair, weight = self._joined(video, anchor, centre[anchor], members)
+                pair, weight = self._joined(unit, anchor, centre[anchor], members)
                 pairs.append(pair)
                 weights.append(weight)
         order = (salient | centre).flatten().nonzero().flatten()
@@ -206,15 +212,13 @@ class SegmentAnchors(Selector):
                 member[anchor - first] &= ~centre[anchor]
             yield anchor, member.flatten().nonzero().flatten() + first * each
 
-    def _joined(self, video: Tensor, anchor: int, centre: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs (token, centre) with weights, the centre's own among them."""
+    def _joined(self, unit: Tensor, anchor: int, centre: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs (token, centre) with weights, the centre's own among them; tokens of unit length (T n, d)."""
         centres = centre.nonzero().flatten() + anchor * len(centre)
-        tokens = video.flatten(0, 1)
-        unit = unit_norm(tokens)
         nearest = (unit[members] @ unit[centres].mT).argmax(-1)
         counts = torch.bincount(nearest, minlength=len(centres))
-        own = torch.clamp(1 / (counts + 1).to(tokens.dtype), min=self.beta).where(counts > 0, 1.0)
-        share = ((1 - own) / counts.clamp_min(1)).to(tokens.dtype)
+        own = torch.clamp(1 / (counts + 1).to(unit.dtype), min=self.beta).where(counts > 0, 1.0)
+        share = ((1 - own) / counts.clamp_min(1)).to(unit.dtype)
         pairs = torch.stack([torch.cat([members, centres]), torch.cat([centres[nearest], centres])], dim=-1)
         return pairs, torch.cat([share[nearest], own])
 

@@ -81,7 +81,7 @@ def most_static_windows(static: Tensor, longest: int) -> tuple[list[Segment], in
     windows : list of Segment
     saved : int
     """
-    frames = len(static) + 1
+    frames, static = len(static) + 1, static.cpu()  # a number is looked at for every pair of frames
     best, start = [0] * (frames + 1), [0] * (frames + 1)
     for end in range(1, frames + 1):
         best[end], start[end] = best[end - 1], end - 1

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
+from einops import rearrange, reduce
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,14 +74,13 @@ def texels() -> tuple[NDArray[np.uint8], tuple[int, ...]]:
     """
     with (_ASSETS / "atlas.png").open("rb") as file:
         sheet = np.asarray(Image.open(file)).astype(np.int64)
-    rows, columns = sheet.shape[0] // CELL, sheet.shape[1] // CELL
-    sprites = sheet.reshape(rows, CELL, columns, CELL, 4).swapaxes(1, 2).reshape(-1, CELL, CELL, 4)
+    sprites = rearrange(sheet, "(row y) (column x) c -> (row column) y x c", y=CELL, x=CELL)
     sprites = sprites[: plate_sprite() + 1]
     sprites[..., :3] = (sprites[..., :3] * sprites[..., 3:] + 127) // 255
     tables, starts, start = [], [], 0
     for level in LEVELS:
         step = CELL // level
-        blocks = sprites.reshape(len(sprites), level, step, level, step, 4).sum((2, 4))
+        blocks = reduce(sprites, "s (y i) (x j) c -> s y x c", "sum", i=step, j=step)
         tables.append(((blocks + step * step // 2) // (step * step)).astype(np.uint8).reshape(-1, 4))
         starts.append(start)
         start += len(tables[-1])

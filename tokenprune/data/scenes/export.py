@@ -13,12 +13,13 @@ __all__ = ["export"]
 
 
 def export(
-    directory: str | Path, n: int = 200, seed: int = 0, families: Iterable[str] | None = None, split: str = "test"
+    directory: str | Path, n: int = 238, seed: int = 0, families: Iterable[str] | None = None, split: str = "test"
 ) -> int:
     """Write pictures and ``metadata.jsonl``: what ``datasets.load_dataset("imagefolder", data_dir=...)`` reads.
 
-    A line a question: ``file_name`` (several lines share one picture), ``id``, ``question``, ``answer``, ``family``,
-    ``subfamily``, ``choices``, ``boxes``.
+    A line a question: ``file_name`` and ``image_id`` (several lines share one picture), ``id``, ``question``,
+    ``answer``, ``task`` ("scenes-pope"), ``family`` ("adversarial"), ``choices``, ``boxes``. ``compare --data`` reads
+    it back as the same questions.
 
     Parameters
     ----------
@@ -58,11 +59,12 @@ def _write(found: Sequence[Sample], folder: Path, seed: int, split: str) -> int:
             question = sample.question
             row = {
                 "file_name": _file_name(sample.scene),
+                "image_id": f"{seed}-{sample.scene}",
                 "id": sample.id,
                 "question": question.text,
                 "answer": question.answer,
-                "family": question.family,
-                "subfamily": question.subfamily,
+                "task": f"scenes-{question.family}",
+                "family": question.subfamily,
                 "choices": list(question.choices),
                 "boxes": [list(box) for box in question.boxes],
             }

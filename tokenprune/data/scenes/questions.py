@@ -56,6 +56,21 @@ class Question:
         """Whether the answer is yes or no."""
         return self.choices == ("Yes", "No")
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers."""
+        return (self.answer,)
+
+    @property
+    def prompt(self) -> str:
+        """What is shown to a model: nothing but the text."""
+        return self.text
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that grades answers."""
+        return "words"
+
 
 @dataclass(frozen=True)
 class _Draft:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,10 +19,10 @@ from tokenprune.core.layer_names import at_layer, layer_index, split_layer
 from tokenprune.core.registry import registry
 from tokenprune.hf.adapters.encoder_attention import ENCODER_SIGNALS, Readings
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
-from tokenprune.hf.patching import arguments_of, replaced
+from tokenprune.hf.patching import arguments_of, standing_in
 from tokenprune.hf.splice import Splice
 
-__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "frames_in", "precision_of"]
+__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "dtype_of", "frames_in"]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
@@ -214,37 +213,27 @@ class ModelAdapter(ABC):
         return nullcontext()
 
     @contextmanager
-    def observe(
-        self,
-        signals: frozenset[str],
-        seen: Observation,
-        stage: EncoderHooks | None = None,
-        turn: AbstractContextManager[Any] | None = None,
-    ) -> Iterator[None]:
+    def observe(self, signals: frozenset[str], seen: Observation, stage: EncoderHooks | None = None) -> Iterator[None]:
         """While open, note every visual input that the model encodes, with the signals asked for.
 
-        A ``stage`` drops patches inside the encoder meanwhile. Threads that encode wait for each other's ``turn``.
+        A ``stage`` drops patches inside the encoder meanwhile.
         """
-        busy = threading.local()
-        turn = nullcontext() if turn is None else turn
+        inside = False
 
         def shadowing(modality: str, original: Any) -> Any:
             @functools.wraps(original)
             def features(*args: Any, **kwargs: Any) -> Any:
-                if getattr(busy, "inside", False):  # some models encode videos through their function for images
+                nonlocal inside
+                if inside:  # some models encode videos through their function for images
                     return original(*args, **kwargs)
-                with turn:
-                    return observed(args, kwargs)
-
-            def observed(args: Any, kwargs: Any) -> Any:
-                busy.inside = True
+                inside = True
                 try:
                     with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"}) as readings:
                         output = original(*args, **kwargs)
                     if stage is not None:
                         readings["survivors"] = stage.survivors()
                 finally:
-                    busy.inside = False
+                    inside = False
                 given = arguments_of(original, args, kwargs)
                 seen.blocks.setdefault(modality, []).extend(self.blocks(modality, output, given, readings))
                 return output
@@ -255,7 +244,7 @@ class ModelAdapter(ABC):
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 if (original := getattr(self.core, name, None)) is not None:
-                    stack.enter_context(replaced(vars(self.core), name, shadowing(modality, original)))
+                    stack.enter_context(standing_in(self.core, name, shadowing(modality, original)))
             yield
 
     def encode(self, modality: str, **inputs: Any) -> Any:
@@ -322,12 +311,9 @@ class ModelAdapter(ABC):
         return found
 
 
-def precision_of(module: nn.Module) -> torch.dtype | None:
-    """The dtype that a module computes in, from its first parameter of numbers; None where all are stored packed.
-
-    Quantised weights say how they are stored (uint8), which nothing must be cast to.
-    """
-    return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.dtype.itemsize > 1), None)
+def dtype_of(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """The dtype in which a module computes: that of its numbers, not of weights that are stored in fewer bits."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), otherwise)
 
 
 def frames_in(inputs: Mapping[str, Any]) -> int:
@@ -365,11 +351,10 @@ def adapter_for(model: Any) -> ModelAdapter:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     model_type = getattr(getattr(inner, "config", None), "model_type", None)
     known = [entry.name for entry in registry.entries("adapters")]
-    if model_type is None and hasattr(getattr(model, "module", None), "config"):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise UnsupportedError(
-            f"{type(model).__name__} wraps a model, and copies or calls it in ways of its own: pass model.module. "
-            "DistributedDataParallel may wrap an attached model; DataParallel makes copies in threads, which cannot be "
-            "pruned"
+            f"{type(model).__name__} hands a model's forward pass to others, where hooks and methods of the model are "
+            "not: pass model.module, and run that"
         )
     if model_type is None:
         raise UnsupportedError(f"{type(model).__name__} is no transformers model: it has no config.model_type")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from tokenprune.core.features import working_precision
@@ -93,12 +94,8 @@ def attention_received(
         from tokenprune.kernels import attention  # needs Triton
 
         return attention.received(queries, keys, scale, skip, visible)
-    length = queries.shape[2]
-    received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
-    for start in range(skip, length, chunk):
-        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
-        if visible is not None:
-            rows = rows * visible[:, start : start + chunk, None]
+    received = queries.new_zeros(queries.shape[0], queries.shape[2], dtype=working_precision(queries).dtype)
+    for start, rows in _blocks(queries, keys, scale, skip, chunk, visible):
         received += rows.sum(1)
         own = torch.arange(rows.shape[1], device=rows.device)
         received[:, start + own] -= rows[:, own, start + own]
@@ -113,6 +110,15 @@ def _visible(mask: Any, keys: Tensor) -> Tensor | None:
     if allowed.ndim == 4:
         allowed = allowed.any(1).any(1)
     return allowed.expand(keys.shape[0], -1)
+
+
+def _blocks(
+    queries: Tensor, keys: Tensor, scale: float, first: int, chunk: int, visible: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Head-mean attention of some query rows at a time, from ``first`` on, padding rows zero: (start, (B, rows, L))."""
+    for start in range(first, queries.shape[2], chunk):
+        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
+        yield start, rows if visible is None else rows * visible[:, start : start + chunk, None]
 
 
 def attention_mean(
@@ -131,14 +137,10 @@ def attention_mean(
     -------
     Tensor, (B, L - skip)
     """
-    length = queries.shape[2]
-    received = queries.new_zeros(queries.shape[0], length, dtype=working_precision(queries).dtype)
-    for start in range(0, length, chunk):
-        rows = attention_rows(queries[:, :, start : start + chunk], keys, scale, visible).mean(1)
-        if visible is not None:
-            rows = rows * visible[:, start : start + chunk, None]
+    received = queries.new_zeros(queries.shape[0], queries.shape[2], dtype=working_precision(queries).dtype)
+    for _, rows in _blocks(queries, keys, scale, 0, chunk, visible):
         received += rows.sum(1)
-    count = length if visible is None else visible.sum(1, keepdim=True)
+    count = queries.shape[2] if visible is None else visible.sum(1, keepdim=True)
     return received[:, skip:] / count
 
 
@@ -171,7 +173,7 @@ class _Seen:
 
 
 def _wide(heads: Tensor) -> Tensor:
-    return working_precision(heads).transpose(1, 2).flatten(2)
+    return rearrange(working_precision(heads), "b h n k -> b n (h k)")
 
 
 def _cls_wide(seen: _Seen) -> Tensor:

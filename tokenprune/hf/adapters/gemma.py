@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.core.features import Grid, signal_of
+from tokenprune.core.features import Grid
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import PatchesAlone
-from tokenprune.hf.masks import hides
+from tokenprune.hf.adapters.patches import mean_of_windows
 from tokenprune.hf.splice import Splice
 
 __all__ = ["Gemma3Adapter"]
@@ -33,19 +33,12 @@ class Gemma3Adapter(PatchesAlone):
     def blocks(self, modality: str, output: Any, inputs: Mapping[str, Any], readings: Readings) -> list[Block]:
         """One block an image."""
         side = self._tokens_per_side
-        signals = {name: [self._pooled(name, value) for value in values] for name, values in readings.items()}
+        each = self.side // side
+        signals = {name: [mean_of_windows(name, v, side, each) for v in values] for name, values in readings.items()}
         return [
             Block(side**2, (Grid(side, side),), signals={name: values[i] for name, values in signals.items()})
             for i in range(len(output.pooler_output))
         ]
-
-    def _pooled(self, name: str, value: Tensor) -> Tensor:
-        """Mean over the patches of each token, tokens in raster order."""
-        axis = signal_of(name).shape.split()[1:].index("n")
-        side = self._tokens_per_side
-        each = self.side // side
-        patches = torch.unflatten(value, axis, (side, each, side, each))
-        return patches.mean((axis + 1, axis + 3)).flatten(axis, axis + 1)
 
     def grid(self, n_tokens: int) -> Grid | None:
         """Square grid of tokens."""
@@ -70,8 +63,9 @@ class Gemma3Adapter(PatchesAlone):
                 "the masks of Gemma 3 come ready for a static cache, whose sliding layers cannot be shortened inside "
                 "attach: use tokenprune.prepare, or the default dynamic cache"
             )
-        if plan.identity and plan.index.shape[1] == length:
-            return {"attention_mask": masks}  # padding too is then read as it would have been: a loss may look at it
+        same = torch.arange(length, device=plan.index.device)
+        if plan.index.shape[1] == length and bool((plan.index == same).all()):
+            return {"attention_mask": masks}  # nothing went: padding, too, sees what it saw
         window = self.model.config.get_text_config().sliding_window
         there = torch.arange(plan.mask.shape[1], device=plan.mask.device)
         behind = there.unsqueeze(1) - there
@@ -79,7 +73,7 @@ class Gemma3Adapter(PatchesAlone):
         full, sliding = (_gathered(masks[name], plan) for name in ("full_attention", "sliding_attention"))
         if full.dtype == torch.bool:
             return {"attention_mask": {"full_attention": full, "sliding_attention": sliding | (full & near)}}
-        hidden = full.masked_fill(~near, hides(full.dtype))
+        hidden = full.masked_fill(~near, torch.finfo(full.dtype).min)
         return {"attention_mask": {"full_attention": full, "sliding_attention": torch.maximum(sliding, hidden)}}
 
 
@@ -91,8 +85,8 @@ def _gathered(mask: Tensor, plan: Splice) -> Tensor:
     mask = mask.expand(batch, -1, -1, -1)
     part = mask.gather(2, rows.expand(-1, mask.shape[1], -1, mask.shape[3]))
     part = part.gather(3, columns.expand(-1, mask.shape[1], length, -1))
-    hidden = False if part.dtype == torch.bool else hides(part.dtype)
+    hides = False if part.dtype == torch.bool else torch.finfo(part.dtype).min
     own = torch.eye(length, dtype=torch.bool, device=mask.device)
     visible = plan.mask[:, None, None, :]
-    part = part.masked_fill(~visible & ~own, hidden)
+    part = part.masked_fill(~visible & ~own, hides)
     return part.masked_fill(~visible & own, True if part.dtype == torch.bool else 0.0)

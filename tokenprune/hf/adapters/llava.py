@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter, precision_of
+from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.adapters.pooling import pooling_head, read_pooling
@@ -73,10 +73,18 @@ class LlavaAdapter(ModelAdapter):
             {name for name in ENCODER_SIGNALS if signal_of(name).layered} if self.encoder_layers("image") else set()
         )
         pooling = {"pooling_attention"} if pooling_head(self.tower("image")) is not None else set()
-        one_layer = isinstance(getattr(self.model.config, "vision_feature_layer", None), int)
-        thin = self.one_token_a_patch and self.has_cls and one_layer and self.projected_layer("image") > 0
-        survivors = {"survivors"} if layered and thin else set()
+        survivors = {"survivors"} if layered and self._thinnable else set()
         return frozenset(layered | pooling | survivors) - (frozenset() if self.has_cls else CLS_SIGNALS)
+
+    @property
+    def _thinnable(self) -> bool:
+        """Whether patches may go inside the encoder: one layer is projected, patch by patch, and there is a [CLS]."""
+        if not (self.one_token_a_patch and self.has_cls):
+            return False
+        return (
+            isinstance(getattr(self.model.config, "vision_feature_layer", None), int)
+            and self.projected_layer("image") > 0
+        )
 
     @contextmanager
     def thinned(self, modality: str, stage: EncoderHooks | None) -> Iterator[None]:
@@ -127,9 +135,9 @@ class LlavaAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the projector."""
         projector: Any = self.core.get_submodule(self.projector)
-        dtype = precision_of(projector)
+        dtype = dtype_of(projector, self.model.dtype)
         # forward, not __call__: nobody's hooks must take these for a new image
-        projected: Tensor = projector.forward(tokens if dtype is None else tokens.to(dtype))
+        projected: Tensor = projector.forward(tokens.to(dtype))
         return projected
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
@@ -81,14 +82,11 @@ class LlavaNextAdapter(LlavaAdapter):
         ]
 
     def _picture(self, newline: Tensor) -> tuple[Grid, ...]:
-        """The picture behind the thumbnail; none where the thumbnail is all there is.
-
-        Of a picture so tall that cropping leaves nothing of its width, only the newlines of its rows are there.
-        """
+        """The picture behind the thumbnail; none where the thumbnail is all there is."""
         rest = newline[self.side**2 :]
         rows = int(rest.sum())
-        width = len(rest) // rows - 1 if rows else 0
-        return (Grid(rows, width),) if width else ()
+        # of a picture much taller than wide nothing may be left but the newlines
+        return (Grid(rows, len(rest) // rows - 1),) if len(rest) > rows else ()
 
     def _laid_out(self, packing: _Packing, values: list[Tensor], newline: float) -> list[Tensor]:
         """Lay values of tiles, (tiles, N, c) an image, out as the model does with tokens: (size, c) an image."""
@@ -108,7 +106,7 @@ class LlavaNextAdapter(LlavaAdapter):
             return [image[0] for image in images]
         axis = letters.index("n") + 1
         rows = [image.movedim(axis, 1) for image in images]
-        laid = self._laid_out(packing, [row.flatten(2) if row.ndim > 2 else row.unsqueeze(-1) for row in rows], 0)
+        laid = self._laid_out(packing, [rearrange(row, "i n ... -> i n (...)") for row in rows], 0)
         out = []
         for row, values, fixed in zip(rows, laid, newline, strict=True):
             free = values[~fixed].view(-1, *(row.shape[2:] or (1,)))
@@ -155,9 +153,9 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         axis = letters.index("n") + 1
         rows = stacked.movedim(axis, 1)
         core: Any = self.core
-        pooled = core.apply_pooling(rows.flatten(2) if rows.ndim > 2 else rows.unsqueeze(-1))
+        pooled = core.apply_pooling(rearrange(rows, "f n ... -> f n (...)"))
         pooled = pooled.reshape(*pooled.shape[:2], *rows.shape[2:])
-        per_video = torch.unflatten(pooled, 0, (videos, each)).flatten(1, 2)
+        per_video = rearrange(pooled, "(v f) n ... -> v (f n) ...", f=each)
         return list(per_video.movedim(1, axis))
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from tokenprune.hf.adapters.encoder_attention import attention_rows
@@ -38,7 +39,7 @@ def read_pooling(head: Any) -> Iterator[list[Tensor]]:
         queries = nn.functional.linear(head.probe.to(states.dtype), weight[:width], bias[:width])
         keys = nn.functional.linear(states, weight[width : 2 * width], bias[width : 2 * width])
         q, k = (
-            torch.unflatten(x.expand(len(states), -1, -1), 2, (heads, -1)).transpose(1, 2).contiguous()
+            rearrange(x.expand(len(states), -1, -1), "b n (h k) -> b h n k", h=heads).contiguous()
             for x in (queries, keys)
         )
         found.extend(attention_rows(q, k, (width // heads) ** -0.5)[:, :, 0])

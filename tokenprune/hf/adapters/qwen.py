@@ -8,11 +8,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter, precision_of
+from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
+from tokenprune.hf.adapters.patches import mean_of_groups
 from tokenprune.hf.splice import Splice
 
 __all__ = ["Qwen2VLAdapter", "Qwen3VLAdapter"]
@@ -80,8 +82,11 @@ class Qwen2VLAdapter(ModelAdapter):
         signals: dict[str, tuple[Tensor, ...]] = {}
         for name, values in readings.items():
             axis = signal_of(name).shape.split()[1:].index("n")
-            patches = torch.unflatten(torch.cat(values, axis), axis, (-1, merge**2))
-            tokens = patches.flatten(1) if name == "encoder" else patches.mean(axis + 1)
+            patches = torch.cat(values, axis)
+            if name == "encoder":  # what is merged lies side by side
+                tokens = rearrange(patches, "(n m) e -> n (m e)", m=merge**2)
+            else:
+                tokens = mean_of_groups(name, patches, merge**2)
             signals[name] = torch.split(tokens if order is None else tokens.index_select(axis, order), sizes, axis)
         return [
             Block(size, (grid,), signals={name: parts[i] for name, parts in signals.items()})
@@ -99,10 +104,9 @@ class Qwen2VLAdapter(ModelAdapter):
     def project(self, tokens: Tensor) -> Tensor:
         """Apply the merger to tokens of four patches each."""
         merger: Any = self._visual.merger
-        dtype = precision_of(merger)
-        tokens = tokens if dtype is None else tokens.to(dtype)
-        patches = torch.unflatten(tokens, -1, (self._visual.spatial_merge_size**2, -1))
-        projected: Tensor = merger.forward(patches.flatten(0, -2))
+        tokens = tokens.to(dtype_of(merger, self.model.dtype))
+        patches = rearrange(tokens, "... (m e) -> (... m) e", m=self._visual.spatial_merge_size**2)
+        projected: Tensor = merger.forward(patches)
         return projected.view(*tokens.shape[:-1], -1)
 
     def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:

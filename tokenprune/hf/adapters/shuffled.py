@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tokenprune.core.features import Grid, signal_of
+from tokenprune.core.features import Grid
 from tokenprune.hf.adapters.base import Block
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter, PatchesAlone
+from tokenprune.hf.adapters.patches import mean_of_windows
 from tokenprune.hf.encoded import tokens_of
 
 __all__ = ["Idefics3Adapter", "InternVLAdapter"]
@@ -44,23 +44,13 @@ class InternVLAdapter(LlavaAdapter):
         """One block a tile."""
         side = self.side // self.joined
         signals = {
-            name: values if name == "encoder" else [self._token_means(name, value) for value in values]
+            name: values if name == "encoder" else [mean_of_windows(name, v, side, self.joined) for v in values]
             for name, values in readings.items()
         }
         return [
             Block(side**2, (Grid(side, side),), signals={name: values[i] for name, values in signals.items()})
             for i in range(len(tokens_of(output)) // side**2)
         ]
-
-    def _token_means(self, name: str, value: Tensor) -> Tensor:
-        """Mean over the patches of each token, tokens in raster order."""
-        letters = signal_of(name).shape.split()[1:]
-        if "n" not in letters:
-            return value
-        axis = letters.index("n")
-        side, each = self.side // self.joined, self.joined
-        patches = torch.unflatten(value, axis, (side, each, side, each))
-        return patches.mean((axis + 1, axis + 3)).flatten(axis, axis + 1)
 
     def grid(self, n_tokens: int) -> Grid | None:
         """Square grid of tokens."""

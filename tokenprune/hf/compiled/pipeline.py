@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Container, Hashable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -36,25 +35,7 @@ from tokenprune.hf.request import Request
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 __all__ = ["Built", "Compiled", "Decoder", "Seen", "compile"]
-
-
-@contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """No gradients, and not in inference mode: what is kept between calls could be written to nowhere else."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-def _without_gradients(method: F) -> F:
-    @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _plain_tensors():
-            return method(*args, **kwargs)
-
-    return cast(F, run)
 
 
 @dataclass(frozen=True)
@@ -215,7 +196,8 @@ class Compiled:
         int64 Tensor, (B, S + new)
             What ``model.generate`` returns: the prompt as it was given, and the new tokens.
         """
-        with self._turn, _plain_tensors():
+        # programs made in inference mode could not be used outside of it
+        with self._turn, torch.inference_mode(False), torch.no_grad():
             return self._generate(max_new_tokens=max_new_tokens, **inputs)
 
     def _generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
@@ -249,8 +231,8 @@ class Compiled:
     def _plainly(self, max_new_tokens: int | None, inputs: Mapping[str, Any]) -> Tensor:
         request, model = self.request, self.request.adapter.model
         more = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        away = self.device.type == "meta"  # offloaded: whoever brings the weights brings the inputs to them
-        moved = {k: v if away or not isinstance(v, Tensor) else v.to(self.device) for k, v in inputs.items()}
+        there = self.device.type != "meta"  # where weights are offloaded, whoever offloads them moves inputs too
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) and there else v for k, v in inputs.items()}
         with attach(
             model,
             request.strategy,
@@ -262,7 +244,7 @@ class Compiled:
             out: Tensor = model.generate(**moved, **more)
         return out
 
-    @_without_gradients
+    @torch.no_grad()
     def encode(self, **inputs: Any) -> Seen:
         """Encode the visual inputs among the processor's outputs. The next call overwrites what this one returns."""
         adapter = self.request.adapter
@@ -294,7 +276,7 @@ class Compiled:
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
-    @_without_gradients
+    @torch.no_grad()
     def select(self, seen: Seen, **inputs: Any) -> Prompt | None:
         """Choose visual tokens and lay the shorter prompts out; None where no prompt shows anything.
 
@@ -346,7 +328,7 @@ class Compiled:
             return max(plan.sizes), plan.sizes
         return selection.sequence.shape[1], tuple((selection.sequence >= 0).sum(1).tolist())
 
-    @_without_gradients
+    @torch.no_grad()
     def prefill(self, prompt: Prompt, room: int = 1) -> Tensor:
         """Read prompts: logits of the next token, (B, V).
 
@@ -377,7 +359,7 @@ class Compiled:
         made: Read = entry.program.output
         return made
 
-    @_without_gradients
+    @torch.no_grad()
     def decode(self, prompt: Prompt, max_new_tokens: int) -> Tensor:
         """Read prompts and answer greedily: int64 (B, new), padded behind each row's end."""
         model = self.request.adapter.model
@@ -489,16 +471,22 @@ CACHES = 8
 
 def _obstacle(request: Request) -> str | None:
     """Why nothing can be compiled."""
-    if any(parameter.is_meta for parameter in request.adapter.model.parameters()):
-        return "weights are offloaded, and come to the device only while the model's own forward runs"
+    if request.sources.collectors:
+        return f"strategy {request.strategy.name!r} reads {sorted(request.sources.collectors)}, which a collector makes"
     if request.stage is not None:
         return f"strategy {request.strategy.name!r} drops patches inside the encoder"
+    places = {parameter.device.type for parameter in request.adapter.model.parameters()}
+    if "meta" in places:
+        return "weights are offloaded"
+    if len({parameter.device for parameter in request.adapter.model.parameters()}) > 1:
+        return "the model lies on several devices"
     if request.strategy.own_counts:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
-    if isinstance(request.strategy, LayerSchedule) and request.strategy.decoding is not None:
-        return f"strategy {request.strategy.name!r} acts while decoding"
-    if isinstance(request.strategy, LayerSchedule) and not request.strategy.follows:
-        return f"strategy {request.strategy.name!r} keeps as many tokens as what it measures says"
+    strategy = request.strategy
+    if isinstance(strategy, LayerSchedule) and (strategy.decoding is not None or strategy.forgets):
+        return f"strategy {strategy.name!r} acts while decoding"
+    if isinstance(strategy, LayerSchedule) and not strategy.follows:
+        return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
     windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if windows:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.evaluation.metrics import is_correct
+from tokenprune.evaluation.metrics import graded
 from tokenprune.report.explorer.gather import Exploration, Replay
 from tokenprune.report.explorer.replay import Frame
 from tokenprune.report.pruning import View
@@ -70,7 +70,7 @@ def as_data(one: Exploration) -> dict[str, Any]:
     width, height = one.looked.size
 
     def answer(view: View) -> dict[str, Any]:
-        right = None if known is None else is_correct(view.answer, known.answer, known.choices)
+        right = None if known is None else float(graded(view.answer, known)) >= 0.5
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
@@ -80,7 +80,7 @@ def as_data(one: Exploration) -> dict[str, Any]:
         "question": one.question if known is None else known.text,
         "expected": None if known is None else known.answer,
         "picture": _embedded(one.looked.picture),
-        "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes]
+        "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes or ()]
         if known
         else [],
         "grids": [[grid.height, grid.width, start] for grid, start in zip(one.grids, starts, strict=False)],

@@ -1,0 +1,221 @@
+"""Callers' own loops, masks, threads and wrappers: right, or refused by a message that names the way out."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+import tokenprune as tp
+from tokenprune.core.errors import NothingPrunedWarning, UnsupportedError
+from tokenprune.hf.encoded import takes_encoded
+from tokenprune.zoo.tiny import tiny_inputs, tiny_model
+
+KEPT = 9
+
+
+class Gate(LogitsProcessor):  # type: ignore[misc]
+    """Stop at the fourth token until somebody lets it go on."""
+
+    def __init__(self) -> None:
+        self.steps, self.reached, self.open = 0, threading.Event(), threading.Event()
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps += 1
+        if self.steps == 4:
+            self.reached.set()
+            assert self.open.wait(60)
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("llava", "visionzip"), ("qwen2_5_vl", "mi-pruner"), ("internvl", "attention"), ("llava", "fastv")],
+)
+def test_leaving_the_block_while_an_answer_streams(name: str, strategy: str) -> None:
+    """The thread's call is served to its end; calls that begin later are plain."""
+    model, inputs = tiny_model(name), tiny_inputs(name, "image", 2)
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
+    plain = model.generate(**inputs, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tp.attach(model, strategy, 0.3):
+            want = model.generate(**inputs, **options)
+        gate, got, later = Gate(), [], []
+        with tp.attach(model, strategy, 0.3):
+            call = {**inputs, **options, "logits_processor": LogitsProcessorList([gate])}
+            thread = threading.Thread(target=lambda: got.append(model.generate(**call)))
+            thread.start()
+            assert gate.reached.wait(60)
+    other = threading.Thread(target=lambda: later.append(model.generate(**inputs, **options)))
+    other.start()
+    gate.open.set()
+    thread.join()
+    other.join()
+    assert torch.equal(got[0], want)
+    assert torch.equal(later[0], plain)
+    assert torch.equal(model.generate(**inputs, **options), plain)
+    assert "generate" not in vars(model)
+
+
+@torch.no_grad()
+def test_packed_rows_are_refused() -> None:
+    model = tiny_model("llava")
+    one = tiny_inputs("llava", "image", 1, seed=1)
+    length = one["input_ids"].shape[1]
+    packed = {
+        "input_ids": one["input_ids"].repeat(1, 2),
+        "position_ids": torch.arange(length).repeat(2)[None],
+        "pixel_values": one["pixel_values"].repeat(2, 1, 1, 1),
+        "use_cache": False,
+    }
+    with (
+        pytest.raises(UnsupportedError, match="row 0: several samples are packed"),
+        tp.attach(model, "similarity", 1.0),
+    ):
+        model(**packed)
+
+
+@torch.no_grad()
+def test_masks_of_ones_own() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)
+    length = inputs["input_ids"].shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    with tp.attach(model, "similarity", KEPT):
+        want = model(**inputs).logits
+        got = model(**{**inputs, "attention_mask": causal[None, None]}).logits
+        assert torch.allclose(got, want, atol=1e-5)
+        hidden = causal.clone()
+        hidden[-3:, -8:-5] = False
+        with pytest.raises(UnsupportedError, match="pass a mask"):
+            model(**{**inputs, "attention_mask": hidden[None, None]})
+
+
+@torch.no_grad()
+def test_logits_at_places() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)
+    length = inputs["input_ids"].shape[1]
+    places = torch.tensor([length - 30, length - 28])
+    with tp.attach(model, "similarity", KEPT):
+        whole = model(**inputs, labels=inputs["input_ids"]).logits
+        assert torch.allclose(model(**inputs, logits_to_keep=places).logits, whole[:, places], atol=1e-5)
+        assert torch.allclose(model(**inputs, logits_to_keep=30).logits, whole[:, -30:], atol=1e-5)
+    with tp.attach(model, "similarity", KEPT, full_length=True):
+        assert torch.allclose(model(**inputs).logits, whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_labels_where_forward_is_called_as_it_is() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 2)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.image_token_id, -100)
+    early = model.forward  # bound before the block
+    with tp.attach(model, "similarity", KEPT):
+        want = model(**inputs, labels=labels).loss
+        assert torch.allclose(model.forward(**inputs, labels=labels).loss, want)
+        assert torch.allclose(early(**inputs, labels=labels).loss, want)
+
+
+def test_losses_of_ones_own_while_training() -> None:
+    model, inputs = tiny_model("llava").train(), tiny_inputs("llava", "image", 2)
+    labels = inputs["input_ids"]
+    with tp.attach(model, "similarity", KEPT):
+        logits = model(**inputs).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
+        )
+        loss.backward()
+    assert logits.shape[:2] == labels.shape
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava", "qwen2_vl"])
+@torch.no_grad()
+def test_loss_with_everything_kept(name: str) -> None:
+    model, inputs = tiny_model(name), tiny_inputs(name, "image", 2)
+    labels = inputs["input_ids"]
+    want = model(**inputs, labels=labels).loss
+    with tp.attach(model, "similarity", 1.0):
+        assert torch.allclose(model(**inputs, labels=labels).loss, want, atol=1e-5)
+
+
+def test_what_feeds_prompts_in_pieces_is_refused() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)
+    with pytest.raises(UnsupportedError, match="prefill_chunk_size"), tp.attach(model, "similarity", KEPT):
+        model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=8)
+
+
+def test_models_under_torch_compile_are_refused() -> None:
+    model = tiny_model("llava")
+    wrapped: Any = torch.compile(model, backend="eager")
+    with (
+        pytest.raises(UnsupportedError, match=r"_orig_mod.*tokenprune\.compile"),
+        tp.attach(wrapped, "similarity", KEPT),
+    ):
+        pass
+    model.compile(backend="eager")
+    with pytest.raises(UnsupportedError, match=r"torch\.compile"), tp.attach(model, "similarity", KEPT):
+        pass
+
+
+def test_data_parallel_is_refused_by_name() -> None:
+    with (
+        pytest.raises(UnsupportedError, match=r"DataParallel .* pass model\.module"),
+        tp.attach(torch.nn.DataParallel(tiny_model("llava")), "similarity", KEPT),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not takes_encoded(tiny_model("llava")), reason="needs transformers >= 5.18")
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}])
+def test_masks_of_text_with_several_rows_a_prompt(options: dict[str, Any]) -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 3)
+    mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    mask[:, -4:] = True
+    prepared = tp.prepare(model, "mi-pruner", KEPT, text=mask, **inputs)
+    torch.manual_seed(0)
+    want = model.generate(**prepared, max_new_tokens=3, **options)
+    torch.manual_seed(0)
+    with tp.attach(model, "mi-pruner", KEPT, text=mask):
+        got = model.generate(**inputs, max_new_tokens=3, **options)
+    assert torch.equal(got[:, -3:], want[:, -3:])
+
+
+@torch.no_grad()
+def test_a_budget_that_drops_nothing_says_so() -> None:
+    model, inputs = tiny_model("smolvlm"), tiny_inputs("smolvlm", "image", 1)
+    with (
+        pytest.warns(NothingPrunedWarning, match="keep=16 dropped nothing"),
+        tp.attach(model, "similarity", 16, unit="tile"),
+    ):
+        model(**inputs)
+    with tp.attach(model, "similarity", 1.0):
+        model(**inputs)
+    with tp.attach(model, "similarity", 16):  # one budget for all tiles of a picture
+        model(**inputs)
+
+
+def test_compiled_in_inference_mode_serves_outside_of_it() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)
+    fast = tp.compile(model, "mi-pruner", keep=KEPT)
+    with torch.inference_mode():
+        first = fast.generate(**inputs, max_new_tokens=3)
+    assert torch.equal(fast.generate(**inputs, max_new_tokens=3), first)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+@torch.no_grad()
+def test_tiles_of_a_picture_share_its_budget(name: str) -> None:
+    """Tiles stand apart in these prompts, each with its row and column before it."""
+    model, inputs = tiny_model(name), tiny_inputs(name, "two-images", 1)
+    with tp.attach(model, "similarity", 16) as run:
+        model(**inputs)
+    pictures = [len(places) for places in run.history[-1].places]
+    assert run.tokens_after == 16 * len(pictures) == 32
+    with tp.attach(model, "similarity", 4, unit="tile") as run:
+        model(**inputs)
+    assert len(run.history[-1].places) == sum(pictures) // 16

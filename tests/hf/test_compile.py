@@ -1,0 +1,283 @@
+"""``compile`` answers what ``attach`` with ``generate`` answers, program by program, and says what it cannot do."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tokenprune.core.errors import (
+    BudgetError,
+    ConfigError,
+    FeatureError,
+    NotCompiledWarning,
+    OptionTypeError,
+    UnsupportedError,
+)
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.support import refusal
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WINDOWED = {name for name, family in FAMILIES.items() if family.sliding}
+CASES = [(name, kind) for name, family in FAMILIES.items() for kind in family.kinds if kind != "text"]
+
+
+UNCAPTURED = (
+    # some families' encoders ask the device how large a picture is
+    "the stage 'encode' .* it waits for the device",
+    # experts in float32 are multiplied one by one
+    "the stage '(prefill|decode)' .* it waits for the device in nn/functional.py",
+    # clusters and basis tokens are found with the host's help
+    "the stage '(select|prefill)' .* it waits for the device in layerwise/",
+    # LLaVA-OneVision's newline behind a video, on older transformers
+    "this model adds visual tokens after its encoder has run",
+)
+"""What may be left uncaptured, or to the plain way."""
+
+ASK_THE_HOST = ("apet",)
+"""Strategies that select with the host's help."""
+
+
+def answered(compiled: tp.Compiled, inputs: Any, new: int) -> Any:
+    """Generate; a warning that is not among the known ones is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiledWarning)
+        for known in UNCAPTURED:
+            warnings.filterwarnings("ignore", known, NotCompiledWarning)
+        return compiled.generate(**inputs, max_new_tokens=new)
+
+
+def both(model: Any, compiled: tp.Compiled, strategy: Any, keep: Any, inputs: Any, **options: Any) -> None:
+    """Tokens of both, which must be equal; randomness starts alike."""
+    torch.manual_seed(3)
+    got = answered(compiled, inputs, 7)
+    torch.manual_seed(3)
+    with tp.attach(model, strategy, keep, **options):
+        want = model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=7)
+    assert torch.equal(got, want)
+    if DEVICE == "cuda" and strategy not in ASK_THE_HOST:
+        assert all(b.captured for b in compiled.built if b.stage == "select")
+
+
+def quiet(model: Any, strategy: Any, keep: Any, **options: Any) -> tp.Compiled:
+    """Compile; a warning that something is not compiled is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiledWarning)
+        return tp.compile(model, strategy, keep, bucket=8, **options)
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] not in WINDOWED])
+def test_tokens_are_those_of_attach(name: str, kind: Any) -> None:
+    model = tiny_model(name).to(DEVICE)
+    inputs = tiny_inputs(name, kind, 3)
+    both(model, quiet(model, "mi-pruner", 0.4), "mi-pruner", 0.4, inputs)
+
+
+@pytest.mark.parametrize("strategy", ["random", "divprune", "visionzip", "vispruner", "trimtokenator", "cdpruner"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_strategies(strategy: str, attention: str) -> None:
+    model = tiny_model("llava", attention).to(DEVICE)
+    compiled = quiet(model, strategy, 9)
+    for seed in range(2):
+        both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
+
+
+BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [case for case in CASES if case[0] not in WINDOWED and case[1] in ("two-images", "image-and-video")],
+)
+def test_strategies_between_layers(name: str, kind: Any) -> None:
+    model = tiny_model(name).to(DEVICE)
+    inputs = tiny_inputs(name, kind, 2)
+    for strategy in BETWEEN:
+        if refusal(adapter_for(model), tp.build(strategy)) is None:
+            compiled = quiet(model, strategy, 0.4)
+            both(model, compiled, strategy, 0.4, inputs)
+            both(model, compiled, strategy, 0.4, inputs)
+
+
+@pytest.mark.parametrize("strategy", BETWEEN)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("keep", [7, 1.0])
+def test_units_of_other_numbers_between_layers(strategy: str, attention: str, keep: Any) -> None:
+    model = tiny_model("llava", attention).to(DEVICE)
+    compiled = quiet(model, strategy, keep)
+    for seed in range(2):
+        both(model, compiled, strategy, keep, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
+
+
+@pytest.mark.parametrize("options", [{"positions": "compact"}, {"positions": "keep"}, {"unit": "sample"}])
+def test_options_between_layers(options: dict[str, Any]) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "two-images", 2)
+    for strategy in ("fastv", "sparsevlm"):
+        both(model, quiet(model, strategy, 8, **options), strategy, 8, inputs, **options)
+
+
+def test_text_behind_the_picture_is_needed_between_layers() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "image", 1)
+    ends = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[-1]) + 1
+    short = {**inputs, "input_ids": inputs["input_ids"][:, :ends], "attention_mask": inputs["attention_mask"][:, :ends]}
+    with pytest.raises(FeatureError, match="reads the text after the image"):
+        quiet(model, "sparsevlm", 8).generate(**short)
+
+
+@pytest.mark.parametrize("options", [{"unit": "sample"}, {"positions": "compact"}, {"text": "all"}])
+def test_options(options: dict[str, Any]) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    both(
+        model, quiet(model, "mi-pruner", 8, **options), "mi-pruner", 8, tiny_inputs("llava", "two-images", 2), **options
+    )
+
+
+def test_frames_have_budgets_of_their_own() -> None:
+    model = tiny_model("qwen2_5_vl").to(DEVICE)
+    inputs = tiny_inputs("qwen2_5_vl", "video", 2)
+    both(model, quiet(model, "mi-pruner", 0.5, unit="frame"), "mi-pruner", 0.5, inputs, unit="frame")
+
+
+def test_everything_kept_is_the_plain_model() -> None:
+    model = tiny_model("qwen3_vl").to(DEVICE)
+    inputs = tiny_inputs("qwen3_vl", "image", 2)
+    want = model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=5)
+    assert torch.equal(answered(quiet(model, "mi-pruner", 1.0), inputs, 5), want)
+
+
+def test_other_questions_and_images_reuse_programs() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    for seed in range(4):
+        compiled.generate(**tiny_inputs("llava", "image", 2, seed=seed), max_new_tokens=3)
+    assert [built.stage for built in compiled.built] == ["encode", "select", "prefill", "decode"]
+    assert len(compiled.report().splitlines()) == 4
+    # a longer prompt needs programs of its own, an answer that fits into the same cache does not
+    compiled.generate(**tiny_inputs("llava", "two-images", 2), max_new_tokens=9)
+    assert [built.stage for built in compiled.built][4:] == ["encode", "select", "prefill"]
+
+
+def test_rows_end_where_generate_ends_them() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "image", 3)
+    compiled = quiet(model, "mi-pruner", 9)
+    free = compiled.generate(**inputs, max_new_tokens=20)[:, inputs["input_ids"].shape[1] :]
+    model.generation_config.eos_token_id = sorted({int(free[0, 2]), int(free[1, 4]), int(free[2, 11])})
+    both(model, compiled, "mi-pruner", 9, inputs)
+    ended = compiled.generate(**inputs, max_new_tokens=20)
+    with tp.attach(model, "mi-pruner", 9):
+        assert torch.equal(ended, model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=20))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cpu" and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_inductor() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9, backend="inductor")
+    both(model, compiled, "mi-pruner", 9, tiny_inputs("llava", "image", 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "words"),
+    [("llava", "autoprune", "what it measures"), ("gemma3", "mi-pruner", "sliding_attention")],
+)
+def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, words: str) -> None:
+    model = tiny_model(name).to(DEVICE)
+    with pytest.warns(NotCompiledWarning, match=words):
+        compiled = tp.compile(model, strategy, 9)
+    both(model, compiled, strategy, 9, tiny_inputs(name, "image", 2))
+    assert compiled.built == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 2}, "num_beams=2"),
+        ({"do_sample": True}, "do_sample=True"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3"),
+        ({"output_scores": False}, "output_scores"),
+    ],
+)
+def test_other_decoding_runs_the_plain_way(options: dict[str, Any], words: str) -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    inputs = tiny_inputs("llava", "image", 1)
+    with pytest.warns(NotCompiledWarning, match=words):
+        out = compiled.generate(**inputs, max_new_tokens=3, **options)
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 3
+    assert compiled.built == []
+
+
+def test_prompts_without_images_run_the_plain_way() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    inputs = tiny_inputs("llava", "text", 2)
+    with pytest.warns(NotCompiledWarning, match="show nothing"):
+        got = quiet(model, "mi-pruner", 9).generate(**inputs, max_new_tokens=4)
+    assert torch.equal(got, model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"backend": "graph"}, ConfigError, "graphs"),
+        ({"bucket": 0}, ConfigError, "bucket"),
+        ({"bucket": 1.5}, OptionTypeError, "bucket"),
+        ({"keep": 0}, BudgetError, "keep=0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        tp.compile(tiny_model("llava"), "mi-pruner", **{"keep": 9, **options})
+
+
+def test_bad_inputs() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    inputs = tiny_inputs("llava", "image", 2)
+    with pytest.raises(UnsupportedError, match="input_ids"):
+        compiled.generate(pixel_values=inputs["pixel_values"])
+    with pytest.raises(FeatureError, match="placeholders"):
+        compiled.generate(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        compiled.generate(**inputs, max_new_tokens=0)
+    with pytest.raises(BudgetError, match="keep=99"):
+        quiet(model, "mi-pruner", 99).generate(**inputs)
+    # what failed leaves nothing behind
+    assert compiled.generate(**inputs, max_new_tokens=2).shape == (2, inputs["input_ids"].shape[1] + 2)
+
+
+@pytest.mark.parametrize("way", ["compile", "attach"])
+def test_threads_take_turns(way: str) -> None:
+    model = tiny_model("llava")
+    asked = [tiny_inputs("llava", seed=seed) for seed in range(4)]
+    with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        fast = tp.compile(model, "attention", 4) if way == "compile" else model
+        if way == "attach":
+            stack.enter_context(tp.attach(model, "attention", 4))
+        alone = [fast.generate(**inputs, max_new_tokens=4) for inputs in asked]
+        answers = list(threads.map(lambda i: fast.generate(**asked[i % 4], max_new_tokens=4), range(24)))
+    for i, answer in enumerate(answers):
+        assert torch.equal(answer, alone[i % 4])
+
+
+def test_programs_used_longest_ago_go() -> None:
+    model = tiny_model("qwen2_vl").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 0.4, programs=2)
+    sizes = [tiny_inputs("qwen2_vl", kind, batch) for kind, batch in (("image", 1), ("image", 2), ("image", 3))]
+    for inputs in (*sizes, *sizes):
+        both(model, compiled, "mi-pruner", 0.4, inputs)
+    # each size twice, and two others before it comes again
+    assert [built.stage for built in compiled.built].count("encode") == 6
+    assert [built.stage for built in compiled.built].count("select") == 6
+    made = len(compiled.built)
+    both(model, compiled, "mi-pruner", 0.4, sizes[-1])
+    assert len(compiled.built) == made

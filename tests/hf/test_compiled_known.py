@@ -1,0 +1,133 @@
+"""Encoders run without what follows from the sizes of pictures alone: same features, and nothing to wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.waiting import watched
+from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.compiled.known import Known, OtherCourse
+from tokenprune.hf.compiled.stages import sight
+from tokenprune.hf.encoded import observed, pixels_in
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
+
+LOOKS_AT_PIXELS = {"idefics3", "smolvlm"}
+"""Their encoders find out from pixels which tiles are padding."""
+
+CASES = [
+    pytest.param(name, kind, marks=() if kind == "image" or "video" in kind else pytest.mark.slow)
+    for name, family in FAMILIES.items()
+    for kind in family.kinds
+    if kind != "text"
+]
+
+
+def seen(adapter: ModelAdapter, inputs: Any) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
+    """A function of pixels that encodes and reads every signal; pixels; what else it reads."""
+    vision = {
+        name: value
+        for modality in pixels_in(inputs)
+        for name, value in adapter.vision_inputs(modality, inputs).items()
+        if value is not None
+    }
+    pixels = {name: value for name, value in vision.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    rest = {name: value for name, value in vision.items() if name not in pixels}
+
+    def see(**given: Tensor) -> dict[str, Tensor]:
+        return sight(adapter, observed(adapter, adapter.available - {"visual", "text"}, {**rest, **given}))
+
+    return see, pixels, [value for value in rest.values() if isinstance(value, Tensor)]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_other_pictures_of_the_same_sizes(name: str, kind: Any) -> None:
+    see, pixels, given = seen(adapter_for(tiny_model(name)), tiny_inputs(name, kind, 2))
+    known = Known(given)
+    known.noted(see, **pixels)
+    torch.manual_seed(5)
+    # tiles that are padding stay padding
+    other = {key: torch.randn_like(value) * (value != 0) for key, value in pixels.items()}
+    with torch.no_grad():
+        want = see(**other)
+    with watched(known.holds) as found:
+        got = known.replayed(see, **other)
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[key], want[key]) for key in want)
+    assert bool(found) == (name in LOOKS_AT_PIXELS), found
+
+
+def test_most_of_what_qwen_works_out_is_left_out() -> None:
+    see, pixels, given = seen(adapter_for(tiny_model("qwen2_5_vl")), tiny_inputs("qwen2_5_vl", "image", 1))
+    known = Known(given)
+    known.noted(see, **pixels)
+    assert len(known) > 50
+
+
+def test_memory_that_is_written_to_is_no_constant() -> None:
+    size = torch.tensor([3])
+
+    def function(x: Tensor) -> Tensor:
+        room = torch.zeros(int(size))  # known, but filled with what is not
+        room += x
+        first = room[:1]
+        places = torch.arange(3)
+        places.mul_(2)
+        table = torch.zeros(6)
+        table[places] = x
+        return torch.cat([room * 2, first, table, places.float(), torch.tensor([5.0])])
+
+    known = Known([size])
+    known.noted(function, x=torch.ones(3))
+    for value in (torch.arange(3.0), torch.full((3,), 7.0)):
+        assert torch.equal(known.replayed(function, x=value), function(value))
+        assert torch.equal(known.replayed(function, x=value), function(value))
+
+
+def test_random_numbers_are_drawn_each_time() -> None:
+    known = Known([])
+    known.noted(lambda x: x + torch.rand(2), x=torch.zeros(2))
+    a, b = (known.replayed(lambda x: x + torch.rand(2), x=torch.zeros(2)) for _ in range(2))
+    assert not torch.equal(a, b)
+
+
+def test_masks_that_are_known_are_counted_once() -> None:
+    mask = torch.tensor([True, False, True])
+    known = Known([mask])
+
+    def function(x: Tensor) -> Tensor:
+        out = x.clone()
+        out[~mask] = 0
+        return torch.cat([x[mask], out])
+
+    known.noted(function, x=torch.ones(3))
+    x = torch.arange(3.0) + 1
+    with watched() as found:
+        got = known.replayed(function, x=x)
+    assert torch.equal(got, function(x))
+    assert found == []
+
+
+def test_another_course_is_refused() -> None:
+    known = Known([])
+
+    def function(x: Tensor) -> Tensor:
+        return x + 1 if len(x) == 2 else x * 2 - 1
+
+    known.noted(function, x=torch.ones(2))
+    with pytest.raises(OtherCourse, match=r"operation 0 is aten\.mul"):
+        known.replayed(function, x=torch.ones(3))
+    known.noted(lambda x: (x + 1) * 2, x=torch.ones(2))
+    with pytest.raises(OtherCourse, match="1 operations instead of 2"):
+        known.replayed(lambda x: x + 1, x=torch.ones(2))
+
+
+def test_inference_mode_outside() -> None:
+    known = Known([torch.tensor([2])])
+    with torch.inference_mode():
+        known.noted(lambda x: x * torch.arange(2), x=torch.ones(2))
+        assert known.replayed(lambda x: x * torch.arange(2), x=torch.ones(2)).tolist() == [0, 1]

@@ -1,0 +1,131 @@
+"""Options of commands that ask questions: painted scenes, or data of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tokenprune.data.items import Item
+
+__all__ = ["Asked", "Data", "Images", "Map", "MaxNewTokens", "Metric", "Prompt", "SkipUnreadable", "Split", "questions"]
+
+SHORTEST = 6
+"""Tokens of the longest answer to a painted scene."""
+
+LONGEST = 16
+"""The same for data of one's own, as harnesses have it for short answers."""
+
+QUESTIONS = 238
+"""Painted questions where nobody says how many."""
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
+        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa. Painted scenes without it."
+    ),
+]
+Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the pictures; by default that of --data.")]
+Split = Annotated[str | None, typer.Option(help="Of --data, where it has several.")]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(help="How questions are put, e.g. '{question}\\nBe brief.'; for one type: open=, yes-no=, choice=."),
+]
+Metric = Annotated[str | None, typer.Option(help="How answers are graded: tokenprune list metrics.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out questions whose picture cannot be read, and say so.")
+]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer; 6, for --data 16.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, and what a run has to say about them.
+
+    Attributes
+    ----------
+    items : list of Item
+    config : dict
+        What decides an answer.
+    notes : list of str
+        What a reader must know.
+    max_new_tokens : int
+    """
+
+    items: list[Item]
+    config: dict[str, Any]
+    notes: list[str]
+    max_new_tokens: int
+
+
+def questions(
+    data: str | None,
+    *,
+    families: Sequence[str] | None,
+    limit: int | None,
+    seed: int,
+    columns: str = "",
+    images: Path | None = None,
+    split: str | None = None,
+    prompt: list[str] | None = None,
+    metric: str | None = None,
+    skip_unreadable: bool = False,
+    max_new_tokens: int | None = None,
+) -> Asked:
+    """Read what the options name; mistakes show before a model is loaded.
+
+    Raises
+    ------
+    ConfigError
+        Options of ``--data`` without it; anything wrong in a file, with its line.
+    """
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.items import scene_items
+
+    if data is None:
+        given = {"--map": columns, "--images": images, "--split": split, "--prompt": prompt, "--metric": metric}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{wrong[0]} is about --data, which is not given")
+        count = QUESTIONS if limit is None else limit
+        config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
+        longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
+    from tokenprune.data.own import Prompts, find_data, load_data, parse_map
+    from tokenprune.evaluation.metrics import build_metric
+
+    path, known = find_data(data)
+    if metric is not None:
+        build_metric(metric)
+    found = load_data(
+        path,
+        name=known.name if known else None,
+        columns={**(known.columns if known else {}), **parse_map(columns)},
+        images=images,
+        split=split or (known.split if known and path.is_dir() and _has_split(path, known.split) else None),
+        prompts=Prompts.parse(prompt) or (known.prompts if known else None),
+        metric=metric or (known.metric if known else None),
+        drop=known.drop if known else "",
+        tasks=families,
+        limit=limit,
+        skip_unreadable=skip_unreadable,
+    )
+    painted = all(item.task.startswith("scenes-") for item in found.items)
+    usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST
+    longest_answer = max_new_tokens or usual
+    config = {**found.asked, "limit": limit, "max_new_tokens": longest_answer}
+    notes = []
+    if found.unreadable:
+        notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
+        notes += found.unreadable
+    return Asked(found.items, config, notes, longest_answer)
+
+
+def _has_split(path: Path, split: str) -> bool:
+    """Whether a local copy is laid out by splits."""
+    return (path / split).is_dir() or any(path.rglob(f"{split}*.parquet")) or (path / "dataset_dict.json").exists()

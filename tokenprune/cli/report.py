@@ -1,0 +1,61 @@
+"""``tokenprune report``: tables of comparisons that were run before, for documents, without asking a model again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.options import words
+
+__all__ = ["report"]
+
+FORMATS = ("markdown", "latex", "csv", "parquet", "html")
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that compare wrote; several become one table.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; with a single DIR, DIR itself.")] = None,
+    formats: Annotated[
+        str, typer.Option(help="markdown, latex, csv, parquet, html; comma-separated, or 'all'.")
+    ] = "markdown,latex,csv",
+) -> None:
+    """Write tables of results: table.md, table.tex (booktabs), table.csv, table.parquet, table.html."""
+    from tokenprune.core.errors import ConfigError, closest
+    from tokenprune.evaluation.merged import merged
+    from tokenprune.report.report import report as page
+    from tokenprune.report.tables import as_tidy_csv, comparison_grid, latex, markdown, write_parquet
+    from tokenprune.results.store import write_atomically
+
+    wanted = list(FORMATS) if formats.strip() == "all" else words(formats)
+    if not wanted:
+        raise ConfigError(f"--formats names none; {closest('', FORMATS)}")
+    for one in wanted:
+        if one not in FORMATS:
+            raise ConfigError(f"--formats: no {one!r}; {closest(one, FORMATS)}")
+    if out is None and len(folders) > 1:
+        raise ConfigError("--out is missing: where shall the table of several folders go?")
+    found = merged(folders)
+    target = out or folders[0]
+    target.mkdir(parents=True, exist_ok=True)
+    grid = comparison_grid(found.rows, found.facts)
+    texts: dict[str, tuple[str, Callable[[], str]]] = {
+        "markdown": ("table.md", lambda: markdown(grid)),
+        "latex": ("table.tex", lambda: latex(grid)),
+        "csv": ("table.csv", lambda: as_tidy_csv(found.rows)),
+        "html": ("table.html", lambda: page(found.rows, found.facts, found.notes)),
+    }
+    for one in wanted:
+        if one == "parquet":
+            write_parquet(target / "table.parquet", found.rows, found.facts)
+            typer.echo(target / "table.parquet")
+        else:
+            name, text = texts[one]
+            write_atomically(target / name, text())
+            typer.echo(target / name)
+    for note in found.notes:
+        typer.echo(note, err=True)

@@ -1,0 +1,54 @@
+"""The kind of part that grades answers. It reads no features: it stands beside the others to be found like them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from tokenprune.core.kinds import Component
+
+__all__ = ["Graded", "Metric"]
+
+
+class Graded(Protocol):
+    """What a metric reads of a question."""
+
+    @property
+    def text(self) -> str:
+        """What is asked."""
+
+    @property
+    def answer(self) -> str:
+        """The right answer, or the first of them; the letter where options are listed."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """All right answers."""
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """All possible answers, or the letters of the options; empty for an open question."""
+
+
+class Metric(Component):
+    """From a prediction to how right it is.
+
+    Register one under the entry-point group ``tokenprune.metrics`` or with ``tokenprune.register("metrics", name)``.
+    """
+
+    kind = "metrics"
+
+    @abstractmethod
+    def score(self, prediction: str, question: Graded) -> bool | float:
+        """How right a prediction is: a bool, or a number in 0..1."""
+
+    def totals(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Further numbers of one row of the table, by name; none by default.
+
+        Parameters
+        ----------
+        answers : sequence of mapping
+            Lines of results.jsonl of one row and part of a data set; every draw counts.
+        """
+        return {}

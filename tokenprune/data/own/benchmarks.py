@@ -1,0 +1,114 @@
+"""Benchmarks by name, from local copies: how each is put to a model and graded, and where a copy comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenprune.core.errors import ConfigError, closest
+from tokenprune.data.own.question import Prompts
+
+__all__ = ["BENCHMARKS", "ROOT", "Benchmark", "find_data"]
+
+ROOT = "TOKENPRUNE_DATA"
+"""Environment variable: the folder that holds local copies, a folder each; ``data`` by default."""
+
+_SHORT = "{question}\nAnswer the question using a single word or phrase."
+_LETTER = "{question}\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of a benchmark.
+
+    Attributes
+    ----------
+    name, title : str
+    metric : str
+    split : str
+        The one that is evaluated.
+    hub : str
+        Data set of the hub from which the usual copies are made.
+    subset : str
+        Of that data set; "" where there is one only.
+    prompts : Prompts
+    columns : mapping of str to str
+        Fields whose column has no usual name.
+    drop : str
+        Words that are taken out of questions: the template says what form the answer has.
+    max_new_tokens : int
+        Longest answer.
+    """
+
+    name: str
+    title: str
+    metric: str
+    split: str
+    hub: str
+    subset: str = ""
+    prompts: Prompts = field(default_factory=Prompts)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    drop: str = ""
+    max_new_tokens: int = 16
+
+
+_ONE_WORD = Prompts({"open": _SHORT, "yes-no": _SHORT})
+
+BENCHMARKS = {
+    one.name: one
+    for one in (
+        Benchmark("pope", "POPE", "yes-no", "test", "lmms-lab/POPE", "", _ONE_WORD),
+        Benchmark("gqa", "GQA", "exact", "testdev", "lmms-lab/GQA", "testdev_balanced_instructions", _ONE_WORD),
+        Benchmark(
+            "mme", "MME", "mme", "test", "lmms-lab/MME", "", _ONE_WORD, {"id": "none"}, " Please answer yes or no."
+        ),
+        Benchmark("textvqa", "TextVQA", "vqa", "validation", "lmms-lab/textvqa", "", _ONE_WORD),
+        Benchmark(
+            "scienceqa",
+            "ScienceQA, questions with a picture",
+            "choice",
+            "test",
+            "lmms-lab/ScienceQA",
+            "ScienceQA-IMG",
+            Prompts({"choice": _LETTER}),
+        ),
+    )
+}
+"""Benchmarks of the paper whose metric needs no judge."""
+
+
+def find_data(given: str) -> tuple[Path, Benchmark | None]:
+    """What ``--data`` names.
+
+    Parameters
+    ----------
+    given : str
+        A path; a benchmark's name, whose copy is ``$TOKENPRUNE_DATA/NAME`` (or ``data/NAME``); or ``NAME=PATH``.
+
+    Raises
+    ------
+    ConfigError
+        No such path and no such name, with the closest; or a benchmark without a local copy, with the way to one.
+    """
+    name, equals, rest = given.partition("=")
+    if equals and name in BENCHMARKS:
+        return Path(rest), BENCHMARKS[name]
+    if Path(given).exists() or given not in BENCHMARKS:
+        path = Path(given)
+        if not path.exists():
+            raise ConfigError(
+                f"--data {given!r}: no such file or folder, and no benchmark; {closest(given, BENCHMARKS)}"
+            )
+        return path, None
+    one = BENCHMARKS[given]
+    path = Path(os.environ.get(ROOT) or "data") / given
+    if not path.exists():
+        subset = f"; of it the subset {one.subset!r}" if one.subset else ""
+        raise ConfigError(
+            f"--data {given}: there is no local copy {str(path)!r}. Get one where the hub can be reached: "
+            f"`hf download {one.hub} --repo-type dataset --local-dir {path}`{subset}; or name the folder that holds "
+            f"it: --data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
+        )
+    return path, one

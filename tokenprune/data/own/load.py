@@ -1,0 +1,337 @@
+"""From rows of a table to questions that can be asked, every row checked before a model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tokenprune.core.errors import ConfigError
+from tokenprune.data.images import open_image
+from tokenprune.data.items import Item
+from tokenprune.data.own.columns import columns_of
+from tokenprune.data.own.question import OwnQuestion, Prompts
+from tokenprune.data.own.rows import Row, read_rows
+
+__all__ = ["OwnData", "load_data"]
+
+_YES_NO = ("yes", "no")
+_SHOWN = 10
+"""Unreadable pictures that an error lists."""
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """Questions of one's own.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set, as in tables.
+    items : list of Item
+    unreadable : list of str
+        A line for each picture that was left out because it cannot be read, with file and line.
+    asked : dict
+        What decides an answer beside questions and pictures: for the configuration of a run.
+    """
+
+    name: str
+    items: list[Item]
+    unreadable: list[str]
+    asked: dict[str, Any]
+
+
+def load_data(
+    path: Path,
+    *,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    split: str | None = None,
+    prompts: Prompts | None = None,
+    metric: str | None = None,
+    drop: str = "",
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+) -> OwnData:
+    """Read questions.
+
+    Parameters
+    ----------
+    path : Path
+        A file or folder; see :func:`~tokenprune.data.own.rows.read_rows`.
+    name : str, optional
+        Of the data set, and of the task of rows that name none; by default that of the file or folder.
+    columns : mapping of str to str, optional
+        Field to column; the others are looked for by usual names.
+    images : Path, optional
+        Folder of pictures; by default that of the table.
+    split : str, optional
+    prompts : Prompts, optional
+        By default questions stand alone.
+    metric : str, optional
+        For all questions; by default by type: ``choice`` where options are listed, ``vqa`` for ten answers, ``words``.
+    drop : str, default ""
+        Words that are taken out of questions: what they say themselves about the form of the answer.
+    tasks : sequence of str, optional
+        Only these.
+    limit : int, optional
+        Only the first so many.
+    skip_unreadable : bool, default False
+        Leave out questions whose picture cannot be read, and say so, instead of refusing.
+
+    Raises
+    ------
+    ConfigError
+        Anything that is not as it has to be; names file and line.
+    """
+    rows = read_rows(path, split)
+    found = columns_of(rows, columns or {})
+    name = name or (path.stem if path.is_file() else path.resolve().name)
+    prompts = prompts or Prompts()
+    read = _Reader(name, found, images, prompts, metric, drop)
+    items = [read.item(row) for row in rows]
+    if tasks is not None:
+        there = sorted({item.question.family for item in items})
+        if missing := [task for task in tasks if task not in there]:
+            raise ConfigError(f"--families: no {missing[0]!r} in {str(path)!r}; there are {', '.join(there)}")
+        items = [item for item in items if item.question.family in tasks]
+    items = items[:limit]
+    items, bad = _readable(items, read.where, skip_unreadable)
+    asked: dict[str, Any] = {"data": name, "templates": dict(prompts.templates), "metric": metric}
+    return OwnData(name, items, bad, {**asked, "unreadable": len(bad)})
+
+
+class _Reader:
+    """Rows of one table, read with one mapping of columns."""
+
+    def __init__(
+        self,
+        name: str,
+        columns: Mapping[str, str],
+        images: Path | None,
+        prompts: Prompts,
+        metric: str | None,
+        drop: str = "",
+    ) -> None:
+        self.drop = drop
+        self.name, self.columns, self.images, self.prompts, self.metric = name, columns, images, prompts, metric
+        self.where: dict[str, str] = {}
+        """Id of a question to file and line."""
+        self.pictures: dict[str, list[Path | bytes]] = {}
+        """Name of what a question shows to the files."""
+
+    def item(self, row: Row) -> Item:
+        """One question."""
+        given = self._get(row, "id")
+        key = row.name if given in (None, "") else str(given)
+        question = self._question(row)
+        sources = self._sources(row)
+        if question.boxes is not None and len(sources) > 1:
+            raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows {len(sources)}")
+        image_id = self._get(row, "image_id")
+        named = (
+            str(image_id)
+            if image_id not in (None, "")
+            else "+".join(_named(s, self.images or row.folder) for s in sources)
+        )
+        if key in self.where:
+            raise ConfigError(
+                f"{row.where}: the id {key!r} is that of {self.where[key]} too; name a column of ids with "
+                "--map id=COLUMN, or let rows be numbered with --map id=none"
+            )
+        self.where[key] = row.where
+        if self.pictures.setdefault(named, sources) != sources:
+            raise ConfigError(f"{row.where}: another picture is called {named!r} too; see --map image_id=COLUMN")
+        return Item(key, named, _opener(sources, row.where), question)
+
+    def _get(self, row: Row, field: str) -> Any:
+        return row.values.get(self.columns[field]) if field in self.columns else None
+
+    def _sources(self, row: Row) -> list[Path | bytes]:
+        field = "images" if "images" in self.columns else "image"
+        value = self._get(row, field)
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if not values or any(v is None or v == "" for v in values):
+            raise ConfigError(f"{row.where}: {self.columns[field]!r} holds no picture")
+        return [self._source(v, row, field) for v in values]
+
+    def _source(self, value: Any, row: Row, field: str) -> Path | bytes:
+        if isinstance(value, Mapping) and value.get("bytes"):
+            value = value["bytes"]
+        elif isinstance(value, Mapping) and isinstance(value.get("path"), str):
+            value = value["path"]
+        if isinstance(value, bytes):
+            return value
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{row.where}: {self.columns[field]!r} is a file name or a picture's bytes, got {type(value).__name__}"
+            )
+        path = (self.images or row.folder) / value
+        if not path.suffix:
+            # GQA names pictures by number
+            path = next((p for ending in (".jpg", ".png") if (p := path.with_suffix(ending)).exists()), path)
+        return path
+
+    def _question(self, row: Row) -> OwnQuestion:
+        text = self._get(row, "question")
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{row.where}: {self.columns['question']!r} holds no question, got {text!r}")
+        text = text.replace(self.drop, "").strip() if self.drop else text.strip()
+        given = self._listed(row, "choices")
+        answers = self._answers(row, given)
+        choices, options = _lettered(given)
+        if options:
+            text += "\n" + "\n".join(f"{letter}. {option}" for letter, option in zip(choices, options, strict=True))
+        if isinstance(context := self._get(row, "context"), str) and context.strip():
+            text = f"Context: {context.strip()}\n{text}"
+        if not choices and {answer.lower().rstrip(".") for answer in answers} <= {*_YES_NO}:
+            choices = ("Yes", "No")
+        task, family = self._get(row, "task"), self._get(row, "family")
+        question = OwnQuestion(
+            text,
+            answers[0],
+            str(task or self.name),
+            str(family if family not in (None, "") else "all"),
+            choices,
+            self._boxes(row),
+            answers,
+            options,
+        )
+        metric = self.metric or ("choice" if options else "vqa" if len(answers) == 10 else "words")
+        return replace(question, prompt=self.prompts.of(text, question.kind), metric=metric)
+
+    def _listed(self, row: Row, field: str) -> list[str]:
+        value = self._get(row, field)
+        if value is None or value == "":
+            return []
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{row.where}: {self.columns[field]!r} must be a list, got {value!r}")
+        return [str(v) for v in value]
+
+    def _answers(self, row: Row, options: Sequence[str]) -> tuple[str, ...]:
+        value = self._get(row, "answer")
+        column = self.columns["answer"]
+        if isinstance(value, bool) or value is None or value == "" or value == []:
+            raise ConfigError(f"{row.where}: {column!r} holds no answer, got {value!r}")
+        if not isinstance(value, list | tuple):
+            return (self._answer(value, row, options),)
+        texts = [v["answer"] if isinstance(v, Mapping) and "answer" in v else v for v in value]
+        if any(not isinstance(t, str | int | float) or not str(t).strip() for t in texts):
+            raise ConfigError(f"{row.where}: {column!r} is a list of answers, got {value!r}")
+        return tuple(self._answer(text, row, options) for text in texts)
+
+    def _answer(self, value: Any, row: Row, options: Sequence[str]) -> str:
+        """An answer as text; of listed options its letter."""
+        _, listed = _lettered(options)
+        if not listed:
+            if options and str(value).strip().lower() not in [option.lower() for option in options]:
+                raise ConfigError(f"{row.where}: the answer {value!r} is none of {list(options)}")
+            return str(value).strip()
+        letters = string.ascii_uppercase[: len(listed)]
+        if isinstance(value, int):
+            if 0 <= value < len(listed):
+                return letters[value]
+        elif str(value).strip() in listed:
+            return letters[listed.index(str(value).strip())]
+        elif (letter := str(value).strip().strip("().").upper()) in [*letters]:
+            return letter
+        raise ConfigError(
+            f"{row.where}: the answer {value!r} is no option: neither the number (from 0), the letter nor the text of "
+            f"one of {list(listed)}"
+        )
+
+    def _boxes(self, row: Row) -> tuple[tuple[int, int, int, int], ...] | None:
+        value = self._get(row, "boxes")
+        if value is None or value == "":
+            return None
+        right = isinstance(value, list | tuple) and all(
+            isinstance(box, list | tuple)
+            and len(box) == 4
+            and all(isinstance(n, int | float) and not isinstance(n, bool) for n in box)
+            and box[0] < box[2]
+            and box[1] < box[3]
+            for box in value
+        )
+        if not right:
+            raise ConfigError(
+                f"{row.where}: {self.columns['boxes']!r} is a list of [left, top, right, bottom] in pixels, "
+                f"got {value!r}"
+            )
+        return tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in value)
+
+
+def _lettered(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What can be answered, and the options to be listed: none where they are yes and no, or letters already."""
+    if not given:
+        return (), ()
+    letters = tuple(string.ascii_uppercase[: len(given)])
+    if tuple(v.lower() for v in given) == _YES_NO:
+        return ("Yes", "No"), ()
+    if tuple(given) == letters:
+        return letters, ()
+    return letters, tuple(option.strip() for option in given)
+
+
+def _named(source: Path | bytes, folder: Path) -> str:
+    """A picture's name, the same on every machine: its file within the folder, or a hash of its bytes."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()[:16]
+    if source.is_relative_to(folder):
+        return source.relative_to(folder).as_posix()
+    return f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
+
+
+@lru_cache(maxsize=64)
+def _open(source: Path | bytes, where: str) -> Image.Image:
+    if isinstance(source, Path):
+        try:
+            return open_image(source)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    try:
+        return open_image(io.BytesIO(source))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: the picture's bytes cannot be read: {error.__cause__ or 'no picture'}") from None
+
+
+def _shown(sources: Sequence[Path | bytes], where: str) -> Any:
+    opened = tuple(_open(source, where) for source in sources)
+    return opened[0] if len(opened) == 1 else opened
+
+
+def _opener(sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
+    return partial(_shown, tuple(sources), where)
+
+
+def _readable(items: Sequence[Item], where: Mapping[str, str], skip: bool) -> tuple[list[Item], list[str]]:
+    """Questions whose pictures can be read, and a line for each that cannot."""
+    state: dict[str, str | None] = {}
+    bad: list[str] = []
+    good: list[Item] = []
+    for item in items:
+        if item.image_id not in state:
+            try:
+                item.image()
+                state[item.image_id] = None
+            except ConfigError as error:
+                state[item.image_id] = str(error)
+        if (why := state[item.image_id]) is None:
+            good.append(item)
+        else:
+            bad.append(why if why.startswith(where[item.id]) else f"{where[item.id]}: {why.partition(': ')[2]}")
+    if bad and (not skip or not good):
+        more = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ConfigError(
+            f"{len(bad)} of {len(items)} questions have a picture that cannot be read; mend them, or leave them out "
+            "with --skip-unreadable:\n" + "\n".join(bad[:_SHOWN]) + more
+        )
+    return good, bad
