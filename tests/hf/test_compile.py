@@ -35,7 +35,7 @@ UNCAPTURED = (
     # experts in float32 are multiplied one by one
     "the stage '(prefill|decode)' .* it waits for the device in nn/functional.py",
     # clusters and basis tokens are found with the host's help
-    "the stage '(select|prefill)' .* it waits for the device in layerwise/",
+    "the stage '(select|prefill)' .* it (waits for the device in layerwise/|cannot be captured)",
     # LLaVA-OneVision's newline behind a video, on older transformers
     "this model adds visual tokens after its encoder has run",
 )

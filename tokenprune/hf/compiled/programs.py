@@ -107,8 +107,14 @@ class Program(Generic[Output]):
         if self.why is not None:
             return
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            self.output = self._shorter()
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                self.output = self._shorter()
+        except RuntimeError as error:  # not all that waits is found beforehand
+            torch.cuda.synchronize()
+            self.why = f"it cannot be captured: {str(error).splitlines()[0]}"
+            self.output = self.function(**self.inputs)
+            return
         graph.replay()
         if self.known is not None and not self._holds_elsewhere(graph):
             self.why = "what it works out from sizes depends on more than sizes"
