@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 import tokenprune as tp
 from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
+from tokenprune.hf.caches import cache_argument, cache_in
 from tokenprune.hf.encoded import takes_encoded
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
 
@@ -145,3 +146,16 @@ def test_merged_values_do_not_stay_in_the_history() -> None:
     assert merged is not None
     assert merged.tokens.numel() == 0
     assert run.selections[-1].sequence.shape == (1, 9)
+
+
+def test_a_cache_made_anew_from_tensors_is_refused() -> None:
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 1)
+    with torch.no_grad(), tp.attach(model, "mi-pruner", 9):
+        out = model(**inputs, use_cache=True)
+        token = out.logits[:, -1:].argmax(-1)
+        anew = DynamicCache()
+        for number, layer in enumerate(cache_in(out).layers):
+            anew.update(layer.keys, layer.values, number)
+        mask = torch.cat([inputs["attention_mask"], torch.ones_like(token)], 1)
+        with pytest.raises(UnsupportedError, match="deepcopy"):
+            model(input_ids=token, attention_mask=mask, **{cache_argument(model): anew})

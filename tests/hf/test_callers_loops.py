@@ -219,3 +219,78 @@ def test_tiles_of_a_picture_share_its_budget(name: str) -> None:
     with tp.attach(model, "similarity", 4, unit="tile") as run:
         model(**inputs)
     assert len(run.history[-1].places) == sum(pictures) // 16
+
+
+@pytest.mark.parametrize("strategy", ["mi-pruner", "attention", "fastv"])
+def test_threads_that_call_the_model_and_generate_take_turns(strategy: str) -> None:
+    model = tiny_model("llava")
+    one, other = (tiny_inputs("llava", "image", 2, seed=seed) for seed in (1, 2))
+
+    def answer() -> Tensor:
+        return model.generate(**one, max_new_tokens=3, do_sample=False)
+
+    def read() -> Tensor:
+        with torch.no_grad():
+            return model(**other).logits
+
+    with tp.attach(model, strategy, KEPT):
+        want = {call: call() for call in (answer, read)}
+        wrong: list[str] = []
+
+        def repeat(call: Any) -> None:
+            for _ in range(8):
+                try:
+                    if not torch.equal(call(), want[call]):
+                        wrong.append(f"{call.__name__}: other numbers")
+                except Exception as error:  # a thread's own would go unseen
+                    wrong.append(f"{call.__name__}: {error!r}")
+
+        threads = [threading.Thread(target=repeat, args=(call,)) for call in (answer, read, read)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_another_picture_asked_about_from_inside_generate(cached: bool) -> None:
+    """The same words about another picture are another prompt."""
+    model = tiny_model("llava")
+    inputs, other = (tiny_inputs("llava", "image", 1, seed=seed) for seed in (1, 5))
+    assert torch.equal(inputs["input_ids"], other["input_ids"])
+    found = []
+
+    class Asks(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+            found.append(model(**other).logits)
+            return scores
+
+    call: dict[str, Any] = {**inputs, "max_new_tokens": 3, "do_sample": False, "use_cache": cached}
+    with torch.no_grad(), tp.attach(model, "mi-pruner", KEPT) as run:
+        want = model(**other).logits
+        answer = model.generate(**call)
+        before = len(run.history)
+        assert torch.equal(model.generate(**call, logits_processor=LogitsProcessorList([Asks()])), answer)
+    assert before == 2
+    assert len(found) == 3
+    assert all(torch.equal(logits, want) for logits in found)
+    assert len(run.history) == before + 1 + len(found)
+
+
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv"])
+def test_gradient_checkpointing(strategy: str) -> None:
+    inputs = tiny_inputs("llava", "image", 2)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    gradients = []
+    for checkpoints in (False, True):
+        model = tiny_model("llava").train()
+        if checkpoints:
+            model.gradient_checkpointing_enable()
+        with tp.attach(model, strategy, KEPT):
+            model(**inputs, labels=labels, use_cache=False).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(bool(g.abs().max() > 0) for g in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)

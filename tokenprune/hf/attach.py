@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -121,8 +122,8 @@ def attach(
     with ExitStack() as stack:
         for owner in (inner, adapter.core):
             stack.enter_context(replaced(vars(owner), MARK, Mark()))
-        stack.enter_context(standing_in(inner, "generate", block.standing(inner.generate)))
-        stack.enter_context(standing_in(inner, "forward", _noting(hooks, inner.forward)))
+        stack.enter_context(standing_in(inner, "generate", block.generating(inner.generate)))
+        stack.enter_context(standing_in(inner, "forward", block.reading(inner.forward)))
         if hasattr(inner, "loss_function"):
             # forward itself may be called, without any hook of the model's
             stack.enter_context(replaced(vars(inner), "_loss_function", _Loss(hooks, inner.loss_function)))
@@ -143,49 +144,77 @@ def attach(
 
 
 class _Block:
-    """One ``attach`` block: whose turn it is to generate, and who undoes what was done."""
+    """One ``attach`` block: whose turn it is to call the model, and who undoes what was done."""
 
     def __init__(self, model: Any, hooks: Hooks) -> None:
         self.model, self.hooks = model, hooks
         self.undo = ExitStack()
-        self.left = False
-        # the hooks follow one prompt at a time: generate in other threads waits
+        # the hooks follow one prompt at a time: other threads wait
         self._turn = threading.RLock()
-        self._state = threading.Lock()
-        self._running = 0
+        self._gate = threading.Condition()
+        self._left = False
+        self._running: Counter[int] = Counter()
+        """Calls under way that began inside the block, by thread."""
 
-    def standing(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+    @contextmanager
+    def _call(self) -> Iterator[bool]:
+        """One call of the model; yields whether it is pruned. Others wait until the last pruned one has ended."""
+        me = threading.get_ident()
+        with self._gate:
+            pruned = not self._left or me in self._running
+            if pruned:
+                self._running[me] += 1
+            else:
+                self._gate.wait_for(lambda: not self._running)
+        if not pruned:
+            yield False
+            return
+        try:
+            with self._turn:
+                yield True
+        finally:
+            with self._gate:
+                self._running[me] -= 1
+                if not self._running[me]:
+                    del self._running[me]
+                self._end()
+
+    def generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """``generate``, inside the block."""
 
         @functools.wraps(generate)
         def pruned(*args: Any, **kwargs: Any) -> Any:
-            with self._state:
-                plainly = self.left
-                self._running += not plainly
-            if plainly:
-                # calls of the block are still under way, and so are their hooks
-                with self._turn, self.hooks.away():
+            with self._call() as inside:
+                if not inside:
                     return generate(*args, **kwargs)
-            try:
                 self._check(arguments_of(generate, args, kwargs))
-                with self._turn, self.hooks.generation():
+                with self.hooks.generation():
                     return generate(*args, **kwargs)
-            finally:
-                with self._state:
-                    self._running -= 1
-                    last = self.left and not self._running
-                if last:
-                    self.undo.close()
 
         return pruned
 
+    def reading(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward``, its arguments noted: also where it is called as it is, without the module's hooks."""
+
+        @functools.wraps(forward)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            with self._call() as inside:
+                if inside:
+                    self.hooks.before_model(arguments_of(forward, args, kwargs) if args else kwargs)
+                return forward(*args, **kwargs)
+
+        return noted
+
     def leave(self) -> None:
         """End the block; what it did is undone now, or by the last call that still runs."""
-        with self._state:
-            self.left = True
-            idle = not self._running
-        if idle:
+        with self._gate:
+            self._left = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._left and not self._running:
             self.undo.close()
+            self._gate.notify_all()
 
     def _check(self, given: Mapping[str, Any]) -> None:
         _refuse_speculation(self.model, given)
@@ -198,17 +227,6 @@ class _Block:
                 f"generate was given a cache of {int(cache.get_seq_length())} tokens: a further turn cannot be pruned "
                 "inside attach, whose prompt is longer than its cache. Use tokenprune.prepare for each turn"
             )
-
-
-def _noting(hooks: Hooks, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward``, with its arguments noted: also where it is called as it is, without the module's hooks."""
-
-    @functools.wraps(forward)
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        hooks.before_model(arguments_of(forward, args, kwargs) if args else kwargs)
-        return forward(*args, **kwargs)
-
-    return noted
 
 
 class _Loss:

@@ -15,12 +15,12 @@ from tokenprune.core.errors import NestedAttachError, SecondTurnError, Unsupport
 from tokenprune.core.features import Features
 from tokenprune.core.indexing import to_batch
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.hf.adapters.base import MODALITIES, Observation
+from tokenprune.hf.adapters.base import MODALITIES, PIXELS, Observation
 from tokenprune.hf.batch import Batch, read_batch
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
-from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in
+from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
 from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
@@ -88,14 +88,27 @@ class _Decided:
         The visual inputs it was decided for.
     features : Features
     decision : Decision
-    length : int
-        Length of the prompt; what follows it when it is fed again was generated.
+    ids : int64 Tensor, (B, S)
+        The prompt; what follows it when it is fed again was generated.
+    given : tuple of Tensor
+        What it shows: pixels, or features encoded before.
     """
 
     seen: Observation
     features: Features
     decision: Decision
-    length: int
+    ids: Tensor
+    given: tuple[Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        """Length of the prompt."""
+        return self.ids.shape[1]
+
+    def begins(self, ids: Tensor, given: tuple[Tensor, ...]) -> bool:
+        """Whether this is the prompt again, (B, S + t), and not another one that somebody asks in between."""
+        same = (*zip(given, self.given, strict=False), (ids[:, : self.length], self.ids))
+        return len(given) == len(self.given) and all(a is b or torch.equal(a, b) for a, b in same)
 
 
 class Hooks:
@@ -110,10 +123,10 @@ class Hooks:
         self.spread = False
         """Whether hidden states of the prompt's full length are asked for."""
         self.has_visual = False
+        self.given: tuple[Tensor, ...] = ()
+        """What the prompt shows: pixels, or features encoded before."""
         self.shown = False
         """Whether any prompt showed anything."""
-        self.paused = False
-        """Whether the block has ended, and only calls begun before are served."""
         self.real: Tensor | None = None
         """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
         self.pruned: _Pruned | None = None
@@ -132,22 +145,15 @@ class Hooks:
     @contextmanager
     def generation(self) -> Iterator[None]:
         """One call of ``generate``: its prompt is decided on once, even if it is fed again at every step."""
+        before = self.generating, self.decided
         self.generating, self.decided = True, None
         self.seen.clear()
         try:
             yield
         finally:
-            self.generating, self.decided, self.pruned = False, None, None
+            self.generating, self.decided = before
+            self.pruned = None
             self.seen.clear()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Prune nothing meanwhile."""
-        self.paused = True
-        try:
-            yield
-        finally:
-            self.paused = False
 
     def before_model(self, given: Mapping[str, Any]) -> None:
         """Note whether a loss, or logits at places of the whole prompt, are asked for."""
@@ -181,6 +187,8 @@ class Hooks:
                 "the attach block"
             )
         self.shown = self.shown or self.has_visual
+        pixels = [kwargs[name] for names in PIXELS.values() for name in names if kwargs.get(name) is not None]
+        self.given = (*pixels, *(tokens_of(output) for output in before.values() if output is not None))
         if self.ids is None and self.has_visual:
             raise UnsupportedError(
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
@@ -191,8 +199,6 @@ class Hooks:
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
-        if self.paused:
-            return None
         cache = cache_in(kwargs)
         n_past = int(cache.get_seq_length()) if cache is not None else 0
         self.pruned = None
@@ -210,6 +216,7 @@ class Hooks:
             )
         known: _Continued | None = vars(cache).get(STATE)
         if known is None:
+            self._check_counts(n_past, kwargs["inputs_embeds"].shape[1])
             return None
         if known.hooks is not self:
             raise SecondTurnError(
@@ -226,6 +233,15 @@ class Hooks:
         if self.inside is not None:
             self.inside.forward = known.inside
         return args, self._continue(kwargs, known.pruned, n_past)
+
+    def _check_counts(self, n_past: int, fresh: int) -> None:
+        """Raise where the caller counts another number of tokens than a cache that nothing is known of holds."""
+        if self.real is not None and self.run.history and self.real.shape[1] != n_past + fresh:
+            raise UnsupportedError(
+                f"the cache holds {n_past} tokens and attention_mask counts {self.real.shape[1] - fresh} before the "
+                "new ones: it is not the cache that a prompt was pruned into (made anew from its tensors?). Pass on "
+                "the cache that the model returned, or a copy.deepcopy of it"
+            )
 
     def after_language_model(self, _module: nn.Module, _args: Any, kwargs: Any, output: Any) -> Any:
         """Complete the record; where it is asked for, spread hidden states over the prompt's full length again."""
@@ -248,7 +264,8 @@ class Hooks:
         ids, embeds = self.ids, kwargs["inputs_embeds"]
         assert ids is not None
         mask = self._real(ids, kwargs.get("attention_mask"))
-        repeated = self.decided if self.generating else None
+        known_before = self.decided if self.generating else None
+        repeated = known_before if known_before is not None and known_before.begins(ids, self.given) else None
         seen = self.encoded.seen if self.encoded is not None and not self.seen else self.seen
         seen = repeated.seen if repeated and not seen else seen.copy()
         # what was generated since the prompt is neither image nor text, and tells copies of a prompt apart
@@ -262,8 +279,8 @@ class Hooks:
             known = repeated
         else:
             features = collect(self.request, ids, embeds, batch, seen)
-            known = _Decided(seen, features, decide(self.request, features), ids.shape[1])
-            self.decided = known
+            known = _Decided(seen, features, decide(self.request, features), ids, self.given)
+            self.decided = known_before or known
         everywhere = known.decision.spread(batch.owner)
         plan = splice(batch.layout, everywhere.kept)
         if repeated is None:
