@@ -86,7 +86,8 @@ def test_listing_imports_nothing() -> None:
     code = (
         "import json, sys, tokenprune as tp; from tokenprune.core.registry import KINDS, all_entries\n"
         "loaded = set(sys.modules)\n"
-        "assert tp.list_strategies() and all(tp.list_components(k) for k in KINDS) and all_entries()\n"
+        "assert tp.list_strategies() and all_entries()\n"
+        "assert [k for k in KINDS if not tp.list_components(k)] in ([], ['signals'])  # plugins alone bring these\n"
         "print(json.dumps([sorted(loaded), sorted(set(sys.modules) - loaded)]))"
     )
     done = python("-c", code)
