@@ -18,10 +18,10 @@ compare: $(INSTALLED)  ## Compare all strategies; writes results/compare
 test: fast slow  ## Run every test, fast ones first
 
 fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (takes a third longer)
-	$(BIN)/python -m pytest -q -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 browser: $(INSTALLED)  ## Drive the explorer in chromium, which has to be installed with its driver
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
