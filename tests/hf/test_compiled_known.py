@@ -13,7 +13,7 @@ from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.compiled.known import Known, OtherCourse
 from tokenprune.hf.compiled.stages import sight
-from tokenprune.hf.encoded import observed, pixels_in
+from tokenprune.hf.encoded import observed, vision_in
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 LOOKS_AT_PIXELS = {"idefics3", "smolvlm"}
@@ -29,12 +29,7 @@ CASES = [
 
 def seen(adapter: ModelAdapter, inputs: Any) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
     """A function of pixels that encodes and reads every signal; pixels; what else it reads."""
-    vision = {
-        name: value
-        for modality in pixels_in(inputs)
-        for name, value in adapter.vision_inputs(modality, inputs).items()
-        if value is not None
-    }
+    vision = vision_in(adapter, inputs)
     pixels = {name: value for name, value in vision.items() if isinstance(value, Tensor) and value.is_floating_point()}
     rest = {name: value for name, value in vision.items() if name not in pixels}
 

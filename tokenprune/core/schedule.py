@@ -341,6 +341,10 @@ class LayerSchedule(AnyStrategy):
             )
         return layer
 
+    def read(self, n_layers: int) -> dict[int, LayerEvent]:
+        """Layer -> event after it; nothing reads what an event after the last layer would leave."""
+        return {layer: event for layer, event in self.placed(n_layers) if layer < n_layers - 1}
+
     def _first_layers(self, n_layers: int) -> list[int | None]:
         if self.reference_layers is None:
             layers = [_counted(event.after_layer, n_layers) for event in self.events]

@@ -15,7 +15,17 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.adapters.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 
-__all__ = ["PRUNED", "Encoded", "deepstack_of", "encode", "observed", "packed", "takes_encoded", "tokens_of"]
+__all__ = [
+    "PRUNED",
+    "Encoded",
+    "deepstack_of",
+    "encode",
+    "observed",
+    "packed",
+    "takes_encoded",
+    "tokens_of",
+    "vision_in",
+]
 
 
 PRUNED = "_tokenprune_pruned"
@@ -126,6 +136,16 @@ def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> 
     if not pixels_in(inputs):
         raise UnsupportedError("encode needs pixel_values (or pixel_values_videos), as the processor returns them")
     return observed(adapter, adapter.available if signals is None else signals, inputs)
+
+
+def vision_in(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the vision side takes of some inputs, all modalities together."""
+    return {
+        name: value
+        for modality in pixels_in(inputs)
+        for name, value in adapter.vision_inputs(modality, inputs).items()
+        if value is not None
+    }
 
 
 def observed(

@@ -166,8 +166,7 @@ class Hooks:
         """Logits of the prompt's full length, where labels have it and they do not."""
         if self.pruned is None or self.left is None or logits.shape[1] == labels.shape[1]:
             return logits
-        places = self.left.last_place(self.pruned.length)
-        return logits.gather(1, places.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        return self.left.spread(logits, self.pruned.length)
 
     def before_core(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the token ids: the language model sees embeddings only."""
@@ -255,9 +254,7 @@ class Hooks:
         if self.pruned is not None and cache is not None:
             vars(cache)[STATE] = _Continued(self, self.pruned, None if self.inside is None else self.inside.forward)
         if self.spread and self.pruned is not None and plan is not None:
-            hidden = output.last_hidden_state
-            places = plan.last_place(self.pruned.length)
-            output.last_hidden_state = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            output.last_hidden_state = plan.spread(output.last_hidden_state, self.pruned.length)
         return output
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
 from tokenprune.hf.patching import Hook, standing_in
 from tokenprune.hf.record import Prefill, Stage
-from tokenprune.hf.splice import Layout, Splice, next_position, splice
+from tokenprune.hf.splice import Layout, Splice, next_position, rotary_at, splice
 
 __all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "places_in"]
 
@@ -187,9 +187,7 @@ class LayerHooks:
         model: Any = adapter.language_model
         self.model = model
         self.layers: list[nn.Module] = list(self.model.layers)
-        # nothing reads what an event after the last layer would leave
-        last = len(self.layers) - 1
-        self.events = {layer: event for layer, event in schedule.placed(len(self.layers)) if layer < last}
+        self.events = schedule.read(len(self.layers))
         self.decode_layer = schedule.decoding_layer(len(self.layers))
         self.forward: _Forward | None = None
         self._check()
@@ -405,7 +403,7 @@ class LayerHooks:
         if self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             rotary = self.model.rotary_emb(hidden, position_ids=segment.positions)
         else:
-            rotary = tuple(_gather_rotary(part, segment.source) for part in kwargs["position_embeddings"])
+            rotary = tuple(rotary_at(part, segment.source) for part in kwargs["position_embeddings"])
         mask = segment.layout.mask
 
         def visible() -> Tensor:
@@ -508,13 +506,6 @@ def _check_cache(cache: Any, name: str) -> None:
             f"strategy {name!r} leaves each layer a cache of its own length, which a static cache cannot hold: use "
             "the default dynamic cache"
         )
-
-
-def _gather_rotary(part: Tensor, source: Tensor) -> Tensor:
-    """Rows of a cosine or sine table, (1 or B, M, k), at ``source`` (B, m); several tables are stacked in front."""
-    if part.ndim > 3:
-        return torch.stack([_gather_rotary(one, source) for one in part])
-    return gather_tokens(part.expand(source.shape[0], -1, -1), source)
 
 
 def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenprune.core.indexing import gather_tokens
 
-__all__ = ["Layout", "Span", "Splice", "next_position", "splice"]
+__all__ = ["Layout", "Span", "Splice", "next_position", "rotary_at", "splice"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,10 @@ class Splice:
         here.scatter_reduce_(1, self.index, place.where(self.mask, 0), "amax")
         return here.cummax(1).values
 
+    def spread(self, x: Tensor, length: int) -> Tensor:
+        """Values of the new places, (B, M, d), at ``length`` source positions: (B, length, d); see `last_place`."""
+        return x.gather(1, self.last_place(length).unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
     def layout(self, before: Layout) -> Layout:
         """What stands where afterwards."""
         spans = tuple(Span(s.row, slots) for s, slots in zip(before.spans, self.slots, strict=True))
@@ -154,6 +158,13 @@ def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
         index[span.row, slot] = span.positions[chosen]
         slots.append(slot)
     return Splice(index, mask, tuple(slots))
+
+
+def rotary_at(part: Tensor, source: Tensor) -> Tensor:
+    """Rows of a cosine or sine table, (1 or B, M, k), at ``source`` (B, m); several tables are stacked in front."""
+    if part.ndim > 3:
+        return torch.stack([rotary_at(one, source) for one in part])
+    return gather_tokens(part.expand(source.shape[0], -1, -1), source)
 
 
 def next_position(positions: Tensor, mask: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import look_ahead
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
+from tokenprune.hf.splice import rotary_at
 
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
@@ -59,10 +60,9 @@ class Between:
         """Place a request's schedule in its model."""
         assert isinstance(request.strategy, LayerSchedule)
         schedule = replace(request.strategy, positions=request.positions)
-        layers = len(list(request.adapter.language_model.get_submodule("layers").children()))
-        # nothing reads what an event after the last layer would leave
-        events = {layer: event for layer, event in schedule.placed(layers) if layer < layers - 1}
-        return cls(schedule, events, schedule.begin(keep, entered, layers), text)
+        model: Any = request.adapter.language_model
+        layers = len(model.layers)
+        return cls(schedule, schedule.read(layers), schedule.begin(keep, entered, layers), text)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -289,19 +289,12 @@ class _Pass:
         if self._how == "compact" and len(positions) == 1:
             rotary = self.model.rotary_emb(hidden, position_ids=plain)
         else:
-            rotary = tuple(_rotary(part, now.source) for part in kwargs["position_embeddings"])
+            rotary = tuple(rotary_at(part, now.source) for part in kwargs["position_embeddings"])
         return {
             "position_embeddings": rotary,
             "position_ids": plain,
             "attention_mask": causal_mask(self.model.config, now.mask, hidden.dtype),
         }
-
-
-def _rotary(part: Tensor, source: Tensor) -> Tensor:
-    """Rows of a cosine or sine table, (1 or B, M, k), at ``source`` (B, m); several tables are stacked in front."""
-    if part.ndim > 3:
-        return torch.stack([_rotary(one, source) for one in part])
-    return gather_tokens(part.expand(source.shape[0], -1, -1), source)
 
 
 def read_prompt_between(

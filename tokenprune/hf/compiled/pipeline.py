@@ -28,7 +28,7 @@ from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, read_prompt, sight
-from tokenprune.hf.encoded import observed, pixels_in
+from tokenprune.hf.encoded import observed, pixels_in, vision_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 
@@ -248,12 +248,7 @@ class Compiled:
     def encode(self, **inputs: Any) -> Seen:
         """Encode the visual inputs among the processor's outputs. The next call overwrites what this one returns."""
         adapter = self.request.adapter
-        vision = {
-            name: value
-            for modality in pixels_in(inputs)
-            for name, value in adapter.vision_inputs(modality, inputs).items()
-            if value is not None
-        }
+        vision = vision_in(adapter, inputs)
         pixels = {k: v for k, v in vision.items() if isinstance(v, Tensor) and v.is_floating_point()}
         rest = {k: v for k, v in vision.items() if k not in pixels}
         shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(pixels.items()))
