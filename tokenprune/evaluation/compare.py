@@ -37,7 +37,8 @@ from tokenprune.results.fingerprint import providers
 from tokenprune.results.lines import ANSWERS
 from tokenprune.results.provenance import provenance, short
 from tokenprune.results.schema import check_schema
-from tokenprune.results.store import ResultFolder, segment, write_atomically
+from tokenprune.results.store import segment, write_atomically
+from tokenprune.results.team import Team, TeamFolder
 
 __all__ = ["Comparison", "answers_in", "compare", "comparison", "environment", "summary_of"]
 
@@ -100,6 +101,7 @@ def comparison(
     match: Match = "kept",
     again: Sequence[str] = (),
     new_segment: bool = False,
+    team: Team | None = None,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
@@ -132,6 +134,9 @@ def comparison(
     new_segment : bool, default False
         Whether a run that differs from what ``out`` holds goes into a folder of its own, ``out/segments/<run>``, and is
         not refused.
+    team : Team, optional
+        Which of several processes that fill the folder together this one is; alone by default. Where this is not the
+        one that leads, the comparison that is returned holds no table.
     note : callable
         Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
         follow from the data and are not the budget. Warns by default.
@@ -173,8 +178,10 @@ def comparison(
     folder_path = segment(out, record, new_segment)
     way_out = "use another --out, or --new-segment to keep both, apart"
     # a model serves one comparison at a time: they exchange functions of its layers
-    with turn_of(model), ResultFolder(folder_path, record, ANSWERS, way_out) as folder:
-        rows, changed = _describe(folder, rows, again)
+    with turn_of(model), TeamFolder(folder_path, record, ANSWERS, way_out, team) as folder:
+        rows, changed, stands_for = _describe(folder.path, rows, again)
+        if folder.team.leads:
+            write_atomically(folder.path / "strategies.json", json.dumps(stands_for, indent=1) + "\n")
         for label in changed:
             note(f"{label} is not what it was when {str(folder_path)!r} was filled: it is asked again")
         reached = (0, 0)
@@ -199,6 +206,10 @@ def comparison(
         except KeyboardInterrupt:
             done, total = reached
             raise StoppedError(f"stopped at {done} of {total} answers; the same command goes on") from None
+        if not folder.team.leads:
+            return Comparison(folder_path, [], {}, failed)
+        failed += _new([Failure(**one) for one in folder.failures()], failed)
+        folder.gather()
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
         about = {**(facts or {}), **_about(record), "match": match}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
@@ -281,10 +292,17 @@ def _left_out(reasons: Mapping[tuple[str, int], str]) -> list[str]:
     ]
 
 
+def _new(others: Sequence[Failure], mine: Sequence[Failure]) -> list[Failure]:
+    """Failures that are not known yet, each row once."""
+    known = {(one.strategy, one.keep) for one in mine}
+    first = {(one.strategy, one.keep): one for one in reversed(others)}
+    return [one for row, one in first.items() if row not in known]
+
+
 def _describe(
-    folder: ResultFolder, rows: Sequence[Condition], again: Sequence[str]
-) -> tuple[list[Condition], list[str]]:
-    """Write what each label stands for into ``strategies.json``.
+    folder: Path, rows: Sequence[Condition], again: Sequence[str]
+) -> tuple[list[Condition], list[str], dict[str, dict[str, Any]]]:
+    """What each label stands for.
 
     Returns
     -------
@@ -292,9 +310,11 @@ def _describe(
         Those given, with the attempt that each is at.
     changed : list of str
         Labels that stood for something else.
+    stands_for : dict
+        For ``strategies.json``.
     """
-    before = described(folder.path)
-    stopped = {row.strategy for row in answered(folder.path).incomplete}
+    before = described(folder)
+    stopped = {row.strategy for row in answered(folder).incomplete} if again else set()
     numbered, changed = [], {}
     for row in rows:
         made, _, attempt = before.get(row.label, {"identity": row.identity})["identity"].partition("+")
@@ -312,8 +332,7 @@ def _describe(
         }
         for row in numbered
     }
-    write_atomically(folder.path / "strategies.json", json.dumps(before | now, indent=1) + "\n")
-    return numbered, list(changed)
+    return numbered, list(changed), before | now
 
 
 def _check_items(items: Sequence[Item]) -> None:

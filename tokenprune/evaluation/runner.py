@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from tokenprune.hf.chat import Pictures
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
-from tokenprune.results.store import ResultFolder
+from tokenprune.results.team import TeamFolder
 
 __all__ = ["ask", "batches", "question_batch"]
 
@@ -43,14 +44,14 @@ def ask(
     processor: Any,
     items: Sequence[Item],
     rows: Sequence[Condition],
-    folder: ResultFolder,
+    folder: TeamFolder,
     *,
     batch_size: int = 16,
     max_new_tokens: int = 6,
     match: Match = "kept",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Failure]:
-    """Fill ``results.jsonl``; what is there already is not asked again.
+    """Fill a folder; what any process has answered already is not asked again.
 
     A strategy that raises costs its own row at that budget: it is not asked on, and the others are.
 
@@ -60,7 +61,7 @@ def ask(
         As :func:`tokenprune.zoo.loading.load_model` returns them.
     items : sequence of Item
     rows : sequence of Condition
-    folder : ResultFolder
+    folder : TeamFolder
     batch_size, max_new_tokens : int
     match : str, default "kept"
         What a row's budget is; see :data:`tokenprune.core.matching.Match`. Solved for every picture.
@@ -70,28 +71,30 @@ def ask(
     Returns
     -------
     list of Failure
-        Rows that broke, as far as they came.
+        Rows that broke here, as far as they came.
 
     Raises
     ------
     NonFiniteError
         The unpruned model gives logits that are no numbers.
     """
-    done = {(r["strategy"], r["identity"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
     following = _following(items)
-    total, count = sum(row.asks(item.question) for row in rows for item in items), 0
+    every = {(folder.run, *row.key, item.id) for row in rows for item in items if row.asks(item.question)}
     failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
-    for batch in batches(items, batch_size):
-        wanted = [(row, _wanted(row, batch, done)) for row in rows]
+    cut = list(batches(items, batch_size))
+    for number in folder.turns(len(cut)):
+        batch, done = cut[number], folder.known() & every
+        broken = {(one["strategy"], one["keep"]) for one in folder.failures()}
+        wanted = [(row, _wanted(folder.run, row, batch, done)) for row in rows if (row.label, row.keep) not in broken]
         todo = [(row, samples) for row, samples in wanted if samples]
-        count += sum(row.asks(i.question) and i.id not in samples for row, samples in wanted for i in batch)
         if not todo:
             continue
+        count = len(done)
         asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
-                progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
+                progress(count, len(every), f"{row.label}@{row.keep}" if row.keep else row.label)
                 try:
                     answers = asked.answers(row, max_new_tokens)
                 except (Exception, SystemExit) as error:
@@ -99,16 +102,17 @@ def ask(
                     if row.kind != "strategy" or row.label == RANDOM:
                         raise
                     failed[row.label, row.keep] = failure(row.label, row.keep, row.strategy, error)
+                    folder.tell_failures([asdict(one) for one in failed.values()])
                 else:
                     folder.append(a for a in answers if a["sample"] in samples)
             count += len(samples)
-    progress(count, total, "done")
+    progress(len(folder.known() & every), len(every), "done")
     return [*failed.values()]
 
 
-def _wanted(row: Condition, batch: Sequence[Item], done: Iterable[Any]) -> set[str]:
-    """Questions of a batch that a row asks and has not answered."""
-    return {item.id for item in batch if row.asks(item.question) and (*row.key, item.id) not in done}
+def _wanted(run: str, row: Condition, batch: Sequence[Item], done: Container[Any]) -> set[str]:
+    """Questions of a batch that a row asks and nobody has answered."""
+    return {item.id for item in batch if row.asks(item.question) and (run, *row.key, item.id) not in done}
 
 
 class _Finite:
