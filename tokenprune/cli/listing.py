@@ -19,12 +19,16 @@ def listing(
     pattern: Annotated[
         str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'; a whole name is told in full.")
     ] = "*",
-    check: Annotated[bool, typer.Option(help="Import and try everything, report what is broken or wrong; exit 1 if any is.")] = False,
+    check: Annotated[
+        bool, typer.Option(help="Import and try everything, report what is broken or wrong; exit 1 if any is.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Only strategies whose signals this model can give; with 'signals', those signals."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="With --check: how long importing and trying one may take.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="With --check: how long importing and trying one may take.")
+    ] = 60.0,
     names: Annotated[bool, typer.Option("--names", help="Names and origins only; imports no plugin.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; imports no plugin unless --check.")] = False,

@@ -95,7 +95,13 @@ def check(part: object, *, extra: Mapping[str, str] | None = None, largest: int 
         raise CheckError(f"{part!r} is an instance of no kind of part: subclass tokenprune.Scorer, Objective, ...")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateRelevanceWarning)
-        return _check(part, _Asked(dict(extra or {}), largest))
+        asked = _Asked(dict(extra or {}), largest)
+        if not isinstance(part, Component):
+            return _check(part, asked)
+        # parts inside first: what is wrong there is told of there
+        reports = [_check(one, asked) for one in (*_parts(part), part)]
+        unchecked = tuple(dict.fromkeys(why for report in reports for why in report.unchecked))
+        return replace(reports[-1], unchecked=unchecked)
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,9 @@ def _on_instances(
     shapes = {**{n: between[n] for n in between if n in declared}, **asked.extra}
     unknown = sorted(n for n in declared - shapes.keys() if not is_signal(n) and n not in LAYOUTS)
     if unknown:
-        return CheckReport(name, 0, tuple(f"signal {n!r} is not built in: give extra={{{n!r}: 'b n'}}" for n in unknown))
+        return CheckReport(
+            name, 0, tuple(f"signal {n!r} is not built in: give extra={{{n!r}: 'b n'}}" for n in unknown)
+        )
     count, skipped = 0, set[str]()
     for instance in instances(laid_out, shapes, largest=asked.largest):
         seen: set[str] = set()
@@ -199,12 +207,13 @@ def _on_instances(
     return CheckReport(name, count, tuple(sorted(skipped)))
 
 
-def _parts(strategy: Strategy) -> Iterator[Component]:
-    """Parts of a strategy, each once."""
+def _parts(whole: Strategy | Component) -> Iterator[Component]:
+    """Parts of a strategy, or inside a part, each once."""
     seen: list[Component] = []
-    for part in (strategy.scorer, strategy.selector, strategy.merger, strategy.stage):
+    fields = (whole.scorer, whole.selector, whole.merger, whole.stage) if isinstance(whole, Strategy) else (whole,)
+    for part in fields:
         for one in () if part is None else part.parts():
-            if one not in seen:
+            if one is not whole and one not in seen:
                 seen.append(one)
                 yield one
 

@@ -29,7 +29,7 @@ LAYER_SHAPES: Final[Mapping[str, str]] = {
 
 
 def depths(part: LayerSchedule) -> tuple[int, ...]:
-    """Decoder layers of models to try: a deep and a shallow one where layers are scaled, else the least there may be."""
+    """Decoder layers of models to try: deep and shallow where layers are scaled, else the least there may be."""
     if part.reference_layers is not None:
         return (8, 4)
     for depth in range(2, 129):
@@ -294,5 +294,3 @@ def _seen(part: EncoderStage, view: EncoderView, before: Tensor | None) -> tuple
 def _seen_wrong(part: EncoderStage, what: str, view: EncoderView, row: int | None = None) -> str:
     where = "" if row is None else f" of picture {row}"
     return f"{part!r}: {what}{where}\nsmallest instance found: {view}"
-
-

@@ -1,7 +1,8 @@
-"""Picks of selectors and whole strategies, and the tokens that mergers make of them, against what their kinds promise."""
+"""Picks of selectors and whole strategies, and tokens that mergers make of them, against what their kinds promise."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,7 +97,7 @@ def try_selector(part: Selector, instance: Instance) -> None:
                 refuse(f"{part!r}: uses_scores is False, and other scores give other picks", instance)
     if not part.uses_budget and any(one.picks != found[0].picks for one in found):
         refuse(f"{part!r}: uses_budget is False, and another budget gives other picks", instance)
-    for fewer, more in zip(found, found[1:], strict=False):
+    for fewer, more in itertools.pairwise(found):
         for row, (few, many) in enumerate(zip(fewer.picks, more.picks, strict=True)):
             if part.nested and few != many[: len(few)]:
                 refuse(f"{part!r}: nested is True, and row {row} picks {few} or, of a larger budget, {many}", instance)
@@ -303,7 +304,9 @@ def sound_merged(part: object, merged: Any, instance: Instance) -> None:
         if places[: len(kept)] != kept:
             refuse(f"{part!r}: padding stands before merged tokens in row {row}: {places}", instance)
         if len(set(kept)) < len(kept) or any(not 0 <= i < valid.shape[1] or not valid[row, i] for i in kept):
-            refuse(f"{part!r}: merged tokens of row {row} stand at {kept}, not all of them distinct real ones", instance)
+            refuse(
+                f"{part!r}: merged tokens of row {row} stand at {kept}, not all of them distinct real ones", instance
+            )
         if not bool(torch.isfinite(tokens[row, : len(kept)]).all()):
             refuse(f"{part!r}: a merged token of row {row} is NaN or infinite", instance)
 
@@ -327,5 +330,3 @@ def _chosen(part: Strategy, instance: Instance, keep: Sequence[int]) -> _Found:
         return _Found(rows, [{} for _ in rows], [{} for _ in rows], [[] for _ in rows])
     sound_merged(part, selection.merged, instance)
     return _merged_rows(Picks(selection.order), selection.merged)
-
-

@@ -8,7 +8,7 @@ from tokenprune.core.errors import CheckError, ConfigError, TokenPruneError
 from tokenprune.core.registry import KINDS, build, registry
 from tokenprune.testing.check import check
 
-__all__ = ["TRIED", "made", "tried"]
+__all__ = ["TRIED", "fault", "made", "tried", "with_defaults"]
 
 TRIED: Final = tuple(kind for kind in KINDS if kind not in ("adapters", "signals", "metrics"))
 """Kinds that are made of tensors; of the others nothing can be tried without a model or answers."""
@@ -38,6 +38,17 @@ def with_defaults(name: str, what: Any) -> Any:
         raise ConfigError(
             f"check: {name!r} cannot be made without options ({error}): use tokenprune.testing.check(part) in a test"
         ) from error
+
+
+def fault(spec: str) -> str | None:
+    """What is wrong with the parts of a strategy, in a line; None where nothing was found, or it cannot be built."""
+    try:
+        check(build(spec), largest=QUICK)
+    except CheckError as error:
+        return f"{spec}: wrong: {str(error).splitlines()[0]} (tokenprune check {spec} shows where)"
+    except TokenPruneError:
+        return None
+    return None
 
 
 def tried(kind: str, name: str) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import CheckError, FeatureError
-from tokenprune.core.kinds import Aggregator, Normalizer, Pairwise, PairTable, aggregated
+from tokenprune.core.kinds import Aggregator, Normalizer, PairTable, Pairwise, aggregated
 from tokenprune.testing.instances import Instance, halves, noisy, refuse, row_of, same_numbers
 
 __all__ = ["try_aggregator", "try_normalizer", "try_pairwise"]
@@ -27,7 +27,9 @@ def try_aggregator(part: Aggregator) -> int:
             raise CheckError(f"{error}; on {what}") from error
         if not same_numbers(whole, aggregated(part, table, log_p, torch.ones(2, columns, dtype=torch.bool))):
             raise CheckError(f"{part!r}: the same table gives other numbers from call to call; on {what}")
-        if not same_numbers(whole[:1], aggregated(part, table[:1], log_p[:1], torch.ones(1, columns, dtype=torch.bool))):
+        if not same_numbers(
+            whole[:1], aggregated(part, table[:1], log_p[:1], torch.ones(1, columns, dtype=torch.bool))
+        ):
             raise CheckError(f"{part!r}: other rows of the batch decide a row; on {what}")
         for row in range(rows):
             some = aggregated(part, table[:, row : row + 1], log_p[:, row : row + 1], None)

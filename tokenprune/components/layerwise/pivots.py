@@ -70,7 +70,7 @@ class PivotQuota(Selector):
     def pivots(
         self, features: Features, scores: Tensor, counts: tuple[int, ...], available: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Image pivots (B, <= image) of what is available and text pivots (B, <= text), largest first, -1 as padding."""
+        """Image pivots (B, <= image) available and text pivots (B, <= text), largest first, -1 as padding."""
         image = top_k(scores, tuple(min(self.image, c) for c in counts), available)
         norms = working_precision(features["text_keys"]).abs().sum(-1)
         real = torch.ones_like(norms, dtype=torch.bool) if features.text_mask is None else features.text_mask
