@@ -18,7 +18,7 @@ from tokenprune.components.selectors import Greedy, Prefilter, TwoStage
 from tokenprune.core.errors import CheckError
 from tokenprune.core.groups import Groups, Picks
 from tokenprune.core.indexing import gather_tokens
-from tokenprune.core.kinds import Merged, Merger, Objective, PairTable, Pairwise, Scorer, Selector
+from tokenprune.core.kinds import Aggregator, Merged, Merger, Objective, PairTable, Pairwise, Scorer, Selector
 from tokenprune.core.layer_kinds import DecodeRule, KeepRule, Measure
 from tokenprune.core.ranking import TopK, top_k, within_budget
 from tokenprune.core.registry import list_components, registry
@@ -427,12 +427,75 @@ class TextOfPadding(Scorer):
         return (features.visual.double() @ features.text.double().mT).mean(-1)
 
 
+class ScoresInPlace(Objective):
+    """Shifts the scores that it was given, which reports then show."""
+
+    def start(self, features, scores):
+        return scores.sub_(scores.amax(1, keepdim=True) + 1)
+
+    def gains(self, state):
+        return state
+
+    def take(self, state, index):
+        return state
+
+
+class FirstColumns(Aggregator):
+    """Takes as many columns from the front as the mask has real ones, wherever these stand."""
+
+    def __call__(self, table, log_weights=None, mask=None):
+        return table.amax(-1) if mask is None else table[..., : int(mask[0].sum())].amax(-1)
+
+
+class WantsSizes(Selector):
+    """Takes for granted that the host knows how many candidates there are."""
+
+    def select(self, problem):
+        return top_k(
+            problem.scores,
+            tuple(min(pair) for pair in zip(problem.counts, problem.sizes, strict=True)),
+            problem.available,
+        )
+
+
+class ClaimsEncoder(Merger):
+    """Visual tokens that are said to be encoder features, and would go through the projector again."""
+
+    requires = frozenset({"visual", "encoder"})
+
+    def merge(self, features, order):
+        return Merged(gather_tokens(features.visual, order), order, "encoder")
+
+
+class SortsPicks(Merger):
+    """Sorts the picks themselves."""
+
+    requires = frozenset({"visual"})
+
+    def merge(self, features, order):
+        order.copy_(order.sort(1, descending=True).values)
+        return Merged(gather_tokens(features.visual, order), order)
+
+
+class ByTwins(Scorer):
+    """How far the nearest other token is, as a share: nothing by nothing where two are alike."""
+
+    requires = frozenset({"visual"})
+
+    def score(self, features):
+        visual = features.visual.double()
+        far = (visual.unsqueeze(2) - visual.unsqueeze(1)).norm(dim=-1)
+        n = far.shape[1]
+        nearest = far.masked_fill(torch.eye(n, dtype=torch.bool) | ~features.valid().unsqueeze(1), torch.inf).amin(2)
+        return torch.where(nearest.isinf(), 1.0, nearest / nearest)
+
+
 WRONG: list[Callable[[], object]] = [
     RowZeroDecides, CountsPadding, ForgetsAvailable, NotNested, SaysNoScores, SortsInPlace, SaysNoBudget, NeverAll,
     JoinsTheDropped, ChooseDiffers, ManyPadded, MeanWithPadding, MeanOfBatch, OnePlace, SaysNeutral, LosesOne, HalfSums,
     MinusOneIsAToken, WrongSpace, Transposed, ScaledByBatch, HalfSquares, SeesNothingOfPadding, SmallestForAll,
     Fractions, ShowsPadding, BatchMean, FromTheNinth, RowNumbers, ForgetsLongPasts, LosesAtOracle, Remembers, Centres,
-    HalfNorms, PaddedPlaces, TextOfPadding,
+    HalfNorms, PaddedPlaces, TextOfPadding, ScoresInPlace, WantsSizes, ClaimsEncoder, SortsPicks, ByTwins,
 ]  # fmt: skip
 
 COMPOSED: dict[str, Callable[[], object]] = {
@@ -459,6 +522,11 @@ COMPOSED: dict[str, Callable[[], object]] = {
 def test_wrong_parts_are_refused_with_an_instance(part: Callable[[], object]) -> None:
     with pytest.raises(CheckError, match="smallest instance found"):
         check(part())
+
+
+def test_masks_may_leave_out_what_comes_first() -> None:
+    with pytest.raises(CheckError, match="columns that the mask leaves out decide; on table"):
+        check(FirstColumns())
 
 
 @pytest.mark.parametrize("what", COMPOSED)

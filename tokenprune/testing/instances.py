@@ -17,7 +17,7 @@ __all__ = ["LARGEST", "Instance", "Recorder", "halves", "instances", "noisy", "r
 LARGEST = 8
 """Most visual tokens of an instance unless asked for otherwise; one more has three times as many."""
 
-WIDTHS = {"t": 3, "d": 4, "e": 4, "c": 4, "k": 4, "h": 2, "r": 2, "s": 3, "w": 4, "f": 2}
+WIDTHS = {"t": 3, "d": 4, "e": 5, "c": 4, "k": 3, "h": 2, "r": 2, "s": 3, "w": 6, "f": 2}
 """Sizes of the axes of signals other than units and visual tokens."""
 
 COUNTED = {"visual_positions": 1000, "text_positions": 1000, "part": 3}
@@ -184,6 +184,11 @@ def _instance(
             given[name] = _signal(name, signal_of(name).shape, sizes, generator, grid and name == "visual")
     empty = ~given["visual"].any(-1)
     given["visual"][..., 0] = given["visual"][..., 0].masked_fill(empty, 1)
+    if grid:  # two tokens that are alike in everything
+        for name, value in given.items():
+            if "n" in (letters := signal_of(name).shape.split()):
+                axis = letters.index("n")
+                value.select(axis, n // 2).copy_(value.select(axis, 0).clone())
     own = {name: _signal(name, shape, sizes, generator, False) for name, shape in sorted(extra.items())}
     counts = [max(min(2, n), n - 2 * row if layout else n - row) for row in range(batch)]
     real = torch.stack([torch.arange(n) < count for count in counts])

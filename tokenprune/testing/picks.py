@@ -125,8 +125,10 @@ def _candidates(part: Selector, instance: Instance, sizes: tuple[int, ...]) -> N
     first = available.to(torch.int8).argmax(1, keepdim=True)
     available.scatter_(1, first, False)
     counts = tuple((s + 1) // 2 for s in sizes)
-    for context in (None, first):
-        _select(part, instance, counts, replace(_problem(instance, counts, available), context=context))
+    problem = _problem(instance, counts, available)
+    # the host may not know how many candidates there are, and an earlier round's picks may be known
+    for given in (problem, replace(problem, sizes=None), replace(problem, context=first)):
+        _select(part, instance, counts, given)
 
 
 def _select(part: Selector, instance: Instance, counts: tuple[int, ...], problem: Problem | None = None) -> _Found:
@@ -257,12 +259,13 @@ def _merge(part: Merger, instance: Instance, picks: Picks) -> _Found:
     features, valid = instance.features, instance.features.valid()
     given = picks if part.needs_groups else Picks(picks.order)
     before = {n: features._signals[n].clone() for n in features}
+    order = picks.order.clone()
     merged = part.merge_picks(features, given)
     sound_merged(part, merged, instance)
     again = part.merge_picks(features, given)
     if not torch.equal(merged.source, again.source) or not torch.equal(merged.tokens, again.tokens):
         refuse(f"{part!r}: merged tokens of the same features differ from call to call", instance)
-    if not all(torch.equal(before[n], features._signals[n]) for n in before):
+    if not all(torch.equal(before[n], features._signals[n]) for n in before) or not torch.equal(order, picks.order):
         refuse(f"{part!r} changes the tensors that it was given", instance)
     space = working_precision(features._signals[merged.space])
     for row, source in enumerate(merged.source.tolist()):

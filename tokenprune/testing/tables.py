@@ -38,8 +38,10 @@ def try_aggregator(part: Aggregator) -> int:
         for content in (7.0, -7.0):
             more, weights = (torch.cat([x, torch.full_like(x[..., :1], content)], -1) for x in (table, log_p))
             mask = torch.arange(columns + 1).expand(2, -1) < columns
-            if not same_numbers(whole, aggregated(part, more, weights, mask)):
-                raise CheckError(f"{part!r}: columns that the mask leaves out decide; on {what}")
+            for order in (1, -1):  # what is left out may stand first
+                turned = [x.flip(-1) if order < 0 else x for x in (more, weights, mask)]
+                if not same_numbers(whole, aggregated(part, *turned)):
+                    raise CheckError(f"{part!r}: columns that the mask leaves out decide; on {what}")
     return 4
 
 
@@ -61,8 +63,10 @@ def try_normalizer(part: Normalizer) -> int:
             raise CheckError(f"{part!r}: other rows of the table decide a row; on {what}")
         for content in (7.0, -7.0):
             more = torch.cat([similarity, torch.full_like(similarity[..., :1], content)], -1)
-            masked = part(more, torch.arange(columns + 1).expand(2, -1) < columns)[..., :columns]
-            if not same_numbers(masked.exp(), log_p.exp()):
+            mask = torch.arange(columns + 1).expand(2, -1) < columns
+            masked = part(more, mask)[..., :columns]
+            turned = part(more.flip(-1), mask.flip(-1)).flip(-1)[..., :columns]
+            if not same_numbers(masked.exp(), log_p.exp()) or not same_numbers(turned.exp(), log_p.exp()):
                 raise CheckError(f"{part!r}: columns that the mask leaves out decide; on {what}")
     return 3
 
