@@ -9,6 +9,8 @@ import pytest
 
 from tokenprune.cli import main
 from tokenprune.core.errors import UnknownNameError
+from tokenprune.core.registry import list_strategies
+from tokenprune.diagnostics.matrix import matrix
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.support import usable_strategies
 from tokenprune.zoo.loading import load_model
@@ -74,11 +76,37 @@ def test_the_usual_budget_is_a_quarter_of_small_images(
 ) -> None:
     kept = {}
     for name in ("tiny:video_llava", "tiny:qwen2_vl"):
-        code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "random", "--json")
+        code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "similarity", "--json")
         assert code == 0
         (found,) = json.loads(out)["diagnoses"]
         kept[name] = (found["tokens_before"], found["tokens_after"])
     assert kept == {"tiny:video_llava": (16, 4), "tiny:qwen2_vl": (144, 64)}
+
+
+def test_strategies_by_families(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("visionzip", "evs")
+    code, out, err = run(
+        capsys, monkeypatch, "doctor", "--families", *(w for n in names for w in ("--strategy", n)), "--json"
+    )
+    assert code == 0, err
+    cells = json.loads(out)
+    assert [(c["strategy"], c["family"]) for c in cells] == [(n, f) for f in FAMILIES for n in names]
+    assert {c["family"] for c in cells if c["strategy"] == "visionzip" and not c["refused"]} == {
+        "llava",
+        "llava_next",
+        "video_llava",
+    }
+    assert all("frames" in c["refused"] or c["unit"] != "tile" for c in cells if c["strategy"] == "evs")
+    assert all(c["refused"] or c["laws"]["hooks gone"] == 0 for c in cells)
+    code, out, err = run(capsys, monkeypatch, "doctor", "--families", "--strategy", "visionzip")
+    assert code == 0
+    assert "visionzip: - no encoder_cls" in out
+
+
+@pytest.mark.slow
+def test_every_strategy_on_every_family_keeps_its_laws() -> None:
+    broken = [cell for cell in matrix(list(FAMILIES), list_strategies()) if cell.wrong]
+    assert not broken
 
 
 def test_an_unknown_family_names_its_neighbours(
