@@ -28,7 +28,7 @@ from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.store import ResultFolder
 
-__all__ = ["ask", "batches", "question_batch"]
+__all__ = ["FiniteLogits", "ask", "batches", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -111,10 +111,11 @@ def _wanted(row: Condition, batch: Sequence[Item], done: Iterable[Any]) -> set[s
     return {item.id for item in batch if row.asks(item.question) and (*row.key, item.id) not in done}
 
 
-class _Finite:
-    """Looks at logits before a token is chosen: ``argmax`` of NaN is an answer like any other."""
+class FiniteLogits:
+    """A logits processor that looks before a token is chosen: ``argmax`` of NaN is an answer like any other."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores as they are, or raise."""
         # a model may rule tokens out by minus infinity, but not all
         if bool((torch.isnan(scores) | torch.isposinf(scores)).any() | torch.isneginf(scores).all(-1).any()):
             raise NonFiniteError("the model's logits hold NaN or infinity: its weights or its precision are broken")
@@ -201,7 +202,7 @@ class _Asked:
         )
         with torch.no_grad(), pruning as record, self.shared_work.during(strategy):
             out = self.model.generate(
-                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[_Finite()]
+                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[FiniteLogits()]
             )
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         unpruned = [(n,) * self.shape.layers for n in shown.prunable]
