@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.integrations.lmms_eval.answering import Answerer, Generation, tell_ignored
 from tokenprune.integrations.lmms_eval.chats import Chat, chat_of, wrapping
+from tokenprune.integrations.lmms_eval.documents import facts_of
 from tokenprune.integrations.lmms_eval.ending import Ending
 from tokenprune.integrations.lmms_eval.journal import Journal, key_of
 from tokenprune.integrations.lmms_eval.options import FULL, Options
@@ -48,9 +49,7 @@ class _Asked:
 
     places: list[int]
     key: str
-    task: str
-    document: int
-    split: str
+    about: Mapping[str, Any]
     chat: Chat
     generation: Generation
 
@@ -112,7 +111,9 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Any) -> Any:
         """Not supported."""
-        raise UnsupportedError("tasks that compare likelihoods of given answers are not supported, only written answers")
+        raise UnsupportedError(
+            "tasks that compare likelihoods of given answers are not supported, only written answers"
+        )
 
     def generate_until_multi_round(self, requests: Any) -> Any:
         """Not supported."""
@@ -165,8 +166,9 @@ class TokenPrune(lmms):  # type: ignore[misc]
         if task not in self._told:
             self._told.add(task)
             tell_ignored(task, generation)
-        with _Named(task, [document]):
-            chat = chat_of(to_messages(self.task_dict[task][split][document]), wrapping(owner), self.options.num_frames)
+        with _Named([f"{task}/{document}"]):
+            row = self.task_dict[task][split][document]
+            chat = chat_of(to_messages(row), wrapping(owner), self.options.num_frames)
         key = key_of(
             run=short(self._record),
             strategy=self._identity,
@@ -184,11 +186,17 @@ class TokenPrune(lmms):  # type: ignore[misc]
         padding = bool((request.metadata or {}).get("__padding_only__"))
         nth = times[key] if generation.options["do_sample"] and not padding else 0
         times[key] += 1
-        return _Asked([place], f"{key}-{nth}" if nth else key, task, document, split, chat, generation)
+        about = {
+            "document": f"{task}/{document}",
+            "generation": key_of(generation=asdict(generation))[:12],
+            "question": "\n".join(chat.question),
+            **facts_of(task, document, row, chat.media),
+        }
+        return _Asked([place], f"{key}-{nth}" if nth else key, about, chat, generation)
 
     def _answer(self, batch: Sequence[_Asked]) -> list[tuple[_Asked, dict[str, Any]]]:
         """Answer a batch and write it down."""
-        with _Named(batch[0].task, [asked.document for asked in batch]):
+        with _Named([asked.about["document"] for asked in batch]):
             answers = self._answerer.answers([asked.chat for asked in batch], batch[0].generation)
         lines = [
             {
@@ -197,11 +205,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
                 "strategy": self.options.label,
                 "identity": self._identity,
                 "keep": self.options.keep,
-                "task": asked.task,
-                "split": asked.split,
-                "document": asked.document,
-                "image": asked.chat.media,
-                "question": "\n".join(asked.chat.question),
+                **asked.about,
                 **asdict(answer),
             }
             for asked, answer in zip(batch, answers, strict=True)
@@ -211,9 +215,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
         return list(zip(batch, lines, strict=True))
 
     def _result(self, line: Mapping[str, Any]) -> GenerationResult:
-        logged = ("strategy", "identity", "keep", "run", "image", "question")
-        costs = ("tokens", "layer_average_tokens", "flops", "kv_bytes")
-        facts = {name: line[name] for name in (*logged, *costs)}
+        facts = {name: value for name, value in line.items() if name not in ("key", "text")}
         facts["journal"] = None if self.options.journal is None else str(self.options.journal)
         counts = Cost(input_tokens=line["input_tokens"], output_tokens=line["output_tokens"], facts=facts)
         return GenerationResult(text=line["text"], token_counts=counts)
@@ -232,17 +234,17 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
 
 class _Named:
-    """Say which documents of which task a failure is about."""
+    """Say which documents a failure is about."""
 
-    def __init__(self, task: str, documents: Sequence[int]) -> None:
-        self.task, self.documents = task, documents
+    def __init__(self, documents: Sequence[str]) -> None:
+        self.documents = documents
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
-            error.add_note(f"task {self.task!r}, documents {', '.join(map(str, self.documents))}")
+            error.add_note(f"documents {', '.join(self.documents)}")
 
 
 def _means(results: Sequence[GenerationResult]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A folder of tasks for ``lmms-eval --include_path``: questions of one's own, video sets, local copies of benchmarks."""
+"""A folder of tasks for ``lmms-eval --include_path``: own questions, video sets, local copies of benchmarks."""
 
 from __future__ import annotations
 
@@ -219,10 +219,7 @@ def _write_own(folder: Path, name: str, docs: Sequence[Mapping[str, Any]]) -> Wr
         "generation_kwargs": {"max_new_tokens": longest, "temperature": 0, "do_sample": False},
         "metric_list": [
             {"metric": "accuracy", "aggregation": "mean", "higher_is_better": True},
-            *(
-                {"metric": one, "aggregation": _Function(one), "higher_is_better": one != "yes_rate"}
-                for one in totals
-            ),
+            *({"metric": one, "aggregation": _Function(one), "higher_is_better": one != "yes_rate"} for one in totals),
         ],
         **_PLAIN,
         "metadata": [{"version": 0.0}],
@@ -247,7 +244,9 @@ def _write_stock(out: Path, sources: Mapping[str, Path], bare: bool) -> list[Wri
     members = []
     for name, path in sources.items():
         if not path.is_dir():
-            raise ConfigError(f"{name}={str(path)!r}: no such folder; a local copy has the layout of the hub's data set")
+            raise ConfigError(
+                f"{name}={str(path)!r}: no such folder; a local copy has the layout of the hub's data set"
+            )
         task, options = STOCK[name]
         members.append({"task": task, "dataset_path": str(path.resolve()), **options, **(_PLAIN if bare else {})})
     group = f"{PREFIX}local"
