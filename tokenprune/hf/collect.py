@@ -159,7 +159,6 @@ def gathered(
 def _pixels_seen(units: Sequence[tuple[Member, ...]], seen: Observation) -> bool:
     """Whether all visual inputs were encoded here, from pixels."""
 
-
     def drawn(member: Member) -> bool:
         return any(FROM_PIXELS <= b.signals.keys() for b in seen.blocks.get(member.modality, [])[member.block :][:1])
 

@@ -23,7 +23,18 @@ from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.patching import arguments_of, standing_in
 from tokenprune.hf.splice import Splice
 
-__all__ = ["FROM_PIXELS", "MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "dtype_of", "frames_in", "pixels_of"]
+__all__ = [
+    "FROM_PIXELS",
+    "MODALITIES",
+    "PIXELS",
+    "Block",
+    "ModelAdapter",
+    "Observation",
+    "adapter_for",
+    "dtype_of",
+    "frames_in",
+    "pixels_of",
+]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
@@ -232,7 +243,10 @@ class ModelAdapter(ABC):
                     return original(*args, **kwargs)
                 inside = True
                 try:
-                    with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"} - FROM_PIXELS) as readings:
+                    with (
+                        self.thinned(modality, stage),
+                        self.watch(modality, signals - {"survivors"} - FROM_PIXELS) as readings,
+                    ):
                         output = original(*args, **kwargs)
                     if stage is not None:
                         readings["survivors"] = stage.survivors()
