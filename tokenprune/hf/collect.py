@@ -160,7 +160,7 @@ def _pixels_seen(units: Sequence[tuple[Member, ...]], seen: Observation) -> bool
     """Whether all visual inputs were encoded here, from pixels."""
 
     def drawn(member: Member) -> bool:
-        return any(FROM_PIXELS <= b.signals.keys() for b in seen.blocks.get(member.modality, [])[member.block :][:1])
+        return any(b.signals.keys() >= FROM_PIXELS for b in seen.blocks.get(member.modality, [])[member.block :][:1])
 
     return all(members and all(map(drawn, members)) for members in units)
 

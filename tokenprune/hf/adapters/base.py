@@ -40,7 +40,7 @@ MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
 
 FROM_PIXELS = frozenset({"noise"})
-"""Signals that follow from the pixels alone, in every family; where only encoder outputs are given they are left out."""
+"""Signals that follow from the pixels alone, in every family; not there where only encoder outputs are given."""
 
 PIXELS: Mapping[str, tuple[str, ...]] = {
     "image": ("pixel_values", "pixel_values_images"),
