@@ -140,7 +140,7 @@ def test_a_prompt_that_was_not_pruned_is_no_answer(compared: Any, monkeypatch: p
         yield Run()
 
     monkeypatch.setattr(room, "attach", blind)
-    with pytest.raises(TokenPruneError, match="2 of 2 prompts .* were not pruned"):
+    with pytest.raises(TokenPruneError, match=r"2 of 2 prompts .* were not pruned"):
         answerer.answers([chat_about(item) for item in items[:2]], SHORT)
 
 

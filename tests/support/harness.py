@@ -30,7 +30,9 @@ def asked(answerer: Answerer, items: Sequence[Item], size: int) -> list[Answer]:
     return [answer for batch in batches for answer in answerer.answers(batch, SHORT)]
 
 
-def write_samples(folder: Path, lines: Sequence[Mapping[str, Any]], journal: Path, run: str, **changes: Any) -> Path:
+def write_samples(
+    folder: Path, lines: Sequence[Mapping[str, Any]], journal: Path, run: str, changes: Mapping[str, Any] | None = None
+) -> Path:
     """Lines of a comparison, as the harness would have logged them; returns its output folder."""
     file = folder / "model" / "20260101_000000_samples_tokenprune_scenes.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def write_samples(folder: Path, lines: Sequence[Mapping[str, Any]], journal: Pat
                 "journal": str(journal),
                 "metric": line["metric"],
                 **{name: line[name] for name in copied},
-                **changes,
+                **(changes or {}),
             }
             sample = {
                 "doc_id": i,

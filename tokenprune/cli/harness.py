@@ -26,6 +26,9 @@ def tasks(
         ),
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions; of videos 1000.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="How answers to your own questions are graded: tokenprune list metrics.")
+    ] = None,
     bare: Annotated[
         bool, typer.Option("--bare", help="Let stock tasks write nothing before and behind questions.")
     ] = False,
@@ -44,7 +47,7 @@ def tasks(
         if name in found:
             raise ConfigError(f"{one!r}: {name!r} is given twice")
         found[name] = Path(path)
-    for written in write_tasks(out, found, limit=limit, bare=bare):
+    for written in write_tasks(out, found, limit=limit, metric=metric, bare=bare):
         count = "" if written.questions is None else f" ({written.questions} questions)"
         typer.echo(f"{written.name}{count}")
 

@@ -17,7 +17,7 @@ from tokenprune.data.own.rows import read_rows
 from tokenprune.evaluation.metrics import build_metric
 from tokenprune.results.files import write_atomically
 
-__all__ = ["PREFIX", "STOCK", "VIDEO", "Written", "write_tasks"]
+__all__ = ["FIRST", "PREFIX", "STOCK", "VIDEO", "Written", "write_tasks"]
 
 PREFIX: Final = "tokenprune_"
 """In front of the names of tasks of ours."""
@@ -36,6 +36,9 @@ STOCK: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 
 VIDEO: Final = ("msrvtt-qa", "msvd-qa", "tgif-qa")
 """Sets of questions about videos, which the harness has no tasks for."""
+
+FIRST: Final = 1000
+"""Questions about videos that are asked, as papers do it."""
 
 _VIDEO_ENDINGS: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _VIDEO_FOLDERS: Final = ("videos", "videos/all", "mp4", "gifs", ".")
@@ -58,7 +61,7 @@ class Written:
 
 
 def write_tasks(
-    out: Path, sources: Mapping[str, Path], *, limit: int | None = None, bare: bool = False
+    out: Path, sources: Mapping[str, Path], *, limit: int | None = None, metric: str | None = None, bare: bool = False
 ) -> list[Written]:
     """Write a folder of tasks.
 
@@ -71,7 +74,9 @@ def write_tasks(
         a folder with ``test_q.json``, ``test_a.json`` and videos. Any other name: questions, as ``compare --data``
         reads them; its task is graded by our metrics.
     limit : int, optional
-        Only the first so many questions of tasks of ours.
+        Only the first so many questions of tasks of ours; of video sets the first 1,000 by default.
+    metric : str, optional
+        For all questions of tasks of ours; by default by type, as ``compare --data`` has it.
     bare : bool, default False
         Whether stock tasks leave out what they write around questions.
 
@@ -86,7 +91,7 @@ def write_tasks(
     if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"folder {str(out)!r} is not empty: tasks are written to a new or empty folder")
     found: list[Written] = []
-    rows = {name: _rows(name, path, limit) for name, path in sources.items() if name not in STOCK}
+    rows = {name: _rows(name, path, limit, metric) for name, path in sources.items() if name not in STOCK}
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
     for name, docs in rows.items():
@@ -97,10 +102,12 @@ def write_tasks(
     return found
 
 
-def _rows(name: str, path: Path, limit: int | None) -> list[dict[str, Any]]:
+def _rows(name: str, path: Path, limit: int | None, metric: str | None) -> list[dict[str, Any]]:
+    if metric is not None:
+        build_metric(metric)
     if name in VIDEO:
-        return _video_rows(name, path, limit)
-    items = load_data(path, name=name, limit=limit).items
+        return _video_rows(name, path, limit or FIRST, metric or "words")
+    items = load_data(path, name=name, limit=limit, metric=metric).items
     shared = {item.question.metric for item in items}
     totals = _totals(items) if len(shared) == 1 else []
     return [_row(item, totals) for item in items]
@@ -142,7 +149,7 @@ def _totals(items: Sequence[Item]) -> list[str]:
     return sorted(build_metric(items[0].question.metric).totals(lines))
 
 
-def _video_rows(name: str, path: Path, limit: int | None) -> list[dict[str, Any]]:
+def _video_rows(name: str, path: Path, limit: int, metric: str) -> list[dict[str, Any]]:
     """Questions of a video set, in the layout in which these sets are handed on."""
     asked, answered = (read_rows(path / f"test_{part}.json") for part in "qa")
     answers = {str(row.values.get("question_id")): row for row in answered}
@@ -162,7 +169,7 @@ def _video_rows(name: str, path: Path, limit: int | None) -> list[dict[str, Any]
                 "answers": [answer],
                 "task": name,
                 "family": str(answers[key].values.get("type", "all")),
-                "metric": "words",
+                "metric": metric,
                 "totals": [],
             }
         )
