@@ -153,7 +153,22 @@ def failing() -> None:
     assert not list(Path("failed").rglob("*samples*")), "a run that failed wrote samples"
 
 
-PARTS = {"parity": parity, "stock": stock, "resume": resume, "failing": failing}
+def page() -> None:
+    """The commands of the page, as they stand there."""
+    text = (Path(__file__).parents[1] / "docs" / "lmms-eval.md").read_text(encoding="utf-8")
+    commands = text.partition("<!-- run by tests/harness.py -->")[2].partition("```console\n")[2].partition("```")[0]
+    shutil.rmtree("page", ignore_errors=True)
+    Path("page").mkdir()
+    about = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    assert commands.count("\n") == 6, commands
+    for command in commands.splitlines():
+        done = subprocess.run(command, shell=True, cwd="page", env=about, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout[-3000:], done.stderr[-3000:])
+    assert Path("page/results/table.md").exists()
+    assert {row["strategy"] for row in table_of("page/results").values()} == {"full", "mi-pruner:lam=0.7"}
+
+
+PARTS = {"page": page, "parity": parity, "stock": stock, "resume": resume, "failing": failing}
 
 
 def run(

@@ -30,7 +30,7 @@ from tokenprune.integrations.lmms_eval.chats import bare, chat_of, wrapping
 from tokenprune.integrations.lmms_eval.options import Options
 from tokenprune.integrations.lmms_eval.videos import clip_of, spread
 from tokenprune.results.store import read_results
-from tokenprune.zoo.tiny import FAMILIES, tiny_llava, tiny_model, tiny_processor
+from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_llava, tiny_model, tiny_processor
 
 SIDE = 6
 SUFFIX = "\nAnswer the question using a single word or phrase."
@@ -117,6 +117,42 @@ def test_every_family_answers_mixed_prompts(family: str) -> None:
     [same] = plain.answers([chat(0, "what is it ?")], SHORT)
     assert silent == same
     assert silent.tokens == 0
+
+
+@pytest.mark.parametrize("family", [name for name, known in FAMILIES.items() if "video" in known.kinds])
+@pytest.mark.parametrize("strategy", [None, "mi-pruner"])
+def test_videos_are_handed_on_and_counted(family: str, strategy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stock video processor needs torchvision: what it is given is noted, and what it returns made by the zoo."""
+    model, processor = tiny_model(family), tiny_processor(family)
+    unit = "sample" if family in ("internvl", "smolvlm") else "image"
+    options = Options(strategy=strategy, keep=None if strategy is None else 3, unit=unit)  # type: ignore[arg-type]
+    answerer = Answerer(model, processor, options)
+    given: list[dict[str, Any]] = []
+    made = tiny_inputs(family, "video", 2)
+
+    class Videos(type(processor)):  # type: ignore[misc]
+        video_processor = "one of transformers'"
+
+        def __call__(self, **kwargs: Any) -> Any:
+            given.append(kwargs)
+            return made
+
+    monkeypatch.setattr(processor, "__class__", Videos)
+    monkeypatch.setattr(answerer, "_text", lambda chats: "all")
+    films = [np.full((6, 32, 32, 3), shade, np.uint8) for shade in (10, 200)]
+    said = {"type": "text", "text": "what is it ?"}
+    chats = [
+        chat_of([{"role": "user", "content": [{"type": "video", "url": film}, said]}], ("", ""), 4) for film in films
+    ]
+    answers = answerer.answers(chats, SHORT)
+    [call] = given
+    assert [film.shape for film in call["videos"]] == [(4, 32, 32, 3)] * 2
+    assert call["video_metadata"][0]["frames_indices"] == [0, 2, 3, 5]
+    assert call["do_sample_frames"] is False
+    assert len(call["text"]) == 2
+    placed = [int(row.sum()) for row in answerer.adapter.image_mask(made["input_ids"])]
+    for answer, places in zip(answers, placed, strict=True):
+        assert answer.tokens == 3 if strategy else 0 < answer.tokens <= places
 
 
 def test_a_family_without_videos_says_so() -> None:

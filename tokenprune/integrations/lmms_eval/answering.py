@@ -149,9 +149,10 @@ class Answerer:
     def _inputs(self, chats: Sequence[Chat]) -> dict[str, Any]:
         """What the processor makes of them, left-padded, on the model's device and in its precision."""
         videos = [clip for chat in chats for clip in chat.videos]
-        if videos and "video" not in self.adapter.placeholders and not self.adapter.frames_apart:
+        if videos and getattr(self.processor, "video_processor", None) is None:
             raise UnsupportedError(
-                f"{type(self.model).__name__} reads no videos: take a model that does, or a task of pictures"
+                f"the processor of {type(self.model).__name__} reads no videos: take a model whose processor does (stock "
+                "ones need torchvision: pip install 'tokenprune-vlm[models]'), or a task of pictures"
             )
         shown: dict[str, Any] = {"images": [list(chat.images) for chat in chats]} if chats[0].images else {}
         if videos:
