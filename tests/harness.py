@@ -133,14 +133,8 @@ def resume() -> None:
 
 def failing() -> None:
     """What goes wrong is told, leaves no samples, and ends with another exit code than 0."""
-    wrong = {
-        "a misspelt strategy": (f"strategy=mi-prunner,keep={KEEP}", 1, "did you mean 'mi-pruner'"),
-        "an unknown option": (f"strategy=mi-pruner,keeep={KEEP}", 1, "did you mean 'keep'"),
-        "no budget": ("strategy=mi-pruner", 1, "without keep="),
-    }
-    for name, (args, processes, said) in wrong.items():
-        story = evaluate("failing", [run("failed", 8, args)], processes=processes, fails=True)
-        assert said in story, (name, story[-2000:])
+    story = evaluate("failing", [run("failed", 8, f"strategy=mi-prunner,keep={KEEP}")], fails=True)
+    assert "did you mean 'mi-pruner'" in story, story[-2000:]
     # a picture is gone, and only the second of two processes finds out
     shutil.rmtree("broken", ignore_errors=True)
     ours("harness", "tasks", "broken", "scenes=scenes", "--limit", "8")

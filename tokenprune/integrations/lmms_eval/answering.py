@@ -151,8 +151,8 @@ class Answerer:
         videos = [clip for chat in chats for clip in chat.videos]
         if videos and getattr(self.processor, "video_processor", None) is None:
             raise UnsupportedError(
-                f"the processor of {type(self.model).__name__} reads no videos: take a model whose processor does (stock "
-                "ones need torchvision: pip install 'tokenprune-vlm[models]'), or a task of pictures"
+                f"the processor of {type(self.model).__name__} reads no videos: take a model that does (stock ones "
+                "need torchvision: pip install 'tokenprune-vlm[models]'), or a task of pictures"
             )
         shown: dict[str, Any] = {"images": [list(chat.images) for chat in chats]} if chats[0].images else {}
         if videos:
