@@ -288,7 +288,7 @@ class ModelAdapter(ABC):
             raise UnsupportedError(f"{len(blocks)} {modality}s were encoded, and pixels of {len(found)} are known")
         return [
             replace(block, signals={**block.signals, "noise": place_noise(one, block.free)[0]})
-            for block, one in zip(blocks, found.split(1), strict=True)
+            for block, one in zip(blocks, torch.split(found, 1), strict=True)
         ]
 
     def encode(self, modality: str, **inputs: Any) -> Any:
