@@ -135,6 +135,9 @@ def failing() -> None:
     """What goes wrong is told, leaves no samples, and ends with another exit code than 0."""
     story = evaluate("failing", [run("failed", 8, f"strategy=mi-prunner,keep={KEEP}")], fails=True)
     assert "did you mean 'mi-pruner'" in story, story[-2000:]
+    # before there is a model nobody of ours is there to tell; the harness does when asked to
+    early = {**run("failed", 8, "", tasks="tokenprune_scene"), "verbosity": "DEBUG"}
+    assert "tokenprune_scene" in evaluate("failing", [early], fails=True)
     # a picture is gone, and only the second of two processes finds out
     shutil.rmtree("broken", ignore_errors=True)
     ours("harness", "tasks", "broken", "scenes=scenes", "--limit", "8")

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokenprune.core.errors import ConfigError
-from tokenprune.results.files import append_whole, write_atomically
+from tokenprune.results.files import append_whole, drop_partial_line, write_atomically
 from tokenprune.results.lines import parsed
 from tokenprune.results.provenance import short
 
@@ -55,7 +55,7 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"journal {str(folder)!r} cannot be written: {error.strerror}") from error
         try:
-            self._drop_partial_line()
+            drop_partial_line(self.lines)
             about = folder / "runs" / f"{self.run}.json"
             if rank == 0 and not about.exists():
                 write_atomically(about, json.dumps(dict(record), indent=1, default=str) + "\n")
@@ -86,15 +86,6 @@ class Journal:
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in new)
         append_whole(self.lines, text.encode("utf-8"))
         self._known |= {line["key"]: line for line in new}
-
-    def _drop_partial_line(self) -> None:
-        """Cut off what a process that was killed did not write to its end."""
-        if self.lines.exists():
-            data = self.lines.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
-                with self.lines.open("r+b") as file:
-                    file.truncate(whole)
 
     def _all(self) -> Iterable[dict[str, Any]]:
         for file in sorted(self.folder.glob("rank-*.jsonl")):

@@ -121,6 +121,13 @@ class TokenPrune(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answer all requests, in their order; what the journal holds is not asked again."""
+        try:
+            return self._generated(requests)
+        except BaseException:
+            self._open.close()  # another run of the same process may go on with the journal
+            raise
+
+    def _generated(self, requests: Sequence[Any]) -> list[GenerationResult]:
         results: list[GenerationResult | None] = [None] * len(requests)
         waiting: dict[Any, dict[str, _Asked]] = defaultdict(dict)
         started, written = time.perf_counter(), 0
