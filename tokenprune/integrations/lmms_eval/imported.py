@@ -115,8 +115,7 @@ def import_samples(
     samples = [sample for folder in folders for sample in _samples(folder)]
     if not samples:
         raise ConfigError(f"no samples of --model tokenprune in {', '.join(map(repr, map(str, folders)))}")
-    used: dict[str, str] = {}
-    lines, identities = _lines(samples, metrics or {}, used)
+    lines, identities, used = _lines(samples, metrics or {})
     record = _record(samples, lines, journal)
     for line in lines:
         line["run"] = short(record)
@@ -156,11 +155,12 @@ def _samples(folder: Path) -> Iterator[_Sample]:
 
 
 def _lines(
-    samples: Sequence[_Sample], metrics: Mapping[str, str], used: dict[str, str]
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Lines of results.jsonl, without their run, and what each label stands for."""
+    samples: Sequence[_Sample], metrics: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:
+    """Lines of results.jsonl, without their run; what each label stands for; what each task is graded by."""
     labels = _labels(samples)
     identities: dict[str, str] = {}
+    used: dict[str, str] = {}
     found = []
     for sample in samples:
         facts = sample.facts
@@ -192,7 +192,7 @@ def _lines(
                 "correct": _right(sample, name),
             }
         )
-    return found, identities
+    return found, identities, used
 
 
 def _task(facts: Mapping[str, Any]) -> str:
