@@ -195,8 +195,9 @@ def hold(strategy: tp.Strategy, reference: Reference, f: tp.Features, keep: list
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 @given(data=st.data())
 def test_picks_are_those_of_the_reference(name: str, data: st.DataObject) -> None:
-    # numbers are drawn for padding too, so that random rows depend on it; their own budgets show raggedness there
-    f = made(data.draw, text=data.draw(st.integers(2, 6)), masks=name != "random")
+    f = made(data.draw, text=data.draw(st.integers(2, 6)))
+    if name == "random" and data.draw(st.booleans()):
+        f = f.replace(noise=None)  # then a draw follows from the tokens
     keep = [data.draw(st.integers(1, size)) for size in f.counts()]
     options = {option: data.draw(values) for option, values in OPTIONS[name].items()}
     if name == "apet" and f.visual_mask is not None:
@@ -205,7 +206,8 @@ def test_picks_are_those_of_the_reference(name: str, data: st.DataObject) -> Non
         f = f.replace(encoder_cls=None)
     reference = load_reference(name)
     assume(not any(alike(name, f, k, row, options) for row, k in enumerate(keep)))
-    assume(all(decided(reference, f, k, row, options) for row, k in enumerate(keep)))
+    if name != "random":  # there a little noise is another picture
+        assume(all(decided(reference, f, k, row, options) for row, k in enumerate(keep)))
     hold(build(name, options), reference, f, keep, **options)
 
 

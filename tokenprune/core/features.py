@@ -90,6 +90,7 @@ SIGNALS: Final[Mapping[str, Signal]] = {
         ),
         Signal("pooling_attention", "b h n", "attention of the encoder's pooling head to each patch, after softmax"),
         Signal("survivors", "b n", "1 at patches that are left after a stage inside the encoder, 0 elsewhere"),
+        Signal("noise", "b n", "a uniform number for each token, drawn from its picture's pixels and its place"),
         Signal("joint_visual", "b n c", "patches in the joint space of a contrastive model (CLIP)"),
         Signal("joint_text", "b s c", "text segments in that joint space"),
         Signal("attention", "b h r n", "attention rows of the language model over the visual tokens, after softmax"),

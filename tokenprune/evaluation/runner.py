@@ -29,7 +29,7 @@ from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.team import TeamFolder
 
-__all__ = ["ask", "batches", "question_batch"]
+__all__ = ["FiniteLogits", "ask", "batches", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -115,10 +115,11 @@ def _wanted(run: str, row: Condition, batch: Sequence[Item], done: Container[Any
     return {item.id for item in batch if row.asks(item.question) and (run, *row.key, item.id) not in done}
 
 
-class _Finite:
-    """Looks at logits before a token is chosen: ``argmax`` of NaN is an answer like any other."""
+class FiniteLogits:
+    """A logits processor that looks before a token is chosen: ``argmax`` of NaN is an answer like any other."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores as they are, or raise."""
         # a model may rule tokens out by minus infinity, but not all
         if bool((torch.isnan(scores) | torch.isposinf(scores)).any() | torch.isneginf(scores).all(-1).any()):
             raise NonFiniteError("the model's logits hold NaN or infinity: its weights or its precision are broken")
@@ -205,7 +206,7 @@ class _Asked:
         )
         with torch.no_grad(), pruning as record, self.shared_work.during(strategy):
             out = self.model.generate(
-                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[_Finite()]
+                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[FiniteLogits()]
             )
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         unpruned = [(n,) * self.shape.layers for n in shown.prunable]

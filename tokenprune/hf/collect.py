@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import LAYOUTS, Features, Grid, signal_of
-from tokenprune.hf.adapters.base import ModelAdapter, Observation
+from tokenprune.hf.adapters.base import FROM_PIXELS, ModelAdapter, Observation
 from tokenprune.hf.batch import Batch, Member
 from tokenprune.hf.collectors import Units
 from tokenprune.hf.encoded import Encoded, tokens_of
@@ -136,6 +136,8 @@ def gathered(
         )
     signals: dict[str, Any] = {}
     for signal in sorted(request.signals - {"visual", "text"} - LAYOUTS.keys()):
+        if signal in FROM_PIXELS and not _pixels_seen(members, seen):
+            continue
         signals[signal] = _joined(signal, members, seen, request.strategy.name)
     for lacking, other in request.substitutes.items():
         received = signals[other]
@@ -152,6 +154,15 @@ def gathered(
         extra=None,
         **signals,
     )
+
+
+def _pixels_seen(units: Sequence[tuple[Member, ...]], seen: Observation) -> bool:
+    """Whether all visual inputs were encoded here, from pixels."""
+
+    def drawn(member: Member) -> bool:
+        return any(b.signals.keys() >= FROM_PIXELS for b in seen.blocks.get(member.modality, [])[member.block :][:1])
+
+    return all(members and all(map(drawn, members)) for members in units)
 
 
 def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:

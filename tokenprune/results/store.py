@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokenprune.core.errors import ConfigError, NonFiniteError
-from tokenprune.results.files import append_whole, as_csv, write_atomically
+from tokenprune.results.files import append_whole, as_csv, drop_partial_line, write_atomically
 from tokenprune.results.lines import LineKind, parsed, read_lines, read_results
 from tokenprune.results.provenance import differences, short
 
@@ -124,7 +124,7 @@ class ResultFolder:
         check_same(self.path, config, way_out)
         if not stored.exists():
             write_atomically(stored, json.dumps(_plain(config), indent=1) + "\n")
-        self._drop_partial_line()
+        drop_partial_line(self.lines)
 
     def close(self) -> None:
         """Let other processes use the folder."""
@@ -137,15 +137,6 @@ class ResultFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _drop_partial_line(self) -> None:
-        """Cut off a last line that was not written to its end."""
-        if self.lines.exists():
-            data = self.lines.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
-                with self.lines.open("r+b") as file:
-                    file.truncate(whole)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows in one write, all or none.

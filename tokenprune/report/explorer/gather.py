@@ -19,7 +19,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
 from tokenprune.evaluation.batch import QuestionBatch
-from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.hf.chat import words_of
 from tokenprune.report.explorer.recording import recorded
 from tokenprune.report.explorer.replay import Frame, frame, growth, is_nested, ladder, likeness, merged_places
@@ -165,10 +165,10 @@ def explore(
         if isinstance(strategy, LayerSchedule):
             entering = None
             if strategy.before is not None:
-                entering = features_of(strategy.name, strategy.reads(adapter.available) | {"visual"})
+                entering = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
             replays.append(_between_layers(strategy, views, base, entering, len(looked.full.kept), looked.n_layers))
         else:
-            own = features_of(strategy.name, strategy.reads(adapter.available) | {"visual"})
+            own = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
             replays.append(_before_layers(strategy, views, own, marked))
     return Exploration(
         name,
