@@ -93,7 +93,7 @@ CHOICES: Final = (
     "Which animal is shown?\nA. a cat\nB. a dog\n\nAnswer with the option's letter from the given choices directly."
 )
 
-LONG: Final = " ".join(f"Item {i} of the list describes a red bicycle near the old harbour." for i in range(130))
+LONG: Final = " ".join(f"Item {i} of the list describes a red bicycle near the old harbour." for i in range(140))
 """More than 2,000 tokens in any tokenizer of a language model."""
 
 KINDS: Final = (

@@ -67,17 +67,18 @@ def read_questions(
     Yields
     ------
     Reading
-        Conversations that the chat template, or pictures and videos that the processor, does not take are left out.
+        What the chat template does not take as a conversation, the processor as a picture or video, or the tokenizer
+        as words (those of tiny models know few), is left out.
     """
+    speller = Speller(processor.tokenizer)
     prompts = [
         (asked.kind, name, inputs, asked.said)
         for name, asked in CHATS.items()
-        if (inputs := emitted(processor, asked)) is not None
+        if _spells(speller, asked.said) and (inputs := emitted(processor, asked)) is not None
     ]
-    prompts += _by_hand(processor, placeholders)
+    prompts += [hand for hand in _by_hand(processor, placeholders) if _spells(speller, hand[-1])]
     bare = copy.deepcopy(processor.tokenizer)
     bare.chat_template = None
-    speller = Speller(processor.tokenizer)
     for reader, by in zip(READERS, (processor, processor.tokenizer, bare), strict=True):
         scaffold = Scaffold.of(by, placeholders)
         for kind, name, inputs, said in prompts:
@@ -162,9 +163,14 @@ def _inputs(processor: Any, prompt: str, asked: Asked) -> Any:
     return processor(text=[prompt], return_tensors="pt", **shown, **asked.options)
 
 
+def _spells(speller: Speller, said: Sequence[str]) -> bool:
+    """Whether a tokenizer gives words back as they are."""
+    return all(speller.line(words).text.split() == words.split() for words in said)
+
+
 def _by_hand(processor: Any, placeholders: Sequence[int]) -> Iterator[tuple[str, str, Any, tuple[str, ...]]]:
     """Prompts written by hand, with the begin that the tokenizer puts before them and with one more."""
-    shown = picture_mark(processor, placeholders)
+    shown = _picture_mark(processor, placeholders)
     begin = processor.tokenizer.bos_token
     plain = Asked("by hand", (user({"type": "image"}),))
     for name, hand in BY_HAND.items():
@@ -172,7 +178,7 @@ def _by_hand(processor: Any, placeholders: Sequence[int]) -> Iterator[tuple[str,
             yield "by hand", told, _inputs(processor, front + hand.prompt.replace(HAND, shown), plain), hand.said
 
 
-def picture_mark(processor: Any, placeholders: Sequence[int]) -> str:
+def _picture_mark(processor: Any, placeholders: Sequence[int]) -> str:
     """What somebody who writes a prompt by hand puts where a picture stands: as the chat template does."""
     learner = Learner(processor, Speller(processor.tokenizer), placeholders)
     mark = learner.marks["image"]
