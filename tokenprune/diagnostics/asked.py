@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["BY_HAND", "CHATS", "HAND", "IMAGE", "KINDS", "VIDEO", "Asked", "HandWritten", "assistant", "system", "user"]
+__all__ = [
+    "BY_HAND",
+    "CHATS",
+    "HAND",
+    "IMAGE",
+    "KINDS",
+    "QUESTION",
+    "VIDEO",
+    "Asked",
+    "HandWritten",
+    "assistant",
+    "said_in",
+    "system",
+    "user",
+]
 
 Turn = dict[str, Any]
 
@@ -36,6 +50,12 @@ def _text(words: str) -> dict[str, str]:
     return {"type": "text", "text": words}
 
 
+def said_in(turns: Iterable[Turn]) -> tuple[str, ...]:
+    """What the user says in a conversation."""
+    spoken = (part for turn in turns if turn["role"] == "user" for part in turn["content"])
+    return tuple(part["text"] for part in spoken if part["type"] == "text")
+
+
 @dataclass(frozen=True)
 class Asked:
     """A conversation.
@@ -63,20 +83,11 @@ class Asked:
     @property
     def said(self) -> tuple[str, ...]:
         """What the user says."""
-        return tuple(part["text"] for part in self._parts("user") if part["type"] == "text")
+        return said_in(self.turns)
 
-    @property
-    def images(self) -> int:
-        """How many pictures are shown."""
-        return sum(part["type"] == "image" for part in self._parts("user"))
-
-    @property
-    def videos(self) -> int:
-        """How many videos are shown."""
-        return sum(part["type"] == "video" for part in self._parts("user"))
-
-    def _parts(self, role: str) -> Iterator[dict[str, str]]:
-        return (part for turn in self.turns if turn["role"] == role for part in turn["content"])
+    def shown(self, what: str) -> int:
+        """How many pictures ("image") or videos ("video") are shown."""
+        return sum(part["type"] == what for turn in self.turns for part in turn["content"])
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ CHATS: Final[dict[str, Asked]] = {
     ),
     "a newline at its end": Asked("plain", (user(IMAGE, QUESTION + "\n"),)),
     "a space at its end": Asked("plain", (user(IMAGE, QUESTION + " "),)),
-    "no picture in the first turn": Asked("plain", (user("Hello there."), assistant("Hi!"), user(IMAGE, QUESTION))),
+    "a picture later": Asked("plain", (user("Hello there."), assistant("Hi!"), user(IMAGE, QUESTION))),
     "paragraphs": Asked("plain", (user(IMAGE, f"Look closely.\n\n{QUESTION}\n\nAnswer in one word."),)),
     "a list and code": Asked("plain", (user(IMAGE, "1. cat\n2. dog\n```python\nprint([x for x in y])\n```\nWhich?"),)),
     "several texts": Asked("plain", (user("Look.", IMAGE, "What is it?", "Be brief."),)),

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenprune.core.errors import QuestionWarning
+from tokenprune.core.errors import QuestionWarning, UnsupportedError
 from tokenprune.data.images import picture
-from tokenprune.diagnostics.asked import BY_HAND, CHATS, HAND, Asked, user
+from tokenprune.diagnostics.asked import BY_HAND, CHATS, HAND, IMAGE, Asked, user
 from tokenprune.hf.prompt_learning import Learner, Template
 from tokenprune.hf.prompt_spelling import Speller
 from tokenprune.hf.prompt_text import Scaffold, prompt_text
@@ -143,23 +143,26 @@ def emitted(processor: Any, asked: Asked) -> Any:
     images = getattr(processor, "image_processor", None)
     unknown = [name for name in asked.options if not hasattr(images, name)]
     unknown += [name for name in asked.switches if name not in (Template(processor).source or "")]
-    if unknown or (asked.videos and getattr(processor, "video_processor", None) is None):
+    if unknown or (asked.shown("video") and getattr(processor, "video_processor", None) is None):
         return None
     prompt = rendered(processor, asked.turns, **asked.switches)
-    return None if prompt is None else _inputs(processor, prompt, asked)
+    try:
+        return None if prompt is None else _inputs(processor, prompt, asked)
+    except UnsupportedError:  # tiny processors take no videos
+        return None
 
 
 def _inputs(processor: Any, prompt: str, asked: Asked) -> Any:
     shown: dict[str, Any] = {}
-    if asked.images:
-        shown["images"] = [[picture(seed).resize(asked.size) for seed in range(asked.images)]]
-    if asked.videos:
+    if images := asked.shown("image"):
+        shown["images"] = [[picture(seed).resize(asked.size) for seed in range(images)]]
+    if videos := asked.shown("video"):
         frames = np.full((_FRAMES, 64, 64, 3), 128, dtype=np.uint8)
         indices = list(range(_FRAMES))
-        shown["videos"] = [frames] * asked.videos
+        shown["videos"] = [frames] * videos
         shown["video_metadata"] = [
             {"total_num_frames": _FRAMES, "fps": 2.0, "duration": _FRAMES / 2, "frames_indices": indices}
-        ] * asked.videos
+        ] * videos
     return processor(text=[prompt], return_tensors="pt", **shown, **asked.options)
 
 
@@ -172,7 +175,7 @@ def _by_hand(processor: Any, placeholders: Sequence[int]) -> Iterator[tuple[str,
     """Prompts written by hand, with the begin that the tokenizer puts before them and with one more."""
     shown = _picture_mark(processor, placeholders)
     begin = processor.tokenizer.bos_token
-    plain = Asked("by hand", (user({"type": "image"}),))
+    plain = Asked("by hand", (user(IMAGE),))
     for name, hand in BY_HAND.items():
         for front, told in (("", name), *([(begin, f"{name}, another begin")] if begin else [])):
             yield "by hand", told, _inputs(processor, front + hand.prompt.replace(HAND, shown), plain), hand.said
@@ -182,7 +185,7 @@ def _picture_mark(processor: Any, placeholders: Sequence[int]) -> str:
     """What somebody who writes a prompt by hand puts where a picture stands: as the chat template does."""
     learner = Learner(processor, Speller(processor.tokenizer), placeholders)
     mark = learner.marks["image"]
-    written = rendered(processor, [user({"type": "image"}, learner.words[0])]) or mark
+    written = rendered(processor, [user(IMAGE, learner.words[0])]) or mark
     tags = r"(?:<\|[^<>\s]*\|>)*"
     found = re.search(f"{tags}{re.escape(mark)}{tags}", written)
     return mark if found is None else found[0]
