@@ -42,8 +42,8 @@ class Plan:
         prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
     members : tuple of tuple of Member
         What each unit consists of.
-    grids : tuple of Grid or None
-        Where the tokens of each unit lie, if that is known of all.
+    grids : tuple of tuple of Grid, or None
+        Where the tokens of each unit lie, picture after picture, if that is known of all.
     sizes : tuple of int
         Prunable tokens of each unit.
     owners : tuple of int
@@ -52,7 +52,7 @@ class Plan:
 
     tensors: dict[str, Tensor]
     members: tuple[tuple[Member, ...], ...]
-    grids: tuple[Grid, ...] | None
+    grids: tuple[tuple[Grid, ...], ...] | None
     sizes: tuple[int, ...]
     owners: tuple[int, ...]
 
@@ -151,9 +151,9 @@ def plan_prompts(
             _need_text_behind(request, mask & ~adapter.image_mask(ids), units)
         tensors["unit_rows"] = unit_rows
         tensors["unit_slots"] = torch.tensor([owners[:i].count(row) for i, row in enumerate(owners)])
-    grids = tuple(grid for i in batch.distinct if (grid := batch.grids[i]) is not None)
+    grids = tuple(batch.grids[i] for i in batch.distinct)
     members = tuple(batch.members[i] for i in batch.distinct)
-    return Plan(tensors, members, grids if len(grids) == len(batch.distinct) else None, tuple(counts), owners)
+    return Plan(tensors, members, grids if all(grids) else None, tuple(counts), owners)
 
 
 def _visual_places(request: Request, ids: Tensor, sizes: Observation) -> Tensor:
