@@ -24,6 +24,7 @@ from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
 from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_causal, check_one_sample_a_row
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Hooks"]
@@ -173,7 +174,7 @@ class Hooks:
         self.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("attention_mask")
         if isinstance(given, Tensor) and given.ndim == 4 and self.ids is not None:
-            _check_causal(given, self.ids.shape[1])
+            check_causal(given, self.ids.shape[1])
         self.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
         has_pixels = bool(pixels_in(kwargs))
         if has_pixels:
@@ -288,7 +289,7 @@ class Hooks:
         if outside is None:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
-        _check_one_sample_a_row(outside, mask)
+        check_one_sample_a_row(outside, mask)
         inside = plan.positions(outside, self.request.positions)
         self.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
         if self.inside is not None:
@@ -368,33 +369,6 @@ class Hooks:
             positions = positions.expand(given.shape[0], -1, -1)
         whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         return {**kwargs, "attention_mask": _mask(kwargs, pruned.plan, whole), "position_ids": positions}
-
-
-def _check_causal(mask: Tensor, length: int) -> None:
-    """Raise where a prompt's own mask (B, 1, S, L) hides more than what comes later and padding."""
-    if mask.shape[2] != length or length == 1:
-        return
-    allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
-    real = allowed[:, -1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & real.unsqueeze(1)
-    if not bool(((allowed == causal) | ~real.unsqueeze(2)).all()):
-        raise UnsupportedError(
-            "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
-            "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"
-        )
-
-
-def _check_one_sample_a_row(positions: Tensor, mask: Tensor) -> None:
-    """Raise where position ids start anew inside a row: several samples would see each other."""
-    if positions.ndim == 3 and len(positions) != 4:
-        return  # time, height and width alone: time may well go back
-    own = positions if positions.ndim == 2 else positions[0]
-    back = (own[:, 1:] < own[:, :-1]) & mask[:, 1:] & mask[:, :-1]
-    if bool(back.any()):
-        raise UnsupportedError(
-            f"position ids start anew in row {int(back.any(1).nonzero()[0])}: several samples are packed into one "
-            "row, which attach cannot keep apart. Give each sample a row of its own, padded"
-        )
 
 
 def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | None:

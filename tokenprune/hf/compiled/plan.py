@@ -20,6 +20,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.batch import Member, read_batch
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_one_sample_a_row, real_tokens
 from tokenprune.hf.splice import Span
 
 __all__ = ["NOWHERE", "Plan", "plan_prompts", "round_up", "sizes_only"]
@@ -106,8 +107,7 @@ def plan_prompts(
     """
     adapter = request.adapter
     ids = inputs["input_ids"]
-    given = inputs.get("attention_mask")
-    mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+    mask = real_tokens(ids, inputs.get("attention_mask"))
     batch = read_batch(request, ids, mask, sizes)
     units = [batch.layout.spans[i] for i in batch.distinct]
     if not units:
@@ -126,7 +126,10 @@ def plan_prompts(
     places = _aligned([row.nonzero().flatten() for row in stay], width)
     here = places.masked_fill(places == NOWHERE, 0)
     positions = inputs.get("position_ids")
-    positions = adapter.position_ids(inputs, mask) if positions is None else positions
+    if positions is None:
+        positions = adapter.position_ids(inputs, mask)
+    else:
+        check_one_sample_a_row(positions, mask)
     positions = positions.view(-1, *positions.shape[-2:]).expand(-1, len(ids), -1)
     unit_places = pad_sequence([unit.positions for unit in units], True, 0)
     unit_rows = torch.tensor([unit.row for unit in units])
