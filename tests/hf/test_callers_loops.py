@@ -294,3 +294,12 @@ def test_gradient_checkpointing(strategy: str) -> None:
     assert any(bool(g.abs().max() > 0) for g in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_masks_that_count_more_than_the_prompt_are_refused() -> None:
+    """As peft's prefix tuning makes them."""
+    model, inputs = tiny_model("llava"), dict(tiny_inputs("llava", "image", 1))
+    inputs["attention_mask"] = torch.cat([torch.ones(1, 3, dtype=torch.long), inputs["attention_mask"]], 1)
+    with pytest.raises(UnsupportedError, match="learned prefix"), tp.attach(model, "similarity", KEPT):
+        model(**inputs)

@@ -24,7 +24,7 @@ from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
 from tokenprune.hf.layerwise import Entered, LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
-from tokenprune.hf.rows import check_causal, check_one_sample_a_row
+from tokenprune.hf.rows import check_causal, check_one_sample_a_row, real_tokens
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Hooks"]
@@ -212,7 +212,8 @@ class Hooks:
         if self.has_visual and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
             raise SecondTurnError(
                 "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
-                "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
+                "chunks or behind a learned prefix, cannot be pruned inside attach. Use tokenprune.prepare for each "
+                "turn"
             )
         known: _Continued | None = vars(cache).get(STATE)
         if known is None:
@@ -315,7 +316,7 @@ class Hooks:
     def _real(self, ids: Tensor, given: Any) -> Tensor:
         """Real tokens of the prompt, bool (B, S), from whatever mask there is."""
         if self.real is not None:
-            return self.real.bool()
+            return real_tokens(ids, self.real)
         if isinstance(given, dict):
             given = given.get("full_attention")
         if given is None:

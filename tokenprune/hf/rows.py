@@ -26,7 +26,7 @@ def real_tokens(ids: Tensor, given: Any) -> Tensor:
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise UnsupportedError(
             f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, got {got}: what a mask of another "
-            "shape hides would be lost"
+            "shape hides, or counts besides (a learned prefix), would be lost"
         )
     return given.bool()
 
