@@ -128,6 +128,8 @@ class Hooks:
         """What the prompt shows: pixels, or features encoded before."""
         self.shown = False
         """Whether any prompt showed anything."""
+        self.embedded = False
+        """Whether any prompt came as embeddings, of which nobody knows what they show."""
         self.real: Tensor | None = None
         """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
         self.pruned: _Pruned | None = None
@@ -194,16 +196,31 @@ class Hooks:
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
                 "pass input_ids, or shorten the embeddings yourself with Strategy.select"
             )
+        if self.ids is None and self.seen:
+            self.seen.clear()
+            raise UnsupportedError(
+                "pictures were encoded by hand (get_image_features) and inputs_embeds given, and attach cannot see "
+                "where in them pictures are: pass input_ids with pixel_values (or with mm_encoder_outputs), or shorten "
+                "the embeddings yourself with Strategy.select"
+            )
 
     def before_language_model(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
         cache = cache_in(kwargs)
-        n_past = int(cache.get_seq_length()) if cache is not None else 0
         self.pruned = None
         if self.inside is not None:
             self.inside.rest()
+        if cache is not None and not hasattr(cache, "get_seq_length"):
+            if not self.has_visual:
+                return None  # several prompts, or their next tokens, in one row: nothing to prune
+            raise UnsupportedError(
+                f"{type(cache).__name__} holds several prompts in pages (continuous batching), which attach cannot "
+                "shorten: use generate, or tokenprune.prepare for each prompt"
+            )
+        n_past = int(cache.get_seq_length()) if cache is not None else 0
+        self.embedded = self.embedded or (n_past == 0 and self.ids is None)
         if n_past == 0:
             if cache is not None:
                 vars(cache).pop(STATE, None)
