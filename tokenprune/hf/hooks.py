@@ -21,10 +21,11 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
 from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
-from tokenprune.hf.layerwise import Entered, LayerHooks
+from tokenprune.hf.layerwise import LayerHooks
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
 from tokenprune.hf.rows import check_causal, check_one_sample_a_row, real_tokens
+from tokenprune.hf.segments import Entered
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Hooks"]

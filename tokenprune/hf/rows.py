@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
+from tokenprune.hf.masks import causal
 
 __all__ = ["check_causal", "check_one_sample_a_row", "real_tokens"]
 
@@ -43,8 +44,8 @@ def check_causal(mask: Tensor, length: int) -> None:
         return
     allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
     real = allowed[:, -1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & real.unsqueeze(1)
-    if not bool(((allowed == causal) | ~real.unsqueeze(2)).all()):
+    usual = causal(length, mask.device) & real.unsqueeze(1)
+    if not bool(((allowed == usual) | ~real.unsqueeze(2)).all()):
         raise UnsupportedError(
             "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
             "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"
