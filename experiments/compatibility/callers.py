@@ -1,6 +1,6 @@
 """Try what callers do with stock packages around a model: trainers, adapters, offloading, weights of few bits.
 
-    pip install --target DIR --no-deps peft accelerate bitsandbytes psutil
+    pip install --target DIR --no-deps peft accelerate bitsandbytes psutil fastapi httpx python-multipart ...
     PYTHONPATH=DIR python -m experiments.compatibility.callers --out experiments/compatibility/results/callers.json
 
 Each line is right or not: the same picks, tokens or losses as without the package, or everything kept as the plain
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import json
 import platform
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +217,36 @@ def _() -> bool:
         except tp.TokenPruneError:
             refused += 1
     return refused == 2
+
+
+@check(
+    "fastapi",
+    "the endpoint of docs/callers.md streams the answers that generate gives in one piece, three requests at once",
+)
+def _() -> bool:
+    from fastapi.testclient import TestClient
+
+    page = (Path(__file__).parents[2] / "docs" / "callers.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "served"}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]:
+        exec(code, names)  # the page's own code
+    from tokenprune.data.images import picture
+    from tokenprune.hf.chat import prompt_inputs
+
+    def ask(seed: int, keep: int) -> bool:
+        shown, file = picture(seed), io.BytesIO()
+        shown.save(file, "PNG")
+        fields = {"question": "what color is the dog ?", "keep": str(keep)}
+        said = client.post("/answer", data=fields, files={"image": ("a.png", file.getvalue(), "image/png")})
+        with names["turn"]:
+            inputs = prompt_inputs(names["processor"], [shown], [fields["question"]])
+            with tp.attach(names["model"], "mi-pruner", keep):
+                whole = names["model"].generate(**inputs, max_new_tokens=6)
+        new = names["processor"].tokenizer.decode(whole[0, inputs["input_ids"].shape[1] :])
+        return said.status_code == 200 and said.text.split() == new.split() != []
+
+    with TestClient(names["app"]) as client, ThreadPoolExecutor(3) as pool:
+        return all(pool.map(ask, range(6), (9, 4, 20, 9, 4, 20)))
 
 
 def main() -> None:
