@@ -36,6 +36,9 @@ def doctor(
     families: Annotated[
         bool, typer.Option("--families", help="Instead of one model, a tiny one of every family that ships: a table.")
     ] = False,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="See which words count in prompts of many kinds, and do nothing else.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
@@ -57,6 +60,8 @@ def doctor(
         _families(strategy, as_json)
         return
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
+    if questions:
+        raise typer.Exit(_questions(loaded, processor, as_json=as_json))
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
     strategy = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()]
     names = strategy or usable_strategies(adapter_for(loaded))
@@ -117,6 +122,36 @@ def doctor(
         typer.echo(line, err=True)
     if broken or not all(f.healthy for f in found):
         raise typer.Exit(1)
+
+
+def _questions(model: Any, processor: Any, *, as_json: bool) -> int:
+    """Print, by kind of prompt, how often exactly the user's words count; the exit status."""
+    from rich.table import Table
+
+    from tokenprune.diagnostics.asked import KINDS
+    from tokenprune.diagnostics.questions import read_questions
+    from tokenprune.hf.adapters.base import adapter_for
+
+    adapter = adapter_for(model)
+    found = list(read_questions(processor, adapter.image_token_ids, adapter.special_ids))
+    if not found:
+        typer.echo("this model's tokenizer knows too few words to write any of the prompts", err=True)
+        return 1
+    if as_json:
+        typer.echo(json.dumps([vars(one) for one in found], indent=1))
+    else:
+        table = Table("kind of prompt", "exactly the user's words count", "guesses, which warn")
+        for kind in KINDS:
+            if several := [one for one in found if one.kind == kind]:
+                right, warned = (
+                    sum(good) for good in zip(*((not o.wrong, bool(o.warned)) for o in several), strict=True)
+                )
+                table.add_row(kind, f"{right} of {len(several)}", str(warned))
+        print_table(table, ())
+    for one in found:
+        if one.wrong:
+            typer.echo(f"{one.name}, read by the {one.reader}: {one.wrong}", err=True)
+    return int(any(one.wrong for one in found))
 
 
 def _shown(prompt: Sequence[tuple[bool, Sequence[str]]], counts: bool) -> str:

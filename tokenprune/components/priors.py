@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from tokenprune.core.errors import MissingSignalError
-from tokenprune.core.features import Features, working_precision
+from tokenprune.core.features import Features, Grid, working_precision
 from tokenprune.core.kinds import Prior, check_number
 
 __all__ = ["Centre", "Salience", "Uniform"]
@@ -32,28 +32,40 @@ class Uniform(Prior):
 
 @dataclass(frozen=True)
 class Centre(Prior):
-    """A Gaussian around the middle of the picture (photographers' bias).
+    """A Gaussian around the middle of each picture (photographers' bias).
 
     Parameters
     ----------
     width : float, default 0.5
         Standard deviation as a share of the picture's half side, in (0, 100].
+
+    Notes
+    -----
+    A unit of several pictures (a thumbnail and tiles, all frames) has a middle in each, and all pictures weigh alike
+    token by token. Where tiles lie in the whole picture is not known.
     """
 
     width: float = 0.5
+    requires = frozenset({"places"})
 
     def __post_init__(self) -> None:
         check_number(self, "width", 0, 100, open_low=True)
 
     def log_prior(self, features: Features) -> Tensor:
-        """Log-density on the grid, (B, N)."""
-        grid = features.grid
-        if grid is None:
-            raise MissingSignalError("the prior 'centre' needs Features(grid=Grid(height, width)), and grid is None")
-        size = torch.tensor([grid.height, grid.width], device=features.device)
-        place = (2 * grid.coordinates(features.device)[:, 1:] + 1) / size - 1
-        log_weight = -place.square().sum(-1) / (2 * self.width**2)
-        return _normalised(log_weight.expand(features.batch, -1), features)
+        """Log-density on the grids, (B, N)."""
+        if features.pictures is None:
+            features["places"]  # raises, saying what is missing
+        rows = [torch.cat([_off_middle(grid, features.device) for grid in grids]) for grids in features.pictures or ()]
+        padded = torch.stack([pad(row, (0, features.n_visual - len(row))) for row in rows])
+        return _normalised(-padded / (2 * self.width**2), features)
+
+
+def _off_middle(grid: Grid, device: torch.device) -> Tensor:
+    """Squared distance of each token from the middle of its frame, half sides as units, (frames height width,)."""
+    row, column = (
+        ((2 * torch.arange(side, device=device) + 1) / side - 1).square() for side in (grid.height, grid.width)
+    )
+    return (row.unsqueeze(1) + column).flatten().repeat(grid.frames)
 
 
 @dataclass(frozen=True)

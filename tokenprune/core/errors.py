@@ -13,6 +13,7 @@ __all__ = [
     "DuplicateNameError",
     "FeatureError",
     "FeatureTypeError",
+    "FontWarning",
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
@@ -133,6 +134,10 @@ class NothingPrunedWarning(TokenPruneWarning):
 
 class QuestionWarning(TokenPruneWarning):
     """Which tokens of a prompt are the user's own words is a guess; the message says what to pass to be sure."""
+
+
+class FontWarning(TokenPruneWarning):
+    """No font on this machine has a character: a picture shows a mark in its place."""
 
 
 class NotCompiledWarning(TokenPruneWarning):

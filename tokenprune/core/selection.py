@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,6 +153,11 @@ class Selection:
         """Kept positions of one unit, ascending, without padding."""
         return [int(i) for i in self.indices[b, : int(self.counts[b])].tolist()]
 
+    def units(self, chosen: Sequence[int]) -> Selection:
+        """The selection of some of the units, in the order given."""
+        found: Selection = _of_rows(self, list(chosen))
+        return found
+
     def __eq__(self, other: object) -> bool:
         """Whether two are equal in all that they hold, to the bit; tokens kept in another order are not."""
         if not isinstance(other, Selection):
@@ -172,3 +179,14 @@ def _equal(a: object, b: object) -> bool:
     if is_dataclass(a) and not isinstance(a, type) and type(a) is type(b):
         return all(_equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(a))
     return a == b
+
+
+def _of_rows(value: Any, rows: list[int]) -> Any:
+    """Rows of every tensor in it."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {name: _of_rows(one, rows) for name, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _of_rows(getattr(value, one.name), rows) for one in fields(value)})
+    return value

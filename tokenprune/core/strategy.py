@@ -13,7 +13,13 @@ from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.encoder_kinds import EncoderStage
-from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, UnreachableBudgetError
+from tokenprune.core.errors import (
+    ConfigError,
+    FeatureError,
+    MissingSignalError,
+    OptionTypeError,
+    UnreachableBudgetError,
+)
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.groups import offset_groups
 from tokenprune.core.indexing import gather_tokens, left_aligned
@@ -179,6 +185,15 @@ class Strategy(AnyStrategy):
         """As the selector."""
         return self.selector.uses_budget
 
+    def _need(self, name: str, features: Features, given: Container[str]) -> None:
+        """Raise where a signal is missing, naming it and the part that reads it."""
+        try:
+            features[name]
+        except MissingSignalError as error:
+            asked = (part for whole in (self.scorer, self.selector, self.merger) if whole for part in whole.parts())
+            reader = next((part for part in asked if name in part.reads(given)), self)
+            raise MissingSignalError(f"{error}. {reader!r} reads it") from None
+
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
 
@@ -207,7 +222,7 @@ class Strategy(AnyStrategy):
         given = frozenset(features)
         if given not in self._complete:
             for name in sorted(self.reads(given)):
-                features[name]  # raises, naming what is missing
+                self._need(name, features, given)
             self._complete.add(given)
         if budget.unit == "frame":
             return self._select_frames(features, budget)

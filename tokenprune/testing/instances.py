@@ -232,7 +232,7 @@ def row_of(instance: Instance, row: int, *, padded: bool = False) -> Instance:
         changes.pop("text", None),
         visual_mask=features.valid()[row : row + 1] if padded else None,
         text_mask=None if features.text_mask is None or not padded else features.text_mask[row : row + 1],
-        grid=None if features.grids is None else [features.grids[row]],
+        grid=None if features.pictures is None else [features.pictures[row]],
         extra=own or None,
         check=True,
         sizes=None,

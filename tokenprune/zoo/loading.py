@@ -111,13 +111,13 @@ def _check_spreads(name: str) -> None:
 
 
 def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool, *, spread: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
         raise UnsupportedError(f"model {name!r}: no such folder")
     source = str(Path(name).expanduser()) if looks_like_path else name
     try:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         model, told = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -131,15 +131,31 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool, *, sprea
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, ImportError):
-            raise UnsupportedError(
-                f"model {name!r} cannot be loaded, a package that its processor needs is missing: {reason} "
-                f"pip install '{_distribution()}[models]' brings those packages"
-            ) from error
+            raise UnsupportedError(f"model {name!r} cannot be loaded: {_missing(reason)}") from error
         raise UnsupportedError(
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
         ) from error
     _check_filled(name, model, told)
     return model, processor
+
+
+def _missing(reason: str) -> str:
+    """What to do about a package that a processor imports and that is not there, or not the one that fits."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
+    except Exception as error:  # its operators were built for another torch
+        theirs, ours = importlib.metadata.version("torchvision"), torch.__version__
+        return (
+            f"torchvision {theirs} does not work with torch {ours} ({error}): install both from one index, as in pip "
+            "install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+        )
+    what = reason.partition(" but it was not found")[0].rstrip(".")
+    return (
+        f"a package that its processor needs is missing: {what}. pip install '{_distribution()}[models]' brings those "
+        "packages"
+    )
 
 
 def _check_filled(name: str, model: Any, told: Mapping[str, Any]) -> None:
