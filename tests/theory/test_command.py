@@ -55,7 +55,7 @@ def test_a_flipped_verdict_fails(monkeypatch, verdict):
 
 def test_a_law_made_false_fails(monkeypatch):
     all_claims()
-    sabotaged = dataclasses.replace(CLAIMS["mi-forms"], evidence=lambda run: run.holds("off", lambda x: x, [1e-6]))
+    sabotaged = dataclasses.replace(CLAIMS["mi-forms"], evidence=lambda exam: exam.holds("off", lambda x: x, [1e-6]))
     monkeypatch.setitem(CLAIMS, "mi-forms", sabotaged)
     result = run("--claim", "mi-forms")
     assert result.exit_code == 1

@@ -16,7 +16,7 @@ from tokenprune.core.kinds import Oracle
 from tokenprune.core.registry import registry
 from tokenprune.testing import features
 from tokenprune_theory.conformity import PROPERTIES, Replay, objective_violations, random_features
-from tokenprune_theory.registry import all_claims, check
+from tokenprune_theory.registry import all_claims, examine
 from tokenprune_theory.setfn import monotone_violation, submodular_violation
 
 OBJECTIVES = tp.list_components("objectives")
@@ -140,7 +140,7 @@ def test_rises_smaller_than_rounding_still_count_for_lazy_evaluation():
 def test_a_plugin_is_held_to_its_word():
     tp.register("objectives", "growing")(Growing)
     try:
-        result = check(all_claims()["objectives"], cases=2)
+        result = examine(all_claims()["objectives"], cases=2)
         assert not result.agrees
         assert {e.label for e in result.failures} == {
             "growing: modular",
@@ -158,7 +158,7 @@ def test_an_objective_that_cannot_be_made_is_reported():
 
     tp.register("objectives", "needs-more")(NeedsMore)
     try:
-        result = check(all_claims()["objectives"], cases=2)
+        result = examine(all_claims()["objectives"], cases=2)
         assert [e.label.split(":")[0] for e in result.failures] == ["needs-more cannot be made"]
     finally:
         registry._local["objectives"].pop("needs-more")

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from tokenprune.core.errors import UnknownNameError
-from tokenprune_theory.registry import Claim, Conflict, Law, Run, Verdict, Witness, all_claims, check, find_claims
+from tokenprune_theory.evidence import Conflict, Counterexample, Exam, Trial
+from tokenprune_theory.instances import Channel, Numbers
+from tokenprune_theory.registry import CLAIMS as REGISTERED
+from tokenprune_theory.registry import Claim, Origin, Verdict, all_claims, claim, examine, find_claims
 
 CLAIMS = all_claims()
 
 
 def judged(evidence, verdict=Verdict.HOLDS):
-    return check(Claim("x", "section", "ref", "says", verdict, "", "", evidence), cases=3)
+    return examine(Claim("x", "section", "ref", "says", verdict, "", "", evidence), cases=3)
 
 
 def test_about_sixty_rows_and_twelve_results_are_covered():
@@ -26,7 +29,7 @@ def test_about_sixty_rows_and_twelve_results_are_covered():
 
 @pytest.mark.parametrize("id", CLAIMS)
 def test_claim_is_borne_out(id):
-    result = check(CLAIMS[id], cases=8, seed=1)
+    result = examine(CLAIMS[id], cases=8, seed=1)
     assert result.agrees, [e.describe() for e in result.failures] or result.derived
 
 
@@ -43,23 +46,23 @@ def test_claim_is_written_out(id):
 def test_any_other_verdict_disagrees(id):
     for verdict in Verdict:
         flipped = dataclasses.replace(CLAIMS[id], verdict=verdict)
-        assert check(flipped, cases=5).agrees == (verdict is CLAIMS[id].verdict)
+        assert examine(flipped, cases=5).agrees == (verdict is CLAIMS[id].verdict)
 
 
 def test_verdicts_follow_from_evidence():
-    def law(run):
-        run.holds("a", lambda x: x, [0.0])
+    def law(exam):
+        exam.holds("a", lambda x: x, [0.0])
 
-    def refuted(run):
-        run.corrected("b", lambda x: x, [0.0])
-        run.refutes("c", 2, "<=", 1)
+    def refuted(exam):
+        exam.corrected("b", lambda x: x, [0.0])
+        exam.refutes("c", 2, "<=", 1)
 
-    def saved(run):
-        run.holds_if("d", lambda x: x, [0.0])
-        run.refutes("c", 2, "<=", 1)
+    def saved(exam):
+        exam.holds_if("d", lambda x: x, [0.0])
+        exam.refutes("c", 2, "<=", 1)
 
-    def open_(run):
-        run.depends("e", 1, 2)
+    def open_(exam):
+        exam.depends("e", 1, 2)
 
     assert judged(law).derived is Verdict.HOLDS
     assert judged(refuted).derived is Verdict.FALSE
@@ -70,17 +73,17 @@ def test_verdicts_follow_from_evidence():
 @pytest.mark.parametrize(
     "evidence",
     [
-        lambda run: None,
-        lambda run: run.measure("only a number", 1),
-        lambda run: run.holds("violated", lambda x: x, [0.0, 1e-3]),
-        lambda run: run.holds("nan", lambda x: x, [0.0, math.nan]),
-        lambda run: run.holds("no instance", lambda x: x, []),
-        lambda run: run.holds("no case in point", lambda x: x, [-math.inf]),
-        lambda run: run.refutes("no counterexample", 1, "<=", 1),
-        lambda run: run.refutes("rounding", 1 + 1e-12, "<=", 1.0),
-        lambda run: run.depends("the same", 1.0, 1.0 + 1e-12),
-        lambda run: run.holds_if("an assumption that nothing shows to be needed", lambda x: x, [0.0]),
-        lambda run: run.corrected("only the corrected form", lambda x: x, [0.0]),
+        lambda exam: None,
+        lambda exam: exam.measure("only a number", 1),
+        lambda exam: exam.holds("violated", lambda x: x, [0.0, 1e-3]),
+        lambda exam: exam.holds("nan", lambda x: x, [0.0, math.nan]),
+        lambda exam: exam.holds("no instance", lambda x: x, []),
+        lambda exam: exam.holds("no case in point", lambda x: x, [-math.inf]),
+        lambda exam: exam.refutes("no counterexample", 1, "<=", 1),
+        lambda exam: exam.refutes("rounding", 1 + 1e-12, "<=", 1.0),
+        lambda exam: exam.depends("the same", 1.0, 1.0 + 1e-12),
+        lambda exam: exam.holds_if("an assumption that nothing shows to be needed", lambda x: x, [0.0]),
+        lambda exam: exam.corrected("only the corrected form", lambda x: x, [0.0]),
     ],
 )
 def test_evidence_that_supports_nothing(evidence):
@@ -90,9 +93,9 @@ def test_evidence_that_supports_nothing(evidence):
 
 
 def test_a_failing_correction_spoils_a_counterexample():
-    def evidence(run):
-        run.refutes("c", 2, "<=", 1)
-        run.corrected("but this is violated", lambda x: x, [1.0])
+    def evidence(exam):
+        exam.refutes("c", 2, "<=", 1)
+        exam.corrected("but this is violated", lambda x: x, [1.0])
 
     assert judged(evidence, Verdict.FALSE).derived is None
 
@@ -125,21 +128,21 @@ def test_lines_show_the_numbers():
 
 
 def test_the_same_seed_gives_the_same_numbers_alone_and_together():
-    alone = check(find_claims(["max-below-sum"])[0], cases=5, seed=3)
-    again = check(CLAIMS["max-below-sum"], cases=5, seed=3)
+    alone = examine(find_claims(["max-below-sum"])[0], cases=5, seed=3)
+    again = examine(CLAIMS["max-below-sum"], cases=5, seed=3)
     assert [m.value for m in alone.measures] == [m.value for m in again.measures]
-    other = check(CLAIMS["mi-forms"], cases=5, seed=4)
-    same = check(CLAIMS["mi-forms"], cases=5, seed=3)
+    other = examine(CLAIMS["mi-forms"], cases=5, seed=4)
+    same = examine(CLAIMS["mi-forms"], cases=5, seed=3)
     assert [e.error for e in other.evidence] != [e.error for e in same.evidence]
 
 
 def test_instances_are_counted():
-    run = Run(np.random.default_rng(0), 10)
-    run.holds("all", lambda x: x - 1, lambda rng: rng.random())
-    run.holds("a tenth", lambda x: x - 1, lambda rng: rng.random(), share=0.1)
-    run.holds("pairs", lambda x, y: x - y, [(1, 2), (3, 5)])
-    assert [e.cases for e in run.evidence] == [10, 1, 2]
-    assert run.evidence[2].error == -1
+    exam = Exam(np.random.default_rng(0), 10)
+    exam.holds("all", lambda x: x - 1, lambda rng: rng.random())
+    exam.holds("a tenth", lambda x: x - 1, lambda rng: rng.random(), share=0.1)
+    exam.holds("pairs", lambda x, y: x - y, [(1, 2), (3, 5)])
+    assert [e.cases for e in exam.evidence] == [10, 1, 2]
+    assert exam.evidence[2].error == -1
 
 
 def test_unknown_claims_are_refused_with_the_closest():
@@ -151,4 +154,4 @@ def test_two_claims_cannot_share_an_id():
     from tokenprune_theory.registry import claim
 
     with pytest.raises(ValueError, match="two claims have the id 'mi-forms'"):
-        claim("mi-forms", section="s", ref="r", says="x.", verdict=Verdict.HOLDS)(lambda run: None)
+        claim("mi-forms", section="s", ref="r", says="x.", verdict=Verdict.HOLDS)(lambda exam: None)

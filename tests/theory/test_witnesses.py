@@ -11,7 +11,7 @@ from hypothesis import find, settings
 from hypothesis import strategies as st
 
 from tokenprune.testing import channels, embeddings, gains_instances, joints
-from tokenprune_theory import laws, models, pmi
+from tokenprune_theory import models, pmi, violations
 from tokenprune_theory.discrete import Joint, specific_surprise
 from tokenprune_theory.sequence import gain, select, sequence_value, static_heap
 from tokenprune_theory.setfn import lattice_violation
@@ -125,7 +125,7 @@ CASES = {
     "max-lse-order": (channels(2, 3), opposite(top, lse), rows((1, 1, 2), (1, 1, 1))),
     "mi-submodular": (
         joints((2, 2, 2)),
-        lambda p: laws.information_submodular(three(p)) > CLEAR,
+        lambda p: violations.information_submodular(three(p)) > CLEAR,
         counts("010", "100", "111"),
     ),
     "estimator-sign": (joints((2, 2, 2)), negative_estimate, counts("010", "100", "100", "111")),
