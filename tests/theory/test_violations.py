@@ -28,7 +28,13 @@ SMALL = ((1, 3), (1, 3), (1, 3))
 
 of_pairs = pytest.mark.parametrize("law", [violations.information_forms, violations.information_sign])
 of_triples = pytest.mark.parametrize(
-    "law", [violations.conditional_forms, violations.chain_rule, violations.estimator_identity, violations.information_monotone]
+    "law",
+    [
+        violations.conditional_forms,
+        violations.chain_rule,
+        violations.estimator_identity,
+        violations.information_monotone,
+    ],
 )
 of_channels = pytest.mark.parametrize(
     "law",
