@@ -108,7 +108,7 @@ def test_any_other_verdict_disagrees(id):
 
 
 def test_verdicts_follow_from_evidence():
-    def law(exam):
+    def tried(exam):
         exam.holds("a", lambda x: x, [0.0])
 
     def refuted(exam):
@@ -126,7 +126,7 @@ def test_verdicts_follow_from_evidence():
     def open_(exam):
         exam.depends("e", 1, 2)
 
-    assert judged(law).derived is Verdict.HOLDS
+    assert judged(tried).derived is Verdict.HOLDS
     assert judged(refuted).derived is Verdict.FALSE
     assert judged(saved, needs=("uniform text",)).derived is Verdict.ASSUMING
     assert judged(read_weaker).derived is Verdict.HOLDS

@@ -26,9 +26,9 @@ from tokenprune_theory.setfn import TableFunction
 TIGHT = 1e-12
 SMALL = ((1, 3), (1, 3), (1, 3))
 
-of_pairs = pytest.mark.parametrize("law", [violations.information_forms, violations.information_sign])
+of_pairs = pytest.mark.parametrize("violation", [violations.information_forms, violations.information_sign])
 of_triples = pytest.mark.parametrize(
-    "law",
+    "violation",
     [
         violations.conditional_forms,
         violations.chain_rule,
@@ -37,7 +37,7 @@ of_triples = pytest.mark.parametrize(
     ],
 )
 of_channels = pytest.mark.parametrize(
-    "law",
+    "violation",
     [
         violations.kl_average,
         violations.pmi_range,
@@ -56,20 +56,20 @@ def float32_tolerance(tau: float) -> float:
 
 @of_pairs
 @given(p=joints())
-def test_laws_of_pairs(law, p):
-    assert law(Joint(p, ("t", "v0"))) <= TIGHT
+def test_violations_of_pairs(violation, p):
+    assert violation(Joint(p, ("t", "v0"))) <= TIGHT
 
 
 @of_triples
 @given(p=joints(SMALL))
-def test_laws_of_triples(law, p):
-    assert law(Joint(p, ("t", "v0", "v1"))) <= TIGHT
+def test_violations_of_triples(violation, p):
+    assert violation(Joint(p, ("t", "v0", "v1"))) <= TIGHT
 
 
 @of_channels
 @given(rows=channels())
-def test_laws_of_channels(law, rows):
-    assert law(rows) <= TIGHT
+def test_violations_of_channels(violation, rows):
+    assert violation(rows) <= TIGHT
 
 
 @given(channels(zeros=True))

@@ -690,7 +690,7 @@ def _merged(rows: Array) -> TableFunction:
     "index-model-restricted",
     about="3.3 and 4.2",
     assumes=("softmax",),
-    says="With tokens as outcomes, MI under the uniform law on S is monotone and submodular.",
+    says="With tokens as outcomes, MI under the uniform distribution on S is monotone and submodular.",
     verdict=Verdict.FALSE,
     corrected="Neither. Section 3.3 is about tokens as random variables; everything that is computed is about tokens "
     "as outcomes of one index variable, and nothing carries the guarantee over.",

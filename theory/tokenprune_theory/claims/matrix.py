@@ -401,7 +401,7 @@ def certificate_kl(exam: Exam) -> None:
 
 
 @ours(
-    "tail-law",
+    "tail-bound",
     about="(19)",
     says="At most T N e^{−a} tokens have relevance ≥ a: the k-th largest score is ≤ min(log N, log(T N/k)).",
     verdict=Verdict.HOLDS,
@@ -409,7 +409,7 @@ def certificate_kl(exam: Exam) -> None:
     "fails for the self table unless its marginal is consistent.",
     why="Columns of e^C average to 1, so Σ_i e^{c_i} ≤ Σ_ij e^{C_ij} = N T; Markov's inequality.",
 )
-def tail_law(exam: Exam) -> None:
+def tail_bound(exam: Exam) -> None:
     def beyond(rows: Array) -> float:
         return violations.tail(pmi.aggregate(rows, "max"), rows.shape[1])
 
