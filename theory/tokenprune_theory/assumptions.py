@@ -151,7 +151,7 @@ def _kept_columns(logits: Logits) -> float:
 ASSUMPTIONS = {
     each.id: each
     for each in (
-        Assumption("joint", "Def. 1, (10)", "tokens and text are random variables with a joint distribution", (Joint,), _joint),
+        Assumption("joint", "Def. 1, (10)", "tokens and text are random variables", (Joint,), _joint),
         Assumption(
             "independence",
             "A.2, (30), (31)",
