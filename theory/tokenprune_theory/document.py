@@ -80,6 +80,7 @@ LAYOUT = """\
 | `sequence` | Algorithm 1 in plain Python, the oracle for everything faster |
 | `violations` | statements as functions that return by how much an instance violates them |
 | `instances`, `assumptions` | what counterexamples are made of, and what they have to satisfy |
+| `optimum` | exact optima of small instances by integer programming |
 | `conformity` | holds any registered objective, a plugin's too, to the properties that it declares |
 | `claims` | the claims, one module a topic |
 | `evidence`, `registry` | exams and what they find; claims and verdicts |

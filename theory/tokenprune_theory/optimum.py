@@ -1,4 +1,4 @@
-"""Exact optima of small instances by integer programming (SciPy's HiGHS): the judge of every bound on the best picks."""
+"""Exact optima of small instances by integer programming (SciPy's HiGHS): the judge of bounds on the best picks."""
 
 from __future__ import annotations
 

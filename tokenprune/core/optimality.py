@@ -60,7 +60,8 @@ class Optimality:
         ``value / bound`` where the floor is 0; elsewhere both are measured from the floor. 1 says: optimal.
         """
         room = self.bound - self.floor
-        share = torch.where(room > 0, (self.value - self.floor) / room.where(room > 0, 1), 1).clamp(0, 1)
+        some = room > 1e-12 * self.bound.abs().maximum(self.floor.abs())
+        share = torch.where(some, (self.value - self.floor) / room.where(some, 1), 1).clamp(0, 1)
         return share.masked_fill(self.floor.isinf(), torch.nan)
 
     @property
@@ -123,10 +124,10 @@ def submodular_optimality(objective: Objective, problem: Problem, picks: Tensor)
             pass
         gains = first.double()
         bound = largest_sum(gains.masked_fill(~left, -math.inf), counts)
-        slack = rounding(first, largest_sum(gains.abs().masked_fill(~left, 0), counts), counts)
         if objective.modular:
             floor = -largest_sum((-gains).masked_fill(~left, -math.inf), counts)
-            return Optimality(value, (bound + slack).maximum(value), floor.minimum(value), repr(objective), MODULAR)
+            return Optimality(value, bound.maximum(value), floor.minimum(value), repr(objective), MODULAR)
+        slack = rounding(first, largest_sum(gains.abs().masked_fill(~left, 0), counts), counts)
         nothing = torch.full_like(value, -math.inf)
         return Optimality(value, (bound + slack).maximum(value), nothing, repr(objective), SUBMODULAR)
     reaches = []

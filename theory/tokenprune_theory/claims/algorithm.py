@@ -230,9 +230,7 @@ def relevance_only(exam: Exam) -> None:
 )
 def half_weight(exam: Exam) -> None:
     def off(c: Array, d: Array, _: float) -> float:
-        return max(
-            abs(2 * gain(c, d, 0.5, i, [0, 1]) - float(c[i] - max(d[i, 0], d[i, 1]))) for i in range(2, len(c))
-        )
+        return max(abs(2 * gain(c, d, 0.5, i, [0, 1]) - float(c[i] - max(d[i, 0], d[i, 1]))) for i in range(2, len(c)))
 
     exam.holds_if("λ = ½: 2 S_i = c_i − max D_ij", off, _embedded)
     tokens = Tokens.of([[1, 0], [-1, -1], [-1, 1]], [[-1, -1], [-2, 1]], 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.components.aggregators import LogSumExp, Max, Mean, Renyi, TopM
 from tokenprune.components.normalizers import Softmax
-from tokenprune.components.objectives import MaximalMarginalRelevance
+from tokenprune.components.objectives import MaximalMarginalRelevance, PMICoverage
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
 from tokenprune.components.selectors import Greedy
@@ -30,6 +30,7 @@ from tokenprune_theory import models
 from tokenprune_theory.conformity import Replay, objective_violations, random_features
 from tokenprune_theory.discrete import Array
 from tokenprune_theory.evidence import Exam
+from tokenprune_theory.optimum import best_coverage, best_sequence
 from tokenprune_theory.pmi import aggregate, cosines, cross_pmi, self_pmi
 from tokenprune_theory.registry import Verdict, topic
 from tokenprune_theory.sequence import select
@@ -282,3 +283,41 @@ def certificate(exam: Exam) -> None:
         return float(not torch.equal(given.indices, moved.indices))
 
     exam.holds("top-k of perturbed scores", lambda x: x, wrong, tolerance=0)
+
+
+@ours(
+    "optimality",
+    about="this framework",
+    says="`Selection.optimality` bounds the best picks from above, for coverage and for sequences of Algorithm 1.",
+    verdict=Verdict.HOLDS,
+    corrected="Of as many tokens, by the objective that the picks were chosen for. For Algorithm 1 the best is that "
+    "of all sequences, since the same tokens get another total in another order.",
+    why="See online-bound. In a sequence a token is charged at least its t-th smallest redundancy after t picks, so "
+    "the best assignment of tokens to steps is no less than the best sequence. The judge is an integer program.",
+)
+def optimality(exam: Exam) -> None:
+    def coverage(visual: Array, text: Array, tau: float) -> float:
+        features = _features(visual, text)
+        objective = PMICoverage(Softmax(tau))
+        k = (len(visual) + 1) // 2
+        table = objective.start(features, features.visual[..., 0]).table[0, : len(text), : len(visual)].numpy()
+        return best_coverage(table, k) - _bound(objective, features, k)
+
+    def sequence(visual: Array, text: Array, tau: float) -> float:
+        features = _features(visual[:5], text)
+        objective = MaximalMarginalRelevance(0.5)
+        k = (len(visual[:5]) + 1) // 2
+        pairs = objective.pairs.table(features).dense()[0, :5, :5].numpy()
+        n = len(visual[:5])
+        bonus = 0.5 * PMI().score(features)[0, :n].numpy()
+        return best_sequence(bonus, pairs[:n, :n], 0.5, k) - _bound(objective, features, k)
+
+    exam.holds("pmi-coverage, against the integer program", coverage, _embedded, tolerance=1e-6, share=0.1)
+    exam.holds("mmr, against the integer program", sequence, _embedded, tolerance=1e-6, share=0.1)
+
+
+def _bound(objective: Objective, features: Features, k: int) -> float:
+    strategy = Strategy(PMI(), Greedy(objective))
+    found = strategy.assess(features, strategy.select(features, k)).optimality
+    assert found is not None
+    return float(found.bound)

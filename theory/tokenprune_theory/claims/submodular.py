@@ -220,3 +220,30 @@ def streaming(exam: Exam) -> None:
         return _bayes_function(rng), rng.permutation(5).tolist()
 
     exam.holds("naive Bayes, k = 2, ε = 0.1, random orders", shortfall, draw, share=0.5)
+
+
+@ours(
+    "online-bound",
+    about="3.3, (13)",
+    says="After any picks S, no set of k tokens has more than f(S) plus the k largest gains, for f monotone and "
+    "submodular.",
+    verdict=Verdict.HOLDS,
+    corrected="An upper bound from the run itself, usually far better than 1 − 1/e: `Selection.optimality`. Without "
+    "monotonicity it holds at S = ∅ only.",
+    why="f(O) ≤ f(S∪O) ≤ f(S) + Σ_{o∈O∖S} f(o|S): the first by monotonicity, the second by submodularity.",
+)
+def online_bound(exam: Exam) -> None:
+    def exceeded(f: TableFunction, k: int) -> float:
+        best = brute_force_max(f, k)[0]
+        order = greedy(f, f.n - 1).order
+        reaches = []
+        for size in range(len(order) + 1):
+            picks = order[:size]
+            gains = sorted((f([*picks, i]) - f(picks) for i in range(f.n) if i not in picks), reverse=True)
+            reaches.append(f(picks) + math.fsum(gains[:k]))
+        return best - min(reaches)
+
+    def draw(rng: np.random.Generator) -> tuple[TableFunction, int]:
+        return _bayes_function(rng), int(rng.integers(1, 5))
+
+    exam.holds("naive Bayes, every prefix, against brute force", exceeded, draw, share=0.5)

@@ -15,12 +15,12 @@ from tokenprune.core.optimality import Optimality, replayed, rounding
 __all__ = ["dispersion_optimality", "sequence_optimality", "stands"]
 
 SEQUENCE = (
-    "any sequence of as many tokens: after t picks a token is charged at least its t-th smallest redundancy, and tokens "
-    "are assigned to steps in the best way; the share is counted from the least that a sequence can get"
+    "any sequence of as many tokens: after t picks a token is charged at least its t-th smallest redundancy, and "
+    "tokens are assigned to steps in the best way; the share is counted from the least that a sequence can get"
 )
 DISPERSION = (
-    "of as many tokens two lie nearest to the same pick of all but the last, so no farther apart than twice the largest "
-    "angle to a pick; angles between tokens are a metric"
+    "of as many tokens two lie nearest to the same pick of all but the last, so no farther apart than twice the "
+    "largest angle to a pick; angles between tokens are a metric"
 )
 
 
