@@ -53,7 +53,7 @@ def total(objective, problem, row, order):
         state = objective.take(state, index)
     if isinstance(objective, MaxMin):
         apart = gains if problem.context is not None and bool((problem.context[row] >= 0).any()) else gains[1:]
-        return min(apart, default=2.0)
+        return min((math.acos(min(1.0, max(-1.0, 1 - distance))) for distance in apart), default=math.pi)
     return math.fsum(gains)
 
 

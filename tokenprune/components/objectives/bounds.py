@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tokenprune.core.errors import ConfigError
@@ -15,8 +18,9 @@ from tokenprune.core.optimality import Optimality, replayed, rounding
 __all__ = ["dispersion_optimality", "sequence_optimality", "stands"]
 
 SEQUENCE = (
-    "any sequence of as many tokens: after t picks a token is charged at least its t-th smallest redundancy, and "
-    "tokens are assigned to steps in the best way; the share is counted from the least that a sequence can get"
+    "any sequence of as many tokens: after t picks a token is charged at least its t-th smallest redundancy, and in "
+    "every cell of a partition all but one token at least the smallest one within it; tokens are assigned to steps in "
+    "the best way. The share is counted from the least that a sequence can get"
 )
 DISPERSION = (
     "of as many tokens two lie nearest to the same pick of all but the last, so no farther apart than twice the "
@@ -59,66 +63,80 @@ def sequence_optimality(
         Not negative.
     """
     counts = (picks >= 0).sum(1)
-    most = max(1, int(counts.max()))
     *_, (gains, value, _) = replayed(objective, problem, picks)
-    lowest, highest = _charges(table, problem.available, max(most - 1, 1))
-    before = torch.full_like(bonus, -math.inf) if charged is None else charged
-    value_of = bonus.double()
-    # the first token of a sequence is charged for the context alone, and for nothing without one
-    steps = [before.double(), *(torch.maximum(low, before).double() for low in lowest.unbind(2))][:most]
-    worth = torch.stack([value_of - price * step.where(step > -math.inf, 0) for step in steps], dim=2)
-    rows = list(zip(problem.available, counts.tolist(), strict=True))
-    best = [_assigned(table[mask][:, :count]) for table, (mask, count) in zip(worth, rows, strict=True)]
-    bound = torch.stack(best).to(value.device)
-    dearest = torch.maximum(highest, before).double()
-    least = torch.minimum(worth[:, :, 0], value_of - price * dearest.where(dearest > -math.inf, 0))
-    worst = [row[mask].topk(count, largest=False).values.sum() for row, (mask, count) in zip(least, rows, strict=True)]
-    floor = torch.stack(worst)
+    redundancy = table.dense().double()
+    found = []
+    for row, count in enumerate(counts.tolist()):
+        places = problem.available[row].nonzero().flatten()
+        among = redundancy[row][places][:, places]
+        before = None if charged is None else charged[row, places].double()
+        found.append(_range(bonus[row, places].double(), among, before, price, count))
+    bound, floor = torch.tensor(found, dtype=torch.float64, device=value.device).view(-1, 2).unbind(1)
     slack = rounding(gains, torch.stack([bound.abs(), floor.abs(), value.abs()]).amax(0), counts)
     return Optimality(value, (bound + slack).maximum(value), (floor - slack).minimum(value), repr(objective), SEQUENCE)
 
 
-def _charges(table: PairTable, available: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The smallest entries of each candidate's row, ascending (B, N, steps), and the largest (B, N); itself apart."""
-    lowest, highest = [], []
-    for rows, block in table.blocks():
-        place = torch.arange(block.shape[1], device=block.device) + (rows.start or 0)
-        others = available.unsqueeze(1).expand(block.shape).clone()
-        others[:, torch.arange(block.shape[1], device=block.device), place] = False
-        # where fewer others are than steps, the rest of a row is charged like its dearest
-        top = block.masked_fill(~others, -math.inf).amax(2)
-        low = block.where(others, top.unsqueeze(2)).topk(min(steps, block.shape[2]), dim=2, largest=False).values
-        lowest.append(low)
-        highest.append(top)
-    return torch.cat(lowest, 1), torch.cat(highest, 1)
+def _range(bonus: Tensor, among: Tensor, charged: Tensor | None, price: float, count: int) -> tuple[float, float]:
+    """The most and the least that a sequence of ``count`` tokens can get: (n,), (n, n), (n,)."""
+    n = len(bonus)
+    if not count:
+        return 0.0, 0.0
+    own = torch.eye(n, dtype=torch.bool, device=among.device)
+    before = torch.full_like(bonus, -math.inf) if charged is None else charged
+    highest = among.masked_fill(own, -math.inf).amax(1).maximum(before)
+    first = bonus - price * before.where(before > -math.inf, 0)
+    least = torch.minimum(first, bonus - price * highest.where(highest > -math.inf, 0))
+    # after t picks a token is charged at least the t-th smallest entry of its row, itself apart
+    lowest = among.masked_fill(own, math.inf).sort(1).values[:, : count - 1].maximum(before.unsqueeze(1))
+    worth = torch.cat([first.unsqueeze(1), bonus.unsqueeze(1) - price * lowest], 1)
+    alike = torch.minimum(among, among.T)
+    reaches = [_assigned(worth)]
+    for cells in sorted({max(1, count // 4), max(1, count // 2), count, min(n, 2 * count)} - {n}):
+        cell = _cells(alike, cells)
+        # all but the first of a cell are charged at least the smallest entry within it
+        within = among.masked_fill(cell.unsqueeze(1) != cell, math.inf).masked_fill(own, math.inf).amin(1)
+        crowded = torch.minimum(worth, (bonus - price * within).unsqueeze(1))
+        leader = torch.full((cells, count), -math.inf, dtype=worth.dtype, device=worth.device)
+        leader = leader.scatter_reduce(0, cell.unsqueeze(1).expand_as(worth), worth, "amax")
+        reaches.append(_assigned(torch.cat([leader, crowded])))
+    return min(reaches), float(least.topk(count, largest=False).values.sum())
 
 
-def _assigned(worth: Tensor) -> Tensor:
-    """Largest sum of one token for each step, a different one each: (n, steps) -> ()."""
-    table = worth.cpu().numpy()
-    tokens, steps = linear_sum_assignment(table, maximize=True)
-    return torch.tensor(float(table[tokens, steps].sum()), dtype=torch.float64)
+def _cells(alike: Tensor, cells: int) -> Tensor:
+    """A partition whose least alike pairs are as alike as complete linkage makes them: (n, n) -> (n,), from 0."""
+    apart = (alike.max() - alike).cpu().numpy()
+    np.fill_diagonal(apart, 0)
+    label = fcluster(linkage(squareform(apart, checks=False), "complete"), cells, "maxclust") - 1
+    return torch.from_numpy(label).long().to(alike.device)
+
+
+def _assigned(worth: Tensor) -> float:
+    """Largest sum of one row for each column, a different one each; -inf and +inf bounds stand as large numbers."""
+    table = worth.nan_to_num(neginf=-1e300, posinf=1e300).cpu().numpy()
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum())
 
 
 def dispersion_optimality(objective: Objective, problem: Problem, picks: Tensor) -> Optimality:
-    """Smallest distance 1 - cosine between picks, of an objective whose gain is the distance to the nearest pick."""
+    """Smallest angle between picks, in radians, of an objective whose gain is 1 - cosine to the nearest pick."""
     counts = (picks >= 0).sum(1)
     started = torch.zeros_like(counts, dtype=torch.bool)
     if problem.context is not None:
         started = (problem.context >= 0).any(1)
-    value = torch.full((len(picks),), 2.0, dtype=torch.float64, device=picks.device)
+    value = torch.full((len(picks),), math.pi, dtype=torch.float64, device=picks.device)
     radius = value.clone()
     for step, (gains, _, left) in enumerate(replayed(objective, problem, picks)):
-        distances = gains.double()
+        angles = torch.acos((1 - gains.double()).clamp(-1, 1))
         alone = ~started & (step == 0)
-        farthest = distances.masked_fill(~left, 0).amax(1)
+        farthest = angles.masked_fill(~left, 0).amax(1)
         radius = farthest.where((step == counts - 1) & ~alone, radius)
         if step < picks.shape[1]:
             pick = picks[:, step]
-            own = distances.gather(1, pick.clamp_min(0).unsqueeze(1)).squeeze(1)
+            own = angles.gather(1, pick.clamp_min(0).unsqueeze(1)).squeeze(1)
             value = value.minimum(own).where((pick >= 0) & ~alone, value)
-    angle = torch.acos((1 - radius - 4 * torch.finfo(gains.dtype).eps).clamp(-1, 1))
-    bound = 1 - torch.cos((2 * angle).clamp_max(math.pi))
+    # a cosine is rounded by a few units; next to 1 the angle moves by the root of that
+    slack = 2 * math.sqrt(8 * torch.finfo(gains.dtype).eps) * (radius < 0.1) + 64 * torch.finfo(gains.dtype).eps
+    bound = (2 * radius + slack).clamp_max(math.pi)
     # a single token is as far from others as any
     bound = bound.where((counts > 1) | started, value)
-    return Optimality(value, bound.maximum(value), torch.zeros_like(value).minimum(value), repr(objective), DISPERSION)
+    return Optimality(value, bound.maximum(value), torch.zeros_like(value), repr(objective), DISPERSION)

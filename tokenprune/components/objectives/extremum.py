@@ -221,7 +221,7 @@ class MaxMin(ExtremumObjective):
         return extremum
 
     def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
-        """By the smallest distance between picks, which the farthest-point rule makes large.
+        """By the smallest angle between picks, in radians, which the farthest-point rule makes large.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class MaxMin(ExtremumObjective):
         """
         stands(self)
         if type(self.pairs) is not Cosine:
-            raise ConfigError(f"{self!r}: the best smallest distance is bounded for Cosine pairs, got {self.pairs!r}")
+            raise ConfigError(f"{self!r}: the best smallest angle is bounded for Cosine pairs, got {self.pairs!r}")
         return dispersion_optimality(self, problem, picks)
 
     def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
