@@ -6,9 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tokenprune.core.errors import ConfigError
@@ -104,6 +101,10 @@ def _range(bonus: Tensor, among: Tensor, charged: Tensor | None, price: float, c
 
 def _cells(alike: Tensor, cells: int) -> Tensor:
     """A partition whose least alike pairs are as alike as complete linkage makes them: (n, n) -> (n,), from 0."""
+    # here, so that choosing tokens does not wait for SciPy
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     apart = (alike.max() - alike).cpu().numpy()
     np.fill_diagonal(apart, 0)
     label = fcluster(linkage(squareform(apart, checks=False), "complete"), cells, "maxclust") - 1
@@ -112,6 +113,8 @@ def _cells(alike: Tensor, cells: int) -> Tensor:
 
 def _assigned(worth: Tensor) -> float:
     """Largest sum of one row for each column, a different one each; -inf and +inf bounds stand as large numbers."""
+    from scipy.optimize import linear_sum_assignment
+
     table = worth.nan_to_num(neginf=-1e300, posinf=1e300).cpu().numpy()
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum())
