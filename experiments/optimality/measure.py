@@ -3,9 +3,9 @@
     python -m experiments.optimality.measure --out experiments/optimality/results/embedded.json
 
 For each strategy and budget ``Selection.optimality`` of every question: the share of the best that the picks are
-certain to reach, by the objective that the strategy itself maximises. Where no share is known, how much more the best could
-have. And a judge: on instances that an integer program solves exactly, the share that is truly reached beside the one
-that is certain, so that what the bound gives away is seen.
+certain to reach, by the objective that the strategy itself maximises. Where no share is known, how much more the best
+could have. And a judge: on instances that an integer program solves exactly, the share that is truly reached beside the
+one that is certain, so that what the bound gives away is seen.
 """
 
 from __future__ import annotations

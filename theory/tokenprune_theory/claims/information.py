@@ -524,7 +524,8 @@ def relevance_dominates(exam: Exam) -> None:
     verdict=Verdict.FALSE,
     corrected="How many are kept does not bound how alike they are: that depends on the tokens and on the rule. Under "
     "(30) the overlap of a kept token with the others is at most MI(v;T), and copies attain that at any rate. What "
-    "makes overlap small is a term that charges for it.",
+    "makes overlap small is a term that charges for it. What the paper calls empirically justified is about its data, "
+    "and is not tried here.",
     why="Of ten tokens let five show the same bit. The two of largest MI(v;T) are two of these, and share all they "
     "say.",
 )
