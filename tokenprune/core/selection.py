@@ -14,6 +14,7 @@ from tokenprune.core.errors import ConfigError, FeatureError, NonFiniteError
 from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Merged
+from tokenprune.core.optimality import Optimality
 from tokenprune.kernels import LONGEST_SORT, usable
 
 __all__ = ["Selection"]
@@ -41,6 +42,8 @@ class Selection:
         True at real tokens; None where there is no padding.
     groups : Groups or None
         What else the selector found: segments, roles, who joins whom.
+    optimality : Optimality or None
+        How far the picks are from the best, where that was asked for: see :meth:`tokenprune.Strategy.assess`.
     """
 
     indices: Tensor
@@ -51,6 +54,7 @@ class Selection:
     merged: Merged | None = None
     valid: Tensor | None = None
     groups: Groups | None = None
+    optimality: Optimality | None = None
 
     @classmethod
     def from_order(
@@ -168,7 +172,10 @@ class Selection:
 
     def __repr__(self) -> str:
         kept = torch.unique(self.counts).tolist()
-        return f"Selection(units={len(self.counts)}, kept={kept[0] if len(kept) == 1 else kept} of {self.n_visual})"
+        told = "" if self.optimality is None else f", {self.optimality!r}"
+        return (
+            f"Selection(units={len(self.counts)}, kept={kept[0] if len(kept) == 1 else kept} of {self.n_visual}{told})"
+        )
 
 
 def _equal(a: object, b: object) -> bool:

@@ -238,6 +238,47 @@ class Strategy(AnyStrategy):
         selection = Selection.from_order(picks.order, features.n_visual, known, merged, features.visual_mask)
         return selection if picks.groups is None else replace(selection, groups=picks.groups)
 
+    def assess(self, features: Features, selection: Selection) -> Selection:
+        """The selection with its :attr:`~tokenprune.core.selection.Selection.optimality`: how far it is from the best.
+
+        Computed on request, not with every selection: the picks are replayed, and what no picks of as many tokens can
+        exceed is bounded by what the objective is known to be. A row is a unit; for frames of their own budgets give
+        ``features.frames()`` and a selection of these.
+
+        Parameters
+        ----------
+        features : Features
+            Those that the tokens were selected by.
+        selection : Selection
+
+        Raises
+        ------
+        ConfigError
+            The selector maximises nothing of which the best is bounded.
+        FeatureError
+            The selection is of other features.
+
+        Examples
+        --------
+        >>> import torch, tokenprune as tp
+        >>> strategy = tp.build({"selector": {"name": "greedy", "objective": "pmi-coverage"}})
+        >>> features = tp.Features(visual=torch.randn(1, 16, 8), text=torch.randn(1, 5, 8))
+        >>> chosen = strategy.assess(features, strategy.select(features, keep=4))
+        >>> bool(chosen.optimality.ratio >= 1 - 1 / 2.72)
+        True
+        """
+        if selection.n_visual != features.n_visual or len(selection.order) != features.batch:
+            raise FeatureError(
+                f"selection is of {len(selection.order)} rows of {selection.n_visual} tokens, features of "
+                f"{features.batch} rows of {features.n_visual}: give the features that it was selected by"
+            )
+        counts = tuple(int(count) for count in selection.counts.tolist())
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            problem = Problem(
+                features, self._scores(features), counts, features.valid(), sizes=tuple(features.counts())
+            )
+            return replace(selection, optimality=self.selector.optimality(problem, selection.order))
+
     @cached_property
     def _complete(self) -> set[frozenset[str]]:
         """Sets of signals that are known to be enough: parts do not change, and asking all of them takes time."""

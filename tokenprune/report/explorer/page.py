@@ -93,7 +93,10 @@ def as_data(one: Exploration) -> dict[str, Any]:
         "maps": [{"name": name, "values": _numbers(values)} for name, values in one.maps.items()],
         "full": answer(one.looked.full),
         "budgets": [row[0].keep for row in one.looked.views],
-        "strategies": [_strategy(replay) | {"answers": [answer(v) for v in replay.views]} for replay in one.replays],
+        "strategies": [
+            _strategy(replay) | {"answers": [answer(v) | {"certain": replay.certain.get(v.keep)} for v in replay.views]}
+            for replay in one.replays
+        ],
     }
 
 
@@ -112,6 +115,7 @@ def _strategy(replay: Replay) -> dict[str, Any]:
         "order": list(replay.order),
         "growth": [[number for step, value in row for number in (step, _short(value))] for row in replay.growth],
         "frames": [_frame(one) for one in replay.frames],
+        "certainBy": replay.basis,
     }
 
 
