@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
 __all__ = ["compare"]
@@ -44,6 +45,8 @@ def compare(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    judge: JudgeURL = None,
+    judge_model: JudgeModel = "",
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -70,6 +73,7 @@ def compare(
     check_spelling("--strategies", words(strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
+    grader = judge_from(judge, judge_model)
     asked = questions(
         data,
         families=words_or_all("--families", families),
@@ -107,6 +111,7 @@ def compare(
             note=notes.append,
             facts=environment(name, device, dtype, seed),
             progress=report,
+            judge=grader,
         )
     facts = found.summary["environment"]
     lines = answers_in(found.folder)

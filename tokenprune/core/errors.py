@@ -13,6 +13,7 @@ __all__ = [
     "DuplicateNameError",
     "FeatureError",
     "FeatureTypeError",
+    "JudgeError",
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
@@ -97,6 +98,10 @@ class PluginError(TokenPruneError, ImportError):
 
 class UnsupportedError(TokenPruneError, ValueError):
     """The model, or this way of calling it, is not supported; the message names what is."""
+
+
+class JudgeError(TokenPruneError, ValueError):
+    """A judge refuses to be asked, or cannot be reached; what it said so far is kept."""
 
 
 class NestedAttachError(UnsupportedError):

@@ -29,6 +29,8 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.judge import Judge
+from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.hf.patching import turn_of
@@ -38,6 +40,9 @@ from tokenprune.results.lines import ANSWERS
 from tokenprune.results.provenance import provenance, short
 from tokenprune.results.schema import check_schema
 from tokenprune.results.store import ResultFolder, segment, write_atomically
+
+_SHOWN = 5
+"""Reasons why there is no verdict that are told."""
 
 __all__ = ["Comparison", "answers_in", "compare", "comparison", "environment", "summary_of"]
 
@@ -103,6 +108,7 @@ def comparison(
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    judge: Judge | None = None,
 ) -> Comparison:
     """Ask every strategy every question at every budget; write results.jsonl and summary.json.
 
@@ -138,6 +144,9 @@ def comparison(
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
+    judge : Judge, optional
+        Grades answers whose metric needs one, when all are there; without, they wait for
+        :func:`tokenprune.evaluation.judged.judge_folder`.
 
     Returns
     -------
@@ -199,8 +208,9 @@ def comparison(
         except KeyboardInterrupt:
             done, total = reached
             raise StoppedError(f"stopped at {done} of {total} answers; the same command goes on") from None
+        _judged(folder_path, judge, note, progress)
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
-        about = {**(facts or {}), **_about(record), "match": match}
+        about = {**(facts or {}), **_about(record), "match": match, **judge_facts(folder_path)}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
         document["own_counts"] = _own_counts(rows, table)
         for said in document["own_counts"]:
@@ -208,6 +218,18 @@ def comparison(
         write_failures(folder_path, failed)
         write_atomically(folder_path / "summary.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return Comparison(folder_path, table, document, failed)
+
+
+def _judged(
+    folder: Path, judge: Judge | None, note: Callable[[str], None], progress: Callable[[int, int, str], None]
+) -> None:
+    """Have answers graded that need a judge, or say that they wait."""
+    if judge is None:
+        if waiting := answered(folder).unjudged:
+            note(f"{waiting} answers wait for a judge; {WAY_OUT}".replace("DIR", str(folder)))
+        return
+    for why in list(dict.fromkeys(judge_answers(folder, judge, progress).without))[:_SHOWN]:
+        note(f"an answer has no grade: {why}")
 
 
 def summary_of(

@@ -188,7 +188,8 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
     looked : Look
     title : str
     question : Question, optional
-        One whose answer is known: answers are green or red, and what it is about is outlined.
+        One whose answer is known: answers are green or red (black where a judge would grade), and what it is about is
+        outlined.
     side : int, default 240
         Pixels along the longer side of each picture.
     """
@@ -198,7 +199,8 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
         color = "black"
         if question is not None:
             _outline(picture, question.boxes or (), looked.size)
-            color = RIGHT if float(graded(view.answer, question)) >= 0.5 else WRONG
+            grade = graded(view.answer, question)
+            color = "black" if grade is None else RIGHT if float(grade) >= 0.5 else WRONG
         note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
         return Cell(picture, view.answer or "(nothing)", note, color)
 
