@@ -143,7 +143,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     ),
     "same id": ([ROWS[0], ROWS[1] | {"id": "1"}], r"mine\.jsonl:2: the id '1' is that of .*mine\.jsonl:1 too"),
     "no column": ([{"image": "a.png", "question": "What?"}], r"no column for the answer; say which with --map answer="),
-    "video": ([{"video": "a.mp4", "question": "What?", "answer": "x"}], r"'video' is about videos"),
+    "no video": ([{"video": "", "question": "What?", "answer": "x"}], r"mine\.jsonl:1: 'video' holds no video"),
     "other picture": (
         [ROWS[0] | {"image_id": "p"}, ROWS[1] | {"image_id": "p"}],
         r"mine\.jsonl:2: another picture is called 'p' too",
@@ -223,6 +223,11 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
     ],
     "textvqa": [{"question_id": 7, "question": "what word?", "answers": ["stop"] * 9 + ["go"]}],
     "scienceqa": [{"question": "Which?", "choices": ["cat", "dog"], "answer": 0, "hint": "Look."}],
+    "mmvet": [{"question_id": "v1_0", "question": "What is x?", "answer": "-1 <AND> -5", "capability": "ocr,math"}],
+    **{
+        name: [{"question_id": "1", "question": "What is it?", "answer": "dog"}]
+        for name in ("tgif-qa", "msvd-qa", "msrvtt-qa")
+    },
 }
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -241,6 +246,8 @@ def test_layouts_of_benchmarks(name: str, table: Write) -> None:
         "textvqa": "what word?" + SHORT,
         "scienceqa": "Context: Look.\nWhich?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices "
         "directly.",
+        "mmvet": "What is x?",
+        **dict.fromkeys(("tgif-qa", "msvd-qa", "msrvtt-qa"), "What is it?"),
     }
     assert question.prompt == prompts[name]
     assert len({item.image_id for item in found.items}) == 1

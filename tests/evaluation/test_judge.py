@@ -96,7 +96,7 @@ def test_slow_replies_are_given_up_and_asked_for_again(judge_server: Server, tmp
 
 def test_a_judge_that_is_gone_ends_the_round_and_keeps_what_it_said(judge_server: Server, tmp_path: Path) -> None:
     judge_server.act = lambda n, body: "0.5" if n < 5 else (503, {}, {})
-    with pytest.raises(JudgeError, match="does not reply .*HTTP 503"):
+    with pytest.raises(JudgeError, match=r"does not reply .*HTTP 503"):
         judge_at(judge_server, workers=1, tries=2).ask(requests(50), Journal(tmp_path))
     assert len(Journal(tmp_path).verdicts) == 5
     assert len(judge_server.requests) < 20

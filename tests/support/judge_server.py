@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -44,10 +45,8 @@ class Server:
                     server.headers.append(dict(self.headers))
                     server.begun.append(time.monotonic())
                 done = server.act(n, body)
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has gone
                     self._send(done)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client has gone
 
             def _send(self, done: Any) -> None:
                 status, headers = 200, {}

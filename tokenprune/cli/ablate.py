@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.console import print_table
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import (
+    Data,
+    Frames,
+    Images,
+    Map,
+    MaxNewTokens,
+    Metric,
+    Prompt,
+    SkipUnreadable,
+    Split,
+    questions,
+)
 from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.progress import console, progress
 
@@ -35,6 +46,7 @@ def ablate(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    frames: Frames = None,
     judge: JudgeURL = None,
     judge_model: JudgeModel = "",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
@@ -69,6 +81,7 @@ def ablate(
             metric=metric,
             skip_unreadable=skip_unreadable,
             max_new_tokens=max_new_tokens,
+            frames=frames,
         )
         about = ablation
         if data is not None:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import (
+    Data,
+    Frames,
+    Images,
+    Map,
+    MaxNewTokens,
+    Metric,
+    Prompt,
+    SkipUnreadable,
+    Split,
+    questions,
+)
 from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
@@ -45,6 +56,7 @@ def compare(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    frames: Frames = None,
     judge: JudgeURL = None,
     judge_model: JudgeModel = "",
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
@@ -86,6 +98,7 @@ def compare(
         metric=metric,
         skip_unreadable=skip_unreadable,
         max_new_tokens=max_new_tokens,
+        frames=frames,
     )
     items = asked.items
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)

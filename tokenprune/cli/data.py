@@ -12,7 +12,19 @@ import typer
 if TYPE_CHECKING:
     from tokenprune.data.items import Item
 
-__all__ = ["Asked", "Data", "Images", "Map", "MaxNewTokens", "Metric", "Prompt", "SkipUnreadable", "Split", "questions"]
+__all__ = [
+    "Asked",
+    "Data",
+    "Frames",
+    "Images",
+    "Map",
+    "MaxNewTokens",
+    "Metric",
+    "Prompt",
+    "SkipUnreadable",
+    "Split",
+    "questions",
+]
 
 SHORTEST = 6
 """Tokens of the longest answer to a painted scene."""
@@ -27,7 +39,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
-        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa. Painted scenes without it."
+        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, msrvtt-qa. "
+        "Painted scenes without it."
     ),
 ]
 Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
@@ -41,6 +54,7 @@ Metric = Annotated[str | None, typer.Option(help="How answers are graded: tokenp
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out questions whose picture cannot be read, and say so.")
 ]
+Frames = Annotated[int | None, typer.Option(min=1, max=1024, help="Read of each video, evenly spread; 8.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer; 6, for --data 16.")]
 
 
@@ -77,6 +91,7 @@ def questions(
     metric: str | None = None,
     skip_unreadable: bool = False,
     max_new_tokens: int | None = None,
+    frames: int | None = None,
 ) -> Asked:
     """Read what the options name; mistakes show before a model is loaded.
 
@@ -89,7 +104,14 @@ def questions(
     from tokenprune.data.items import scene_items
 
     if data is None:
-        given = {"--map": columns, "--images": images, "--split": split, "--prompt": prompt, "--metric": metric}
+        given: dict[str, object] = {
+            "--map": columns,
+            "--images": images,
+            "--split": split,
+            "--prompt": prompt,
+            "--metric": metric,
+        }
+        given |= {"--frames": frames}
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
@@ -112,8 +134,9 @@ def questions(
         metric=metric or (known.metric if known else None),
         drop=known.drop if known else "",
         tasks=families,
-        limit=limit,
+        limit=known.limit if limit is None and known else limit,
         skip_unreadable=skip_unreadable,
+        **({} if frames is None else {"frames": frames}),
     )
     painted = all(item.task.startswith("scenes-") for item in found.items)
     usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.budget import Budget
@@ -15,7 +14,7 @@ from tokenprune.core.errors import NonFiniteError
 from tokenprune.core.matching import Match, matched_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.batch import QuestionBatch, first_of
+from tokenprune.evaluation.batch import QuestionBatch, grey
 from tokenprune.evaluation.conditions import RANDOM, Condition
 from tokenprune.evaluation.failures import Failure, failure
 from tokenprune.evaluation.metrics import graded
@@ -172,7 +171,7 @@ class _Asked:
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
-        others = [Image.new("RGB", first_of(batch[-1].image()).size, "grey") if stranger is None else stranger.image()]
+        others = [grey(batch[-1].image()) if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])

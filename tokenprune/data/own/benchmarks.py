@@ -40,6 +40,8 @@ class Benchmark:
         Words that are taken out of questions: the template says what form the answer has.
     max_new_tokens : int
         Longest answer.
+    limit : int or None
+        Questions that the paper asks, from the first on; None for all.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Benchmark:
     columns: Mapping[str, str] = field(default_factory=dict)
     drop: str = ""
     max_new_tokens: int = 16
+    limit: int | None = None
 
 
 _ONE_WORD = Prompts({"open": _SHORT, "yes-no": _SHORT})
@@ -74,9 +77,26 @@ BENCHMARKS = {
             "ScienceQA-IMG",
             Prompts({"choice": _LETTER}),
         ),
+        Benchmark(
+            "mmvet",
+            "MM-Vet",
+            "mmvet",
+            "test",
+            "lmms-lab/MMVet",
+            columns={"family": "capability"},
+            max_new_tokens=1024,
+        ),
+        *(
+            Benchmark(name, title, "judge-match", "test", "", max_new_tokens=1024, limit=1000)
+            for name, title in (
+                ("tgif-qa", "TGIF-QA, frames"),
+                ("msvd-qa", "MSVD-QA"),
+                ("msrvtt-qa", "MSRVTT-QA"),
+            )
+        ),
     )
 }
-"""Benchmarks of the paper whose metric needs no judge."""
+"""Benchmarks of the paper."""
 
 
 def find_data(given: str) -> tuple[Path, Benchmark | None]:
@@ -105,10 +125,21 @@ def find_data(given: str) -> tuple[Path, Benchmark | None]:
     one = BENCHMARKS[given]
     path = Path(os.environ.get(ROOT) or "data") / given
     if not path.exists():
-        subset = f"; of it the subset {one.subset!r}" if one.subset else ""
         raise ConfigError(
-            f"--data {given}: there is no local copy {str(path)!r}. Get one where the hub can be reached: "
-            f"`hf download {one.hub} --repo-type dataset --local-dir {path}`{subset}; or name the folder that holds "
-            f"it: --data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
+            f"--data {given}: there is no local copy {str(path)!r}. {_way_to(one, path)}; or name the folder that "
+            f"holds it: --data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
         )
     return path, one
+
+
+def _way_to(one: Benchmark, path: Path) -> str:
+    """How to get a local copy."""
+    if not one.hub:
+        return (
+            f"It is on no hub in a form that is read: put test_q.json and test_a.json, as Video-LLaVA's evaluation has "
+            f"them, into it, and the videos into {str(path / 'videos')!r}"
+        )
+    subset = f"; of it the subset {one.subset!r}" if one.subset else ""
+    return (
+        f"Get one where the hub can be reached: `hf download {one.hub} --repo-type dataset --local-dir {path}`{subset}"
+    )

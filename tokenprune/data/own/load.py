@@ -16,13 +16,16 @@ from PIL import Image
 from tokenprune.core.errors import ConfigError
 from tokenprune.data.images import open_image
 from tokenprune.data.items import Item
-from tokenprune.data.own.columns import columns_of
+from tokenprune.data.own.columns import SHOWN, columns_of
 from tokenprune.data.own.question import OwnQuestion, Prompts
 from tokenprune.data.own.rows import Row, read_rows
+from tokenprune.data.video import FRAMES, VIDEO_ENDINGS, Video, open_video
 
 __all__ = ["OwnData", "load_data"]
 
 _YES_NO = ("yes", "no")
+_VIDEOS = ("videos", "video", "gifs", "mp4")
+"""Folders beside a table in which videos are looked for."""
 _SHOWN = 10
 """Unreadable pictures that an error lists."""
 
@@ -61,6 +64,7 @@ def load_data(
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
     skip_unreadable: bool = False,
+    frames: int = FRAMES,
 ) -> OwnData:
     """Read questions.
 
@@ -85,6 +89,8 @@ def load_data(
         Only these.
     limit : int, optional
         Only the first so many.
+    frames : int, default 8
+        Read of each video, evenly spread.
     skip_unreadable : bool, default False
         Leave out questions whose picture cannot be read, and say so, instead of refusing.
 
@@ -97,7 +103,7 @@ def load_data(
     found = columns_of(rows, columns or {})
     name = name or (path.stem if path.is_file() else path.resolve().name)
     prompts = prompts or Prompts()
-    read = _Reader(name, found, images, prompts, metric, drop)
+    read = _Reader(name, found, images, prompts, metric, drop, frames)
     items = [read.item(row) for row in rows]
     if tasks is not None:
         there = sorted({item.question.family for item in items})
@@ -107,6 +113,8 @@ def load_data(
     items = items[:limit]
     items, bad = _readable(items, read.where, skip_unreadable)
     asked: dict[str, Any] = {"data": name, "templates": dict(prompts.templates), "metric": metric}
+    if "video" in found:
+        asked["frames"] = frames
     return OwnData(name, items, bad, {**asked, "unreadable": len(bad)})
 
 
@@ -121,8 +129,9 @@ class _Reader:
         prompts: Prompts,
         metric: str | None,
         drop: str = "",
+        frames: int = FRAMES,
     ) -> None:
-        self.drop = drop
+        self.drop, self.frames = drop, frames
         self.name, self.columns, self.images, self.prompts, self.metric = name, columns, images, prompts, metric
         self.where: dict[str, str] = {}
         """Id of a question to file and line."""
@@ -137,6 +146,8 @@ class _Reader:
         sources = self._sources(row)
         if question.boxes is not None and len(sources) > 1:
             raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows {len(sources)}")
+        if question.boxes is not None and "video" in self.columns:
+            raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows a video")
         image_id = self._get(row, "image_id")
         named = (
             str(image_id)
@@ -151,17 +162,24 @@ class _Reader:
         self.where[key] = row.where
         if self.pictures.setdefault(named, sources) != sources:
             raise ConfigError(f"{row.where}: another picture is called {named!r} too; see --map image_id=COLUMN")
-        return Item(key, named, _opener(sources, row.where), question)
+        return Item(key, named, self._opener(sources, row.where), question)
+
+    def _opener(self, sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
+        if "video" in self.columns:
+            files = tuple(source for source in sources if isinstance(source, Path))
+            return partial(_shown_video, files[0] if len(files) == 1 else files, self.frames, where)
+        return partial(_shown, tuple(sources), where)
 
     def _get(self, row: Row, field: str) -> Any:
         return row.values.get(self.columns[field]) if field in self.columns else None
 
     def _sources(self, row: Row) -> list[Path | bytes]:
-        field = "images" if "images" in self.columns else "image"
+        field = next(name for name in SHOWN if name in self.columns)
         value = self._get(row, field)
         values = list(value) if isinstance(value, list | tuple) else [value]
         if not values or any(v is None or v == "" for v in values):
-            raise ConfigError(f"{row.where}: {self.columns[field]!r} holds no picture")
+            what = "video" if field == "video" else "picture"
+            raise ConfigError(f"{row.where}: {self.columns[field]!r} holds no {what}")
         return [self._source(v, row, field) for v in values]
 
     def _source(self, value: Any, row: Row, field: str) -> Path | bytes:
@@ -169,14 +187,20 @@ class _Reader:
             value = value["bytes"]
         elif isinstance(value, Mapping) and isinstance(value.get("path"), str):
             value = value["path"]
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) and field != "video":
             return value
         if not isinstance(value, str):
             raise ConfigError(
                 f"{row.where}: {self.columns[field]!r} is a file name or a picture's bytes, got {type(value).__name__}"
             )
-        path = (self.images or row.folder) / value
-        if not path.suffix:
+        folder = self.images or row.folder
+        path = folder / value
+        if field == "video" and not path.exists():
+            # the video sets name videos without ending, and have them in a folder of their own
+            places = (folder, *(folder / name for name in _VIDEOS))
+            tried = (place / f"{value}{ending}" for place in places for ending in ("", *VIDEO_ENDINGS))
+            path = next((p for p in tried if p.exists()), path)
+        elif field != "video" and not path.suffix:
             # GQA names pictures by number
             path = next((p for ending in (".jpg", ".png") if (p := path.with_suffix(ending)).exists()), path)
         return path
@@ -308,8 +332,12 @@ def _shown(sources: Sequence[Path | bytes], where: str) -> Any:
     return opened[0] if len(opened) == 1 else opened
 
 
-def _opener(sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
-    return partial(_shown, tuple(sources), where)
+@lru_cache(maxsize=8)
+def _shown_video(source: Path | tuple[Path, ...], frames: int, where: str) -> Video:
+    try:
+        return open_video(source, frames)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _readable(items: Sequence[Item], where: Mapping[str, str], skip: bool) -> tuple[list[Item], list[str]]:

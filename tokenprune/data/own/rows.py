@@ -7,7 +7,7 @@ import importlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Files that are read."""
 
 _METADATA = tuple(f"metadata{ending}" for ending in (".jsonl", ".csv", ".parquet"))
+
+_PAIR = ("test_q.json", "test_a.json")
+"""Questions and answers of the video sets, joined by ``question_id``."""
 
 _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
 """What a folder holds that ``datasets.Dataset.save_to_disk`` wrote."""
@@ -76,6 +79,8 @@ def read_rows(path: Path, split: str | None = None) -> list[Row]:
 def _folder(folder: Path, split: str | None) -> list[Row]:
     if any((folder / name).exists() for name in _SAVED):
         return [*_saved(folder, split)]
+    if all((folder / name).exists() for name in _PAIR):
+        return _joined(*(folder / name for name in _PAIR))
     found = [folder / name for name in _METADATA if (folder / name).exists()]
     if found and split is None:
         return [*_file(found[0])]
@@ -96,6 +101,22 @@ def _folder(folder: Path, split: str | None) -> list[Row]:
             f"saved; other tables: {several}"
         )
     return [*_file(tables[0])]
+
+
+def _joined(questions: Path, answers: Path) -> list[Row]:
+    """Rows of one file with those of another that have the same ``question_id``."""
+    by_id: dict[Any, Row] = {}
+    for row in _file(answers):
+        if (key := row.values.get("question_id")) is None or key in by_id:
+            what = "no question_id" if key is None else f"the question_id {key!r} is that of {by_id[key].where} too"
+            raise ConfigError(f"{row.where}: {what}")
+        by_id[key] = row
+    rows = []
+    for row in _file(questions):
+        if (key := row.values.get("question_id")) not in by_id:
+            raise ConfigError(f"{row.where}: {str(answers)!r} has no answer to question_id {key!r}")
+        rows.append(replace(row, values={**by_id[key].values, **row.values}))
+    return rows
 
 
 def _chosen(folder: Path, names: Sequence[str], split: str | None) -> str:
