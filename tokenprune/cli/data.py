@@ -104,14 +104,8 @@ def questions(
     from tokenprune.data.items import scene_items
 
     if data is None:
-        given: dict[str, object] = {
-            "--map": columns,
-            "--images": images,
-            "--split": split,
-            "--prompt": prompt,
-            "--metric": metric,
-        }
-        given |= {"--frames": frames}
+        names = ("--map", "--images", "--split", "--prompt", "--metric", "--frames")
+        given = dict(zip(names, (columns, images, split, prompt, metric, frames), strict=True))
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
