@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.own_data import Write
 from tokenprune.core.errors import ConfigError
 from tokenprune.data.items import Item, scene_items
-from tokenprune.data.own import BENCHMARKS, Prompts, find_data, load_data, parse_map
+from tokenprune.data.own import BENCHMARKS, Hub, Prompts, find_data, load_data, parse_map
 from tokenprune.data.scenes import export
 
 ROWS = [
@@ -204,6 +204,7 @@ def test_tasks_and_limit(table: Write) -> None:
 
 def test_benchmarks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENPRUNE_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"no local copy .*hf download lmms-lab/POPE"):
         find_data("pope")
     (tmp_path / "pope").mkdir()
@@ -212,6 +213,68 @@ def test_benchmarks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert find_data(str(tmp_path)) == (tmp_path, None)
     with pytest.raises(ConfigError, match="did you mean 'pope'"):
         find_data("popes")
+    with pytest.raises(ConfigError, match=r"no local copy .*on no hub.*test_q\.json"):
+        find_data("msvd-qa")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert find_data("mme") == (Hub("lmms-lab/MME"), BENCHMARKS["mme"])
+    assert find_data("hub:me/mine") == (Hub("me/mine"), None)
+    with pytest.raises(ConfigError, match="hub:OWNER/NAME"):
+        find_data("hub:mine")
+
+
+@pytest.fixture
+def published(table: Write, tmp_path: Path) -> Path:
+    """GQA as it lies on the hub: configurations in folders, pictures in one of their own, beside others."""
+    datasets = pytest.importorskip("datasets", reason="pip install 'tokenprune-vlm[data]'")
+    table([])
+    home = tmp_path / "GQA"
+    parts: dict[str, list[dict[str, Any]]] = {
+        "testdev_balanced_images": [
+            {"id": f"n{i}", "image": Image.open(tmp_path / f"{c}.png")} for i, c in enumerate("ab")
+        ],
+        "testdev_balanced_instructions": [
+            {"id": str(i), "imageId": f"n{i % 2}", "question": f"What {i}?", "answer": "red"} for i in range(3)
+        ],
+        "train_balanced_instructions": [{"id": "t", "imageId": "n9", "question": "no?", "answer": "no"}],
+    }
+    about = ["---", "configs:"]
+    for name, rows in parts.items():
+        split = name.partition("_")[0]
+        kinds = {k: datasets.Image() if k == "image" else datasets.Value("string") for k in rows[0]}
+        (home / name).mkdir(parents=True)
+        made = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+        made.to_parquet(str(home / name / f"{split}-00000-of-00001.parquet"))
+        about += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {name}/{split}-*"]
+    (home / "README.md").write_text("\n".join([*about, "---", ""]))
+    return home
+
+
+@pytest.mark.parametrize("way", ["copy", "hub"])
+def test_a_published_layout_is_read_from_a_copy_and_through_datasets(
+    published: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    one = BENCHMARKS["gqa"]
+    path = published if way == "copy" else Hub(str(published))
+    found = load_data(
+        path, name="gqa", split=one.split, subset=one.subset, pictures=one.pictures, prompts=one.prompts, metric="exact"
+    )
+    assert [(i.id, i.image_id, i.question.text) for i in found.items] == [
+        (str(n), f"n{n % 2}", f"What {n}?") for n in range(3)
+    ]
+    for n, letter in ((0, "a"), (1, "b")):
+        assert np.array_equal(np.asarray(found.items[n].image()), np.asarray(Image.open(tmp_path / f"{letter}.png")))
+
+
+def test_without_a_hub_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids"):
+        load_data(Hub("me/mine"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(ConfigError, match="cannot be read through datasets"):
+        load_data(Hub("/no/such/folder"))
 
 
 LAYOUTS: dict[str, list[dict[str, Any]]] = {

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from tokenprune.data.items import Item
+    from tokenprune.data.own import Benchmark, Hub, OwnData
 
 __all__ = [
     "Asked",
@@ -112,18 +113,23 @@ def questions(
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
-    from tokenprune.data.own import Prompts, find_data, load_data, parse_map
+    from tokenprune.data.own import Hub, Prompts, find_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 
     path, known = find_data(data)
     if metric is not None:
         build_metric(metric)
-    found = load_data(
+    if isinstance(path, Hub) and known:
+        typer.echo(f"{known.name}: no local copy; through datasets from {path}", err=True)
+    found = _loaded(
+        known,
         path,
         name=known.name if known else None,
         columns={**(known.columns if known else {}), **parse_map(columns)},
         images=images,
-        split=split or (known.split if known and path.is_dir() and _has_split(path, known.split) else None),
+        split=split or (known.split if known and _has_split(path, known.split) else None),
+        subset=known.subset if known else "",
+        pictures=known.pictures if known else None,
         prompts=Prompts.parse(prompt) or (known.prompts if known else None),
         metric=metric or (known.metric if known else None),
         drop=known.drop if known else "",
@@ -143,6 +149,24 @@ def questions(
     return Asked(found.items, config, notes, longest_answer)
 
 
-def _has_split(path: Path, split: str) -> bool:
-    """Whether a local copy is laid out by splits."""
-    return (path / split).is_dir() or any(path.rglob(f"{split}*.parquet")) or (path / "dataset_dict.json").exists()
+def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:
+    """Read; where the hub cannot be asked, say how to get a local copy."""
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.own import Hub, load_data, way_to
+
+    try:
+        return load_data(path, **options)
+    except ConfigError as error:
+        if known is None or not isinstance(path, Hub):
+            raise
+        raise ConfigError(
+            f"{error}. {way_to(known)}; or name the folder that holds a copy: {known.name}=PATH"
+        ) from None
+
+
+def _has_split(path: Path | Hub, split: str) -> bool:
+    """Whether a copy is laid out by splits."""
+    if not isinstance(path, Path):
+        return True
+    files = any(path.rglob(f"{split}*.parquet")) or (path / "dataset_dict.json").exists()
+    return path.is_dir() and ((path / split).is_dir() or files)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tokenprune.core.budget import Unit
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.core.strategy import AnyStrategy
@@ -118,7 +119,10 @@ class QuestionBatch:
     ) -> None:
         self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
         self.adapter = adapter_for(model)
-        if any(isinstance(shown, Video) for shown in pictures) and "frames" not in self.adapter.layouts:
+        # a video is one unit, also where a model shows its frames as pictures of their own
+        video = any(isinstance(shown, Video) for shown in pictures)
+        self.unit: Unit = "sample" if video and self.adapter.frames_apart else "image"
+        if video and "frames" not in self.adapter.layouts:
             raise UnsupportedError(
                 f"{type(model).__name__} reads no videos; give some frames of each as pictures: a column 'images' with "
                 "a list of files"
@@ -209,7 +213,7 @@ class QuestionBatch:
 
     def _probe(self, shift: int) -> list[tuple[int, int]]:
         """Question and prunable tokens of each unit, found out by pruning; the choice does not matter here."""
-        with torch.no_grad(), attach(self.model, "random", 1.0, processor=self.processor) as run:
+        with torch.no_grad(), attach(self.model, "random", 1.0, unit=self.unit, processor=self.processor) as run:
             self.model(**self._prompts(shift)[0])
         prefill = run.history[-1]
         return [(row, len(places)) for row, places in zip(prefill.rows, prefill.places, strict=True)]

@@ -213,10 +213,10 @@ class _Asked:
     def _budget(self, strategy: AnyStrategy, keep: int) -> Budget:
         """What the strategy is asked for; a picture with fewer tokens keeps them all."""
         if self.match == "kept":
-            return Budget(keep, clip=True)
+            return Budget(keep, self.pictures.unit, clip=True)
         sizes = [size for _, size in self.pictures.units]
         solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
-        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes])
+        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes], self.pictures.unit)
 
     def _line(self, row: Condition, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
         question = item.question

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenprune.core.errors import ConfigError, closest
 from tokenprune.data.own.question import Prompts
+from tokenprune.data.own.rows import Hub
 
-__all__ = ["BENCHMARKS", "ROOT", "Benchmark", "find_data"]
+__all__ = ["BENCHMARKS", "ROOT", "Benchmark", "find_data", "way_to"]
 
 ROOT = "TOKENPRUNE_DATA"
 """Environment variable: the folder that holds local copies, a folder each; ``data`` by default."""
@@ -40,6 +42,8 @@ class Benchmark:
         Words that are taken out of questions: the template says what form the answer has.
     max_new_tokens : int
         Longest answer.
+    pictures : (str, str) or None
+        Subset that holds the pictures by id, and the column that names them; None where they stand with the questions.
     limit : int or None
         Questions that the paper asks, from the first on; None for all.
     """
@@ -55,6 +59,7 @@ class Benchmark:
     drop: str = ""
     max_new_tokens: int = 16
     limit: int | None = None
+    pictures: tuple[str, str] | None = None
 
 
 _ONE_WORD = Prompts({"open": _SHORT, "yes-no": _SHORT})
@@ -63,7 +68,16 @@ BENCHMARKS = {
     one.name: one
     for one in (
         Benchmark("pope", "POPE", "yes-no", "test", "lmms-lab/POPE", "", _ONE_WORD),
-        Benchmark("gqa", "GQA", "exact", "testdev", "lmms-lab/GQA", "testdev_balanced_instructions", _ONE_WORD),
+        Benchmark(
+            "gqa",
+            "GQA",
+            "exact",
+            "testdev",
+            "lmms-lab/GQA",
+            "testdev_balanced_instructions",
+            _ONE_WORD,
+            pictures=("testdev_balanced_images", "imageId"),
+        ),
         Benchmark(
             "mme", "MME", "mme", "test", "lmms-lab/MME", "", _ONE_WORD, {"id": "none"}, " Please answer yes or no."
         ),
@@ -99,19 +113,25 @@ BENCHMARKS = {
 """Benchmarks of the paper."""
 
 
-def find_data(given: str) -> tuple[Path, Benchmark | None]:
+def find_data(given: str) -> tuple[Path | Hub, Benchmark | None]:
     """What ``--data`` names.
 
     Parameters
     ----------
     given : str
-        A path; a benchmark's name, whose copy is ``$TOKENPRUNE_DATA/NAME`` (or ``data/NAME``); or ``NAME=PATH``.
+        A path; ``hub:OWNER/NAME``; a benchmark's name, whose copy is ``$TOKENPRUNE_DATA/NAME`` (or ``data/NAME``), and
+        without one its data set of the hub; or ``NAME=PATH``.
 
     Raises
     ------
     ConfigError
-        No such path and no such name, with the closest; or a benchmark without a local copy, with the way to one.
+        No such path and no such name, with the closest; or a benchmark without a local copy that is on no hub, with the
+        way to one.
     """
+    if given.startswith("hub:"):
+        if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+", given):
+            raise ConfigError(f"--data {given!r}: a data set of the hub is written hub:OWNER/NAME")
+        return Hub(given.removeprefix("hub:")), None
     name, equals, rest = given.partition("=")
     if equals and name in BENCHMARKS:
         return Path(rest), BENCHMARKS[name]
@@ -125,15 +145,18 @@ def find_data(given: str) -> tuple[Path, Benchmark | None]:
     one = BENCHMARKS[given]
     path = Path(os.environ.get(ROOT) or "data") / given
     if not path.exists():
+        if one.hub and not os.environ.get("HF_HUB_OFFLINE"):
+            return Hub(one.hub), one
         raise ConfigError(
-            f"--data {given}: there is no local copy {str(path)!r}. {_way_to(one, path)}; or name the folder that "
+            f"--data {given}: there is no local copy {str(path)!r}. {way_to(one)}; or name the folder that "
             f"holds it: --data {given}=PATH (split {one.split!r}), or set {ROOT} to the folder of all copies"
         )
     return path, one
 
 
-def _way_to(one: Benchmark, path: Path) -> str:
-    """How to get a local copy."""
+def way_to(one: Benchmark) -> str:
+    """How to get a local copy of a benchmark."""
+    path = Path(os.environ.get(ROOT) or "data") / one.name
     if not one.hub:
         return (
             f"It is on no hub in a form that is read: put test_q.json and test_a.json, as Video-LLaVA's evaluation has "

@@ -18,7 +18,7 @@ from tokenprune.data.images import open_image
 from tokenprune.data.items import Item
 from tokenprune.data.own.columns import SHOWN, columns_of
 from tokenprune.data.own.question import OwnQuestion, Prompts
-from tokenprune.data.own.rows import Row, read_rows
+from tokenprune.data.own.rows import Hub, Row, read_rows, with_pictures
 from tokenprune.data.video import FRAMES, VIDEO_ENDINGS, Video, open_video
 
 __all__ = ["OwnData", "load_data"]
@@ -52,7 +52,7 @@ class OwnData:
 
 
 def load_data(
-    path: Path,
+    path: Path | Hub,
     *,
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -65,13 +65,15 @@ def load_data(
     limit: int | None = None,
     skip_unreadable: bool = False,
     frames: int = FRAMES,
+    subset: str = "",
+    pictures: tuple[str, str] | None = None,
 ) -> OwnData:
     """Read questions.
 
     Parameters
     ----------
-    path : Path
-        A file or folder; see :func:`~tokenprune.data.own.rows.read_rows`.
+    path : Path or Hub
+        A file, a folder, or a data set of the hub; see :func:`~tokenprune.data.own.rows.read_rows`.
     name : str, optional
         Of the data set, and of the task of rows that name none; by default that of the file or folder.
     columns : mapping of str to str, optional
@@ -91,6 +93,10 @@ def load_data(
         Only the first so many.
     frames : int, default 8
         Read of each video, evenly spread.
+    subset : str, default ""
+        Of a data set that has several configurations.
+    pictures : (str, str), optional
+        Another subset that holds the pictures by id, and the column of the questions that names them (GQA).
     skip_unreadable : bool, default False
         Leave out questions whose picture cannot be read, and say so, instead of refusing.
 
@@ -99,9 +105,14 @@ def load_data(
     ConfigError
         Anything that is not as it has to be; names file and line.
     """
-    rows = read_rows(path, split)
+    rows = read_rows(path, split, subset)
+    apart = pictures is not None and images is None and "image" not in rows[0].values and pictures[1] in rows[0].values
+    if pictures is not None and apart and (isinstance(path, Hub) or (path / pictures[0]).is_dir()):
+        rows = with_pictures(rows, read_rows(path, split, pictures[0]), pictures[1])
     found = columns_of(rows, columns or {})
-    name = name or (path.stem if path.is_file() else path.resolve().name)
+    if name is None:
+        whole = Path(path.name) if isinstance(path, Hub) else path
+        name = whole.stem if whole.is_file() else whole.resolve().name
     prompts = prompts or Prompts()
     read = _Reader(name, found, images, prompts, metric, drop, frames)
     items = [read.item(row) for row in rows]

@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["ENDINGS", "Row", "read_rows"]
+__all__ = ["ENDINGS", "Hub", "Row", "read_rows", "with_pictures"]
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Files that are read."""
@@ -49,24 +50,45 @@ class Row:
     values: Mapping[str, Any]
 
 
-def read_rows(path: Path, split: str | None = None) -> list[Row]:
-    """All rows of a file, or of a folder: ``metadata.jsonl`` (csv, parquet), parquet files, or a saved data set.
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub.
+
+    Attributes
+    ----------
+    name : str
+        "owner/name".
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"hub:{self.name}"
+
+
+def read_rows(path: Path | Hub, split: str | None = None, subset: str = "") -> list[Row]:
+    """All rows of a file, a folder (``metadata.jsonl``, parquet files, a saved data set), or a data set of the hub.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Hub
     split : str, optional
         Which part of a folder that has several: a subfolder, parquet files ``SPLIT-*``, a split of a saved data set.
+    subset : str, default ""
+        Which of a data set's configurations: parquet files in the folder of that name, where there is one.
 
     Raises
     ------
     ConfigError
         Nothing to be read; several splits and none chosen; a line that cannot be read, with its number.
     """
-    if not path.exists():
+    if isinstance(path, Hub):
+        rows = [*_from_hub(path, split, subset)]
+    elif not path.exists():
         raise ConfigError(f"--data {str(path)!r}: no such file or folder")
-    if path.is_dir():
-        rows = _folder(path, split)
+    elif path.is_dir():
+        own = path / subset
+        rows = _folder(own if subset and own.is_dir() and any(own.glob("*.parquet")) else path, split)
     elif path.suffix.lower() in ENDINGS:
         rows = [*_file(path)]
     else:
@@ -119,7 +141,24 @@ def _joined(questions: Path, answers: Path) -> list[Row]:
     return rows
 
 
-def _chosen(folder: Path, names: Sequence[str], split: str | None) -> str:
+def with_pictures(rows: Sequence[Row], pictures: Sequence[Row], key: str) -> list[Row]:
+    """Rows with the picture of another table that has their ``key`` as its id.
+
+    Raises
+    ------
+    ConfigError
+        There is none; names the row.
+    """
+    by_id = {row.values.get("id"): row.values.get("image") for row in pictures}
+    joined = []
+    for row in rows:
+        if (name := row.values.get(key)) not in by_id:
+            raise ConfigError(f"{row.where}: there is no picture of id {name!r}")
+        joined.append(replace(row, values={**row.values, "image": by_id[name], "image_id": name}))
+    return joined
+
+
+def _chosen(folder: Path | Hub, names: Sequence[str], split: str | None) -> str:
     if split is None and len(names) == 1:
         return names[0]
     if split is None or split not in names:
@@ -223,15 +262,30 @@ def _saved(folder: Path, split: str | None) -> Iterator[Row]:
         raise ConfigError(f"{folder}: cannot be read by datasets: {' '.join(str(error).split())}") from error
     if isinstance(found, Mapping):
         found = found[_chosen(folder, sorted(found), split)]
-    images = [name for name, kind in found.features.items() if type(kind).__name__ == "Image"]
-    for name in images:
-        # pictures are opened by us, when they are needed
-        found = found.cast_column(name, datasets.Image(decode=False))
+    yield from _of_datasets(datasets, found, str(folder), folder)
+
+
+def _of_datasets(datasets: Any, found: Any, name: str, folder: Path) -> Iterator[Row]:
+    """Rows of a data set that is loaded; pictures are opened by us, when they are needed."""
+    for column, kind in found.features.items():
+        if type(kind).__name__ == "Image":
+            found = found.cast_column(column, datasets.Image(decode=False))
     for number, values in enumerate(found, 1):
-        yield Row(f"{folder}, row {number}", f"{folder.name}-{number}", folder, values)
+        yield Row(f"{name}, row {number}", f"{Path(name).name}-{number}", folder, values)
 
 
-def _needed(module: str, path: Path) -> Any:
+def _from_hub(hub: Hub, split: str | None, subset: str) -> Iterator[Row]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        raise ConfigError(f"--data {hub}: HF_HUB_OFFLINE forbids to ask the hub")
+    datasets = _needed("datasets", hub)
+    try:
+        found = datasets.load_dataset(hub.name, subset or None)
+    except Exception as error:
+        raise ConfigError(f"--data {hub}: cannot be read through datasets: {' '.join(str(error).split())}") from error
+    yield from _of_datasets(datasets, found[_chosen(hub, sorted(found), split)], str(hub), Path())
+
+
+def _needed(module: str, path: Path | Hub) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
