@@ -34,7 +34,8 @@ def compare(
         int | None, typer.Option(min=1, max=1_000_000, help="Questions in all; 238, of --data all.")
     ] = None,
     match: Annotated[
-        str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
+        str,
+        typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",

@@ -131,8 +131,8 @@ def comparison(
         Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
-        visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
-        configuration.
+        visual tokens that layers process on average, for which each strategy's own budget is solved; ``share``, per
+        cent of each picture's tokens. Part of the configuration.
     again : sequence of str
         Labels that are asked again though they are what they were.
     new_segment : bool, default False
@@ -161,6 +161,8 @@ def comparison(
         Ctrl-C; says how far it came.
     """
     checked_match(match)
+    if match == "share" and (wrong := [keep for keep in budgets if keep > 100]):
+        raise ConfigError(f"budgets {wrong}: with match 'share' they are per cent of a picture's tokens, 100 at most")
     _check_items(items)
     failed: list[Failure] = []
     rows = conditions(strategies, budgets, note, _noted(failed, note))
@@ -170,7 +172,7 @@ def comparison(
     with turn_of(model):
         first = question_batch(model, processor, items[:1])
         size = max(size for _, size in first.units)
-    if large := [keep for keep in dict.fromkeys(budgets) if keep > size]:
+    if large := [keep for keep in dict.fromkeys(budgets) if keep > size and match != "share"]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
     unmatched = _impossible(rows, first, items)
     if match == "layer-average":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import NonFiniteError
-from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.matching import Match, asked_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
 from tokenprune.evaluation.batch import QuestionBatch, grey
@@ -212,10 +212,12 @@ class _Asked:
 
     def _budget(self, strategy: AnyStrategy, keep: int) -> Budget:
         """What the strategy is asked for; a picture with fewer tokens keeps them all."""
+        if self.match == "share":
+            return Budget(keep / 100, self.pictures.unit)
         if self.match == "kept":
             return Budget(keep, self.pictures.unit, clip=True)
         sizes = [size for _, size in self.pictures.units]
-        solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
+        solved = {size: asked_keep(self.match, strategy, keep, size, self.shape.layers) for size in set(sizes)}
         return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes], self.pictures.unit)
 
     def _line(self, row: Condition, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:

@@ -46,6 +46,10 @@ class Benchmark:
         Subset that holds the pictures by id, and the column that names them; None where they stand with the questions.
     limit : int or None
         Questions that the paper asks, from the first on; None for all.
+    questions : int
+        How many the paper asks (App. D).
+    answer_tokens : int
+        Tokens of a usual answer: a guess, for what a run costs.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Benchmark:
     max_new_tokens: int = 16
     limit: int | None = None
     pictures: tuple[str, str] | None = None
+    questions: int = 0
+    answer_tokens: int = 3
 
 
 _ONE_WORD = Prompts({"open": _SHORT, "yes-no": _SHORT})
@@ -67,7 +73,7 @@ _ONE_WORD = Prompts({"open": _SHORT, "yes-no": _SHORT})
 BENCHMARKS = {
     one.name: one
     for one in (
-        Benchmark("pope", "POPE", "yes-no", "test", "lmms-lab/POPE", "", _ONE_WORD),
+        Benchmark("pope", "POPE", "yes-no", "test", "lmms-lab/POPE", "", _ONE_WORD, questions=9000),
         Benchmark(
             "gqa",
             "GQA",
@@ -77,11 +83,21 @@ BENCHMARKS = {
             "testdev_balanced_instructions",
             _ONE_WORD,
             pictures=("testdev_balanced_images", "imageId"),
+            questions=12578,
         ),
         Benchmark(
-            "mme", "MME", "mme", "test", "lmms-lab/MME", "", _ONE_WORD, {"id": "none"}, " Please answer yes or no."
+            "mme",
+            "MME",
+            "mme",
+            "test",
+            "lmms-lab/MME",
+            "",
+            _ONE_WORD,
+            {"id": "none"},
+            " Please answer yes or no.",
+            questions=2374,
         ),
-        Benchmark("textvqa", "TextVQA", "vqa", "validation", "lmms-lab/textvqa", "", _ONE_WORD),
+        Benchmark("textvqa", "TextVQA", "vqa", "validation", "lmms-lab/textvqa", "", _ONE_WORD, questions=5000),
         Benchmark(
             "scienceqa",
             "ScienceQA, questions with a picture",
@@ -90,6 +106,7 @@ BENCHMARKS = {
             "lmms-lab/ScienceQA",
             "ScienceQA-IMG",
             Prompts({"choice": _LETTER}),
+            questions=2017,
         ),
         Benchmark(
             "mmvet",
@@ -99,9 +116,21 @@ BENCHMARKS = {
             "lmms-lab/MMVet",
             columns={"family": "capability"},
             max_new_tokens=1024,
+            questions=218,
+            answer_tokens=60,
         ),
         *(
-            Benchmark(name, title, "judge-match", "test", "", max_new_tokens=1024, limit=1000)
+            Benchmark(
+                name,
+                title,
+                "judge-match",
+                "test",
+                "",
+                max_new_tokens=1024,
+                limit=1000,
+                questions=1000,
+                answer_tokens=20,
+            )
             for name, title in (
                 ("tgif-qa", "TGIF-QA, frames"),
                 ("msvd-qa", "MSVD-QA"),
