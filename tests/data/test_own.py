@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -43,7 +44,7 @@ def test_fields_of_questions(table: Write) -> None:
     assert all(question.prompt == question.text for question in (one, two, three, four))
 
 
-@pytest.mark.parametrize("answer", [1, "dog", "B", "b", "(B)", "B."])
+@pytest.mark.parametrize("answer", [1, 1.0, "dog", "Dog", "B", "b", "(B)", "B.", "B. dog"])
 def test_an_option_is_named_by_number_letter_or_text(table: Write, answer: Any) -> None:
     (item,) = load_data(table([ROWS[2] | {"answer": answer}])).items
     assert item.question.answer == "B"
@@ -149,6 +150,15 @@ BAD: dict[str, tuple[list[Any], str]] = {
         r"mine\.jsonl:2: another picture is called 'p' too",
     ),
     "empty": (["", " "], "holds no rows"),
+    "blank answer": ([ROWS[1] | {"answer": "  "}], r"mine\.jsonl:1: 'answer' holds no answer, got '  '"),
+    "answer that is no number": (['{"image": "a.png", "question": "x", "answer": NaN}'], r"holds no answer, got nan"),
+    "gap among answers": ([ROWS[1] | {"answer": ["a", None]}], r"'answer' is a list of answers, got \['a', None\]"),
+    "options as text": (
+        [ROWS[2] | {"choices": "cat, dog"}],
+        r"must be a list .in cells of CSV as JSON",
+    ),
+    "address": ([ROWS[1] | {"image": "https://x.org/a.png"}], r"addresses are not fetched; download it first"),
+    "data address": ([ROWS[1] | {"image": "data:image/png;base64,%%"}], r"mine\.jsonl:1: .*no picture"),
 }
 
 
@@ -315,3 +325,81 @@ def test_layouts_of_benchmarks(name: str, table: Write) -> None:
     assert question.prompt == prompts[name]
     assert len({item.image_id for item in found.items}) == 1
     assert len({item.id for item in found.items}) == len(LAYOUTS[name])
+
+
+def test_options_by_letter_and_with_letters_of_their_own(table: Write) -> None:
+    """Letters are listed once."""
+    for choices in (["A. cat", "B. dog"], ["(A) cat", "(B) dog"], {"A": "cat", "B": "dog"}):
+        (item,) = load_data(table([ROWS[2] | {"choices": choices, "answer": "B. dog"}])).items
+        assert (item.question.text, item.question.answer) == ("Which?\nA. cat\nB. dog", "B")
+
+
+def test_answers_that_are_no_text(table: Write) -> None:
+    answers = [3, 3.0, 2.5, True, False]
+    rows = [{"image": "a.png", "question": f"{i}?", "answer": answer} for i, answer in enumerate(answers)]
+    found = [item.question for item in load_data(table(rows)).items]
+    assert [question.answer for question in found] == ["3", "3", "2.5", "Yes", "No"]
+    assert [question.binary for question in found] == [False, False, False, True, True]
+
+
+def test_tables_as_spreadsheets_write_them(table: Write, tmp_path: Path) -> None:
+    """A mark at the beginning, lines of Windows, semicolons, quotes that hold commas and lines."""
+    table([])
+    lines = ["image;question;answer", 'a.png;"He said ""what; now?""\r\nAnd?";x', "b.png;What, then?;y", ""]
+    (tmp_path / "s.csv").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    found = load_data(tmp_path / "s.csv").items
+    assert [(i.image_id, i.question.text, i.question.answer) for i in found] == [
+        ("a.png", 'He said "what; now?"\r\nAnd?', "x"), ("b.png", "What, then?", "y"),
+    ]  # fmt: skip
+    (tmp_path / "d.csv").write_text("image,question,answer,answer\na.png,q,x,y\n")
+    with pytest.raises(ConfigError, match=r"d\.csv:1: two columns are called 'answer'"):
+        load_data(tmp_path / "d.csv")
+    (tmp_path / "l.csv").write_bytes("image,question,answer\na.png,Où?,x\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"l\.csv: not written in UTF-8 .*save it as UTF-8"):
+        load_data(tmp_path / "l.csv")
+
+
+def test_names_of_files_as_they_come(table: Write, tmp_path: Path) -> None:
+    """Other alphabets, spaces, absolute names, names from Windows, pictures within the table."""
+    path = table([])
+    (tmp_path / "фото").mkdir()
+    shown = Image.open(tmp_path / "a.png")
+    shown.save(tmp_path / "фото" / "мой кот.png")
+    data = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    names = ["фото/мой кот.png", "фото\\мой кот.png", str(tmp_path / "a.png"), f"data:image/png;base64,{data}"]
+    rows = [{"image": name, "question": f"{i}?", "answer": "x"} for i, name in enumerate(names)]
+    path.write_bytes(("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)).encode())
+    for item in load_data(path).items:
+        assert np.array_equal(np.asarray(item.image()), np.asarray(shown))
+
+
+def test_pictures_of_every_kind_are_seen_as_they_are(table: Write, tmp_path: Path) -> None:
+    """Grey, transparent, printed, indexed, sixteen bits, turned: what is shown is what a viewer shows."""
+    path = table([])
+    grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    kinds = {
+        "L.png": Image.fromarray(grey), "LA.png": Image.fromarray(grey).convert("LA"),
+        "RGBA.png": Image.fromarray(grey).convert("RGBA"), "P.png": Image.fromarray(grey).convert("P"),
+        "16.png": Image.fromarray(grey.astype(np.uint16) * 257), "C.tiff": Image.fromarray(grey).convert("CMYK"),
+    }  # fmt: skip
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, picture in kinds.items():
+        picture.save(tmp_path / name)
+    Image.fromarray(grey[:8]).save(tmp_path / "turned.png", exif=turned)
+    rows = [{"image": name, "question": "what?", "answer": "x"} for name in [*kinds, "turned.png"]]
+    path = table(rows)
+    *plain, last = load_data(path).items
+    for item in plain:
+        assert np.abs(np.asarray(item.image())[..., 0].astype(int) - grey).max() <= 1, item.image_id
+    assert last.image().size == (8, 16)
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(ConfigError, match="mode F"):
+        load_data(table([{"image": "f.tiff", "question": "what?", "answer": "x"}]))
+
+
+def test_ten_thousand_rows(table: Write) -> None:
+    rows = [{"image": "abc"[i % 3] + ".png", "question": f"What {i}?", "answer": "x"} for i in range(10_000)]
+    found = load_data(table(rows))
+    assert len(found.items) == 10_000
+    assert len({item.image_id for item in found.items}) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -35,7 +36,7 @@ def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
                 size = f"{image.width} x {image.height} pixels"
                 raise ConfigError(f"image {str(path)!r} has {size}, and {MOST_PIXELS} at most are read; scale it down")
             # cameras store how they were held apart from the pixels
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ConfigError(f"image {str(path)!r}: no such file") from None
     except UnidentifiedImageError:
@@ -45,6 +46,18 @@ def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
     # damaged pictures: Pillow raises SyntaxError and ValueError too
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Three channels of eight bits; sixteen bits are scaled, where Pillow would cut them off and leave white."""
+    if image.mode == "F":
+        raise ConfigError("pixels are fractions (mode F), whose range nobody knows; save it with 8 bits a channel")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and values.max() > 255:
+            values = values >> 8
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def picture(seed: int = 0, size: int = 64) -> Image.Image:

@@ -33,6 +33,7 @@ from tokenprune.evaluation.judge import Judge
 from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.hf.chat import check_questions
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import providers
@@ -164,6 +165,7 @@ def comparison(
     if match == "share" and (wrong := [keep for keep in budgets if keep > 100]):
         raise ConfigError(f"budgets {wrong}: with match 'share' they are per cent of a picture's tokens, 100 at most")
     _check_items(items)
+    check_questions(processor, (item.question.prompt for item in items))
     failed: list[Failure] = []
     rows = conditions(strategies, budgets, note, _noted(failed, note))
     if strange := set(again) - {row.label for row in rows}:

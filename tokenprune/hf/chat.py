@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["Pictures", "prompt_inputs", "words_of"]
+__all__ = ["Pictures", "check_questions", "prompt_inputs", "words_of"]
 
 Pictures = Image.Image | Sequence[Image.Image] | Video
 """What one question is about: a picture, several, or a video."""
@@ -42,9 +42,8 @@ def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequenc
         raise ConfigError("questions about videos and questions about pictures cannot be asked at once")
     kind = "video" if videos else "image"
     shown = [[one] if isinstance(one, Image.Image | Video) else list(one) for one in images]
+    check_questions(processor, questions)
     for pictures, question in zip(shown, questions, strict=True):
-        if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
-            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
         content = [*({"type": kind} for _ in pictures), {"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
@@ -61,6 +60,20 @@ def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequenc
             )
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def check_questions(processor: Any, questions: Iterable[str]) -> None:
+    """Raise for a question that holds what stands for a picture in a prompt.
+
+    Raises
+    ------
+    ConfigError
+        Names it.
+    """
+    marks = _marks(processor)
+    for question in questions:
+        if (mark := next((mark for mark in marks if mark in question), None)) is not None:
+            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
 
 
 def _facts(video: Video) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ from tokenprune.data.video import FRAMES, VIDEO_ENDINGS, Video, open_video
 __all__ = ["OwnData", "load_data"]
 
 _YES_NO = ("yes", "no")
+_LETTERS = string.ascii_uppercase
+_LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.+)", re.DOTALL)
 _VIDEOS = ("videos", "video", "gifs", "mp4")
 """Folders beside a table in which videos are looked for."""
 _SHOWN = 10
@@ -204,8 +208,14 @@ class _Reader:
             raise ConfigError(
                 f"{row.where}: {self.columns[field]!r} is a file name or a picture's bytes, got {type(value).__name__}"
             )
+        if value.startswith("data:"):
+            return _from_uri(value, row.where)
+        if re.match(r"[a-z][a-z0-9+]+://", value):
+            raise ConfigError(f"{row.where}: {value[:80]!r} is no file: addresses are not fetched; download it first")
         folder = self.images or row.folder
         path = folder / value
+        if "\\" in value and not path.exists():
+            path = folder / value.replace("\\", "/")  # written on Windows
         if field == "video" and not path.exists():
             # the video sets name videos without ending, and have them in a folder of their own
             places = (folder, *(folder / name for name in _VIDEOS))
@@ -248,25 +258,35 @@ class _Reader:
         value = self._get(row, field)
         if value is None or value == "":
             return []
+        if isinstance(value, Mapping):
+            # by letter
+            value = [value[key] for key in sorted(value)] if set(value) == set(_LETTERS[: len(value)]) else value
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{row.where}: {self.columns[field]!r} must be a list, got {value!r}")
-        return [str(v) for v in value]
+            raise ConfigError(
+                f"{row.where}: {self.columns[field]!r} must be a list (in cells of CSV as JSON: "
+                f'["a", "b"]), got {value!r}'
+            )
+        return _bare([str(v).strip() for v in value])
 
     def _answers(self, row: Row, options: Sequence[str]) -> tuple[str, ...]:
         value = self._get(row, "answer")
         column = self.columns["answer"]
-        if isinstance(value, bool) or value is None or value == "" or value == []:
-            raise ConfigError(f"{row.where}: {column!r} holds no answer, got {value!r}")
+        if isinstance(value, bool) and not options:
+            value = "Yes" if value else "No"
         if not isinstance(value, list | tuple):
+            if not _said(value):
+                raise ConfigError(f"{row.where}: {column!r} holds no answer, got {value!r}")
             return (self._answer(value, row, options),)
         texts = [v["answer"] if isinstance(v, Mapping) and "answer" in v else v for v in value]
-        if any(not isinstance(t, str | int | float) or not str(t).strip() for t in texts):
+        if not texts or not all(map(_said, texts)):
             raise ConfigError(f"{row.where}: {column!r} is a list of answers, got {value!r}")
         return tuple(self._answer(text, row, options) for text in texts)
 
     def _answer(self, value: Any, row: Row, options: Sequence[str]) -> str:
         """An answer as text; of listed options its letter."""
         _, listed = _lettered(options)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of numbers with gaps comes as fractions
         if not listed:
             if options and str(value).strip().lower() not in [option.lower() for option in options]:
                 raise ConfigError(f"{row.where}: the answer {value!r} is none of {list(options)}")
@@ -277,6 +297,12 @@ class _Reader:
                 return letters[value]
         elif str(value).strip() in listed:
             return letters[listed.index(str(value).strip())]
+        elif (both := _LETTERED.fullmatch(str(value).strip())) and (both[1], both[2]) in zip(
+            letters, listed, strict=True
+        ):
+            return both[1]
+        elif [o.lower() for o in listed].count(str(value).strip().lower()) == 1:
+            return letters[[o.lower() for o in listed].index(str(value).strip().lower())]
         elif (letter := str(value).strip().strip("().").upper()) in [*letters]:
             return letter
         raise ConfigError(
@@ -302,6 +328,31 @@ class _Reader:
                 f"got {value!r}"
             )
         return tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in value)
+
+
+def _said(value: Any) -> bool:
+    """Whether a cell holds an answer."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    return value == value and bool(str(value).strip())  # a NaN stands for an empty cell
+
+
+def _bare(options: list[str]) -> list[str]:
+    """Options without the letters that are written in front of each."""
+    found = [_LETTERED.fullmatch(option) for option in options]
+    bare = [one[2] for one, letter in zip(found, _LETTERS, strict=False) if one and one[1] == letter]
+    return bare if len(bare) == len(options) else options
+
+
+def _from_uri(text: str, where: str) -> bytes:
+    """Bytes of ``data:image/png;base64,...``."""
+    head, _, data = text.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("not in base64")
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {text[:40]!r} ...: no picture: {error}") from None
 
 
 def _lettered(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

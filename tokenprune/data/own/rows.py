@@ -173,7 +173,9 @@ def _file(path: Path) -> Iterator[Row]:
         for number, values in reader(path):
             yield Row(f"{path}:{number}", f"{path.stem}-{number}", path.parent, values)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not written in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ConfigError(
+            f"{path}: not written in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -212,8 +214,15 @@ def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        head = file.readline()
+        file.seek(0)
+        # spreadsheets of half of Europe write semicolons
+        mark = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
+        reader = csv.DictReader(file, delimiter=mark, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if twice := [name for name in names if list(names).count(name) > 1]:
+                raise ConfigError(f"{path}:1: two columns are called {twice[0]!r}")
             for values in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in values or None in values.values():
