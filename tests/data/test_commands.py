@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.judge_server import Server
 from tests.support.own_data import Write
 from tokenprune.benchmark.price import Price, measured_here, price_of
 from tokenprune.cli import main
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.registry import build
-from tokenprune.data.own import load_data
+from tokenprune.data.own import BENCHMARKS, load_data
 from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.conditions import conditions
 from tokenprune.evaluation.paper_tables import TABLES, Cell, PaperTable, paper_tables
@@ -244,6 +245,45 @@ def test_a_table_on_painted_scenes(tmp_path: Path, capsys: Any) -> None:
     full = next(line for line in lines if line.startswith("| full"))
     similar = next(line for line in lines if line.startswith("| similarity | 25%"))
     assert full.count(" - ") == similar.count(" - ") == 0, "a number in every column"
+
+
+@pytest.mark.slow
+def test_a_table_from_local_copies_with_a_judge(
+    table: Write, tmp_path: Path, capsys: Any, monkeypatch: Any, judge_server: Server
+) -> None:
+    """A checkpoint in a folder, copies of benchmarks, a judge at an address: ours beside the paper's."""
+    tiny_llava(side=9).save_pretrained(tmp_path / "model")
+    tiny_processor(side=9).save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("TOKENPRUNE_DATA", str(tmp_path))
+    usual = {"question": "what is it ?", "answer": "yes", "image": "a.png"}
+    copies = {
+        "mmvet": [usual | {"question_id": name, "capability": "rec"} for name in "ab"],
+        "pope": [usual | {"question_id": name, "category": "random"} for name in "ab"],
+    }
+    table([])
+    for name, rows in copies.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / "a.png").rename(tmp_path / name / "a.png")
+        (tmp_path / name / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        table([])
+    options = ("table", "1", "--model", tmp_path / "model", "--data", "mmvet,pope", "--strategies", "mi-pruner")
+    options = (*options, "--out", tmp_path / "o")
+    monkeypatch.setattr("tokenprune.data.own.benchmarks.BENCHMARKS", shorter := dict(BENCHMARKS))
+    shorter["mmvet"] = replace(shorter["mmvet"], max_new_tokens=4)
+    monkeypatch.setattr("tokenprune.data.own.BENCHMARKS", shorter)
+    assert run(*options) == 0
+    assert "20 answers wait for a judge" in " ".join(capsys.readouterr().out.split())
+    judge_server.act = lambda n, body: "0.5"
+    assert run("judge", tmp_path / "o" / "table-1" / "mmvet", "--url", judge_server.url, "--judge-model", "m") == 0
+    assert run(*options, "--judge", judge_server.url, "--judge-model", "m") == 0
+    lines = (tmp_path / "o" / "table-1" / "table.md").read_text().splitlines()
+    (mine,) = [line.split(" | ") for line in lines if line.startswith("| mi-pruner | 64")]
+    cells = dict(zip(lines[0].split(" | "), mine, strict=True))
+    assert re.match(r"\W*50\.0\W* \(28\.1, \+21\.9\)", cells["MMVet"])
+    assert cells["GQA"] == "- (56.9)"
+    for name, selector in (("mmvet", "Greedy"), ("pope", "TopK")):  # lambda 0.5 and 1
+        described = json.loads((tmp_path / "o" / "table-1" / name / "strategies.json").read_text())
+        assert f"selector={selector}" in described["mi-pruner"]["strategy"]
 
 
 @pytest.mark.slow

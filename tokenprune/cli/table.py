@@ -198,7 +198,7 @@ def _foretell(
         to.print(f"{one.name}: {part.name}: {part.n} questions, {n} answers{there}", markup=False)
         if price is not None:
             for row, count in counts.items():
-                pruned = None if row.strategy is None else row.strategy.name
+                pruned = None if row.strategy is None else row.strategy.name.partition(":")[0]
                 seconds = price.seconds(pruned, row.keep, part.answer_tokens, batch)
                 hours += count * seconds / 3600
     to.print(f"{one.name}: {answers} answers of {model}", markup=False)

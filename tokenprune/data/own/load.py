@@ -175,8 +175,10 @@ class _Reader:
                 "--map id=COLUMN, or let rows be numbered with --map id=none"
             )
         self.where[key] = row.where
-        if self.pictures.setdefault(named, sources) != sources:
+        first = self.pictures.setdefault(named, sources)
+        if first != sources:
             raise ConfigError(f"{row.where}: another picture is called {named!r} too; see --map image_id=COLUMN")
+        sources = first  # bytes that stand in many rows are held once
         return Item(key, named, self._opener(sources, row.where), question)
 
     def _opener(self, sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
