@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -335,3 +337,41 @@ def test_the_command(judged_items: Any, tmp_path: Path, judge_server: Server, ca
     assert "bootstrap" not in capsys.readouterr().err
     assert not any(KEY in file.read_text() for file in out.iterdir() if file.is_file())
     assert len(read_results(out, ANSWERS)) == 36
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_in_the_middle(judged_items: Any, tmp_path: Path, judge_server: Server) -> None:
+    """Ctrl-C waits for what is under way; a kill loses that alone; a third command asks for the rest."""
+    out = tmp_path / "o"
+    compared(judged_items, out)
+
+    def slow(n: int, body: dict[str, Any]) -> str:
+        time.sleep(0.3)
+        return "0.5"
+
+    judge_server.act = slow
+    words = ["judge", out, "--url", judge_server.url, "--judge-model", "m", "--workers", "2"]
+    command = [sys.executable, "-m", "tokenprune", *map(str, words)]
+
+    def begun(stop: int) -> tuple[int, str]:
+        """Begin, stop after three requests; how many replies are kept."""
+        before = len(judge_server.requests)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        end = time.monotonic() + 120
+        while len(judge_server.requests) < before + 3 and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(stop)
+        told = process.communicate()[1]
+        assert process.returncode == (130 if stop == signal.SIGINT else -stop)
+        return Journal(out).spent.replies, told
+
+    kept, told = begun(signal.SIGINT)
+    assert kept == len(judge_server.requests)
+    assert f"stopped: {kept} of" in told
+    killed, _ = begun(signal.SIGKILL)
+    assert len(judge_server.requests) - killed <= 2
+    judge_server.act = lambda n, body: "0.5"
+    before = len(judge_server.requests)
+    done = judge_folder(out, Judge(Endpoint.of(judge_server.url, "m", environment={})))
+    assert len(judge_server.requests) - before == done.requests - killed
+    assert done.spent.replies == done.requests

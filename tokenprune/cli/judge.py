@@ -60,6 +60,7 @@ def judge(
     from tokenprune.evaluation.judged import judge_folder
     from tokenprune.evaluation.merged import merged
     from tokenprune.evaluation.table import expendable, table
+    from tokenprune.report.report import write_report
 
     if not url:
         raise ConfigError("--url is missing: the address of an endpoint, e.g. https://api.openai.com/v1")
@@ -76,9 +77,11 @@ def judge(
             f"{folder}: {found.answers} answers, {found.requests} requests, {len(found.without)} without a verdict"
         )
         to.print(f"{folder}: {_spent(found.spent, prices)}", markup=False)
-        rows = merged([folder]).rows
-        if rows:
-            print_table(table(rows), expendable(rows))
+        now = merged([folder])
+        # without its drawn examples, for which a model would have to be loaded: compare on this folder draws them
+        write_report(folder, now.rows, now.facts, now.notes)
+        if now.rows:
+            print_table(table(now.rows), expendable(now.rows))
     if without:
         typer.echo("rows with such answers are not in the table; the same command asks about them again", err=True)
         raise typer.Exit(1)
