@@ -6,6 +6,7 @@ import email.utils
 import http.client
 import json
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -201,6 +202,10 @@ class Endpoint:
             self._refused(error)
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise JudgeError(
+                    f"the judge's certificate cannot be trusted: {self._at}: {reason.verify_message}"
+                ) from None
             raise NoReplyError(self._clean(f"{self._at}: {str(reason) or type(reason).__name__}")) from None
         return _parsed(data)
 
