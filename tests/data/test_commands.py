@@ -15,6 +15,7 @@ from tests.support.judge_server import Server
 from tests.support.own_data import Write
 from tokenprune.benchmark.price import Price, measured_here, price_of
 from tokenprune.cli import main
+from tokenprune.cli.data import questions
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.registry import build
 from tokenprune.data.own import BENCHMARKS, load_data
@@ -124,6 +125,20 @@ def test_errors_come_before_a_model_is_loaded(table: Write, tmp_path: Path, caps
     assert "did you mean 'exact'" in capsys.readouterr().err
     assert run("show", "mine-2", "--data", path, "--out", tmp_path / "s.png", "--model", "no/such") == 2
     assert "no question of --data has this id; did you mean 'mine-1'" in capsys.readouterr().err
+
+
+def test_painted_questions_by_the_name_that_results_give_them(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def asked_of(data: str | None, families: list[str] | None) -> list[str]:
+        return [item.id for item in questions(data, families=families, limit=8, seed=0).items]
+
+    assert asked_of("scenes-pope", None) == asked_of(None, ["pope"])
+    assert asked_of("scenes", ["gqa"]) == asked_of(None, ["gqa"])
+    with pytest.raises(ConfigError, match="did you mean 'pope'"):
+        asked_of("scenes-popes", None)
+    with pytest.raises(ConfigError, match="names one already"):
+        asked_of("scenes-pope", ["gqa"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,14 @@ def questions(
         Options of ``--data`` without it; anything wrong in a file, with its line.
     """
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import scene_items
+    from tokenprune.data.items import SCENES, scene_items
 
+    if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
+        # painted ones by name, as results call them
+        if families is not None and data != SCENES:
+            raise ConfigError(f"--families: --data {data} names one already")
+        families = families if data == SCENES else [data]
+        data = None
     if data is None:
         names = ("--map", "--images", "--split", "--prompt", "--metric", "--frames")
         given = dict(zip(names, (columns, images, split, prompt, metric, frames), strict=True))
