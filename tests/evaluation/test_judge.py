@@ -22,6 +22,7 @@ from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.judge import Endpoint, Journal, Judge, Request
 from tokenprune.evaluation.judged import judge_folder
 from tokenprune.evaluation.metrics import build_metric
+from tokenprune.evaluation.table import left_over
 from tokenprune.evaluation.verify import verify
 from tokenprune.results.lines import ANSWERS, read_results
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
@@ -267,6 +268,8 @@ def test_answers_wait_for_a_judge_and_are_graded_later(judged_items: Any, tmp_pa
     n = 6 * (1 + 1 + 3 + 1)
     assert found.rows == []
     assert any(f"{n} answers wait for a judge; grade them with: tokenprune judge" in note for note in notes)
+    # full, wrong image, random and similarity
+    assert left_over(found.summary) == [f"4 rows are not in the table: {n} of their answers wait for a judge's grade"]
     before = (tmp_path / "o" / "results.jsonl").read_bytes()
 
     # the server goes away half-way; a second command finishes, and no answer is generated again

@@ -29,16 +29,19 @@ class Incomplete:
     keep : int
     answered, of : int
         Answers there are, and are needed: each draw counts, and one without a judge's verdict does not.
+    ungraded : int
+        Answers that wait for a judge.
     """
 
     strategy: str
     keep: int
     answered: int
     of: int
+    ungraded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "ungraded" or value}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def answered(out: Path, samples: Container[str] | None = None) -> Answered:
         given = n - waiting[label, keep]
         needed = {RANDOM: RANDOM_DRAWS * asked, ORACLE: located}.get(label, asked)
         if given < needed:
-            incomplete.append(Incomplete(label, keep, given, needed))
+            incomplete.append(Incomplete(label, keep, given, needed, waiting[label, keep]))
     left_out = {(row.strategy, row.keep) for row in incomplete}
     whole = [line for line in lines if (line["strategy"], line["keep"]) not in left_out]
     return Answered(whole, incomplete, waiting.total())
