@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import (
+    Data,
+    Frames,
+    Images,
+    Map,
+    MaxNewTokens,
+    Metric,
+    Prompt,
+    SkipUnreadable,
+    Split,
+    questions,
+)
+from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
 __all__ = ["compare"]
@@ -23,7 +35,8 @@ def compare(
         int | None, typer.Option(min=1, max=1_000_000, help="Questions in all; 238, of --data all.")
     ] = None,
     match: Annotated[
-        str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
+        str,
+        typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; 'auto' spreads a big checkpoint over all.")] = "cpu",
@@ -45,6 +58,9 @@ def compare(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    frames: Frames = None,
+    judge: JudgeURL = None,
+    judge_model: JudgeModel = "",
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -76,6 +92,7 @@ def compare(
     check_spelling("--strategies", words(strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
+    grader = judge_from(judge, judge_model)
     asked = questions(
         data,
         families=words_or_all("--families", families),
@@ -88,6 +105,7 @@ def compare(
         metric=metric,
         skip_unreadable=skip_unreadable,
         max_new_tokens=max_new_tokens,
+        frames=frames,
     )
     items = asked.items
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
@@ -114,6 +132,7 @@ def compare(
             note=notes.append,
             facts=environment(name, device, dtype, seed),
             progress=report,
+            judge=grader,
         )
     if not team.leads:
         return

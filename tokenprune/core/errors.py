@@ -14,6 +14,7 @@ __all__ = [
     "FeatureError",
     "FeatureTypeError",
     "FontWarning",
+    "JudgeError",
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
@@ -98,6 +99,10 @@ class PluginError(TokenPruneError, ImportError):
 
 class UnsupportedError(TokenPruneError, ValueError):
     """The model, or this way of calling it, is not supported; the message names what is."""
+
+
+class JudgeError(TokenPruneError, ValueError):
+    """A judge refuses to be asked, or cannot be reached; what it said so far is kept."""
 
 
 class NestedAttachError(UnsupportedError):

@@ -29,8 +29,11 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.judge import Judge
+from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.hf.chat import check_questions
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import providers
@@ -39,6 +42,9 @@ from tokenprune.results.provenance import provenance, short
 from tokenprune.results.schema import check_schema
 from tokenprune.results.store import segment, write_atomically
 from tokenprune.results.team import Team, TeamFolder
+
+_SHOWN = 5
+"""Reasons why there is no verdict that are told."""
 
 __all__ = ["Comparison", "answers_in", "compare", "comparison", "environment", "summary_of"]
 
@@ -105,6 +111,7 @@ def comparison(
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    judge: Judge | None = None,
 ) -> Comparison:
     """Ask every strategy every question at every budget; write results.jsonl and summary.json.
 
@@ -127,8 +134,8 @@ def comparison(
         Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
-        visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
-        configuration.
+        visual tokens that layers process on average, for which each strategy's own budget is solved; ``share``, per
+        cent of each picture's tokens. Part of the configuration.
     again : sequence of str
         Labels that are asked again though they are what they were.
     new_segment : bool, default False
@@ -143,6 +150,9 @@ def comparison(
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
+    judge : Judge, optional
+        Grades answers whose metric needs one, when all are there; without, they wait for
+        :func:`tokenprune.evaluation.judged.judge_folder`.
 
     Returns
     -------
@@ -157,7 +167,10 @@ def comparison(
         Ctrl-C; says how far it came.
     """
     checked_match(match)
+    if match == "share" and (wrong := [keep for keep in budgets if keep > 100]):
+        raise ConfigError(f"budgets {wrong}: with match 'share' they are per cent of a picture's tokens, 100 at most")
     _check_items(items)
+    check_questions(processor, (item.question.prompt for item in items))
     failed: list[Failure] = []
     rows = conditions(strategies, budgets, note, _noted(failed, note))
     if strange := set(again) - {row.label for row in rows}:
@@ -166,7 +179,7 @@ def comparison(
     with turn_of(model):
         first = question_batch(model, processor, items[:1])
         size = max(size for _, size in first.units)
-    if large := [keep for keep in dict.fromkeys(budgets) if keep > size]:
+    if large := [keep for keep in dict.fromkeys(budgets) if keep > size and match != "share"]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
     unmatched = _impossible(rows, first, items)
     if match == "layer-average":
@@ -210,8 +223,9 @@ def comparison(
             return Comparison(folder_path, [], {}, failed)
         failed += _new([Failure(**one) for one in folder.failures()], failed)
         folder.gather()
+        _judged(folder_path, judge, note, progress)
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
-        about = {**(facts or {}), **_about(record), "match": match}
+        about = {**(facts or {}), **_about(record), "match": match, **judge_facts(folder_path)}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
         document["own_counts"] = _own_counts(rows, table)
         for said in document["own_counts"]:
@@ -219,6 +233,18 @@ def comparison(
         write_failures(folder_path, failed)
         write_atomically(folder_path / "summary.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return Comparison(folder_path, table, document, failed)
+
+
+def _judged(
+    folder: Path, judge: Judge | None, note: Callable[[str], None], progress: Callable[[int, int, str], None]
+) -> None:
+    """Have answers graded that need a judge, or say that they wait."""
+    if judge is None:
+        if waiting := answered(folder).unjudged:
+            note(f"{waiting} answers wait for a judge; {WAY_OUT}".replace("DIR", str(folder)))
+        return
+    for why in list(dict.fromkeys(judge_answers(folder, judge, progress).without))[:_SHOWN]:
+        note(f"an answer has no grade: {why}")
 
 
 def summary_of(

@@ -8,15 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import NonFiniteError
-from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.matching import Match, asked_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.batch import QuestionBatch, first_of
+from tokenprune.evaluation.batch import QuestionBatch, grey
 from tokenprune.evaluation.conditions import RANDOM, Condition
 from tokenprune.evaluation.failures import Failure, failure
 from tokenprune.evaluation.metrics import graded
@@ -177,7 +176,7 @@ class _Asked:
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
-        others = [Image.new("RGB", first_of(batch[-1].image()).size, "grey") if stranger is None else stranger.image()]
+        others = [grey(batch[-1].image()) if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
@@ -218,11 +217,13 @@ class _Asked:
 
     def _budget(self, strategy: AnyStrategy, keep: int) -> Budget:
         """What the strategy is asked for; a picture with fewer tokens keeps them all."""
+        if self.match == "share":
+            return Budget(keep / 100, self.pictures.unit)
         if self.match == "kept":
-            return Budget(keep, clip=True)
+            return Budget(keep, self.pictures.unit, clip=True)
         sizes = [size for _, size in self.pictures.units]
-        solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
-        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes])
+        solved = {size: asked_keep(self.match, strategy, keep, size, self.shape.layers) for size in set(sizes)}
+        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes], self.pictures.unit)
 
     def _line(self, row: Condition, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
         question = item.question

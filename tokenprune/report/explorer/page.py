@@ -70,7 +70,8 @@ def as_data(one: Exploration) -> dict[str, Any]:
     width, height = one.looked.size
 
     def answer(view: View) -> dict[str, Any]:
-        right = None if known is None else float(graded(view.answer, known)) >= 0.5
+        grade = None if known is None else graded(view.answer, known)
+        right = None if grade is None else float(grade) >= 0.5
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
