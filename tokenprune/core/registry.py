@@ -41,6 +41,7 @@ KINDS: Final = {
     "pairwise": "pairs",
     "objectives": "objective",
     "selectors": "selector",
+    "budgets": "rule",
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",

@@ -29,6 +29,7 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.kept import kept_by_task
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.hf.patching import turn_of
@@ -202,7 +203,7 @@ def comparison(
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
         about = {**(facts or {}), **_about(record), "match": match}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
-        document["own_counts"] = _own_counts(rows, table)
+        document["own_counts"] = _own_counts(rows, table, answers_in(folder_path))
         for said in document["own_counts"]:
             note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
         write_failures(folder_path, failed)
@@ -327,7 +328,9 @@ def _impossible(
     return found
 
 
-def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+def _own_counts(
+    rows: Sequence[Condition], table: Sequence[SummaryRow], lines: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows that keep other counts than the budget, because these follow from the data."""
     left = {(row.strategy, row.keep): row.kept_tokens for row in table if (row.task, row.metric) == ("all", "accuracy")}
     found = []
@@ -335,7 +338,9 @@ def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[
         kept = left.get((row.label, row.keep))
         if row.strategy is not None and row.strategy.own_counts and kept is not None and kept != row.keep:
             budget = "aimed at" if row.strategy.uses_budget else "free"
-            found.append({"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept})
+            mine = [line for line in lines if (line["strategy"], line["keep"]) == (row.label, row.keep)]
+            about = {"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept}
+            found.append({**about, "by_task": kept_by_task(mine)})
     return found
 
 
