@@ -61,7 +61,11 @@ KINDS: Final = {
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 
-_KIND_OF_OPTION: Final = {option: kind for kind, option in KINDS.items()} | {"salience": "scorers", "fill": "selectors"}
+# an option called "signal" is the name of one that a part reads; collectors are no parts of parts
+_KIND_OF_OPTION: Final = {option: kind for kind, option in KINDS.items() if kind != "signals"} | {
+    "salience": "scorers",
+    "fill": "selectors",
+}
 
 T = TypeVar("T")
 

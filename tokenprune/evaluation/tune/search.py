@@ -85,7 +85,8 @@ class Trial:
 
     def line(self) -> dict[str, Any]:
         """For results.jsonl."""
-        return {"kind": "trial", **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"kind": "trial", **fields, "steps": [list(step) for step in self.steps]}
 
 
 def tried(lines: Iterable[Mapping[str, Any]]) -> list[Trial]:
