@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 import tokenprune as tp
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameError, UnreachableBudgetError
 from tokenprune.data.items import Item, scene_items
-from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.mixes import chosen_rows
 from tokenprune.evaluation.tune.fit import Estimates, fit_need, needed_budgets, with_estimates
 from tokenprune.evaluation.tune.goal import Goal, goal_of, largest_budget
 from tokenprune.evaluation.tune.run import Plan, tune
-from tokenprune.evaluation.tune.search import Trial
+from tokenprune.evaluation.tune.search import Trial, gives_up
 from tokenprune.evaluation.tune.space import Alternatives, Range, Space
 from tokenprune.evaluation.tune.split import split
 from tokenprune.evaluation.tune.trial import Answered, Questions
@@ -288,6 +287,15 @@ def test_the_front_is_what_no_other_beats_in_both() -> None:
     assert [c.label for c in finalists(trials)] == ["trial 3", "trial 1", "trial 2", "trial 0"]
 
 
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(0, 5))
+def test_the_better_half_goes_on(values: list[int], mine: int) -> None:
+    rivals = [replace(trial(i, 0, 1), steps=[(1, float(v))]) for i, v in enumerate(values)]
+    better = sum(v > mine for v in values)
+    # given up where at least half of those asked as much did better
+    assert gives_up(float(mine), 1, rivals) == (len(values) > 1 and better >= (len(values) + 1) // 2)
+    assert not gives_up(float(mine), 2, rivals)
+
+
 def test_validation_chooses_and_the_test_part_judges() -> None:
     """Answers by table: one candidate is good everywhere, one only where it was tried."""
     good, lucky = Candidate("good", {"scorer": "pmi"}, 4), Candidate("lucky", {"scorer": "similarity"}, 4)
@@ -299,11 +307,11 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
         "full": [1] * 50,
     }
 
-    def ask(row: Condition) -> Answered:
-        return answers(table[row.label])
+    def ask(rows: Any, tokens: float = 4.0) -> list[Answered]:
+        return [answers(table[row.label], tokens) for row in rows]
 
     goal = goal_of(4, None, None, None)
-    best, rows = chosen([lucky, good], ask, answers(table["full"]), goal, 16)
+    best, rows = chosen([lucky, good], ask, goal, 16)
     assert best is good
     assert [row["accuracy"] for row in rows] == [0.4, 0.8]
     verdict = judge(good, 4, ask, goal, 0.01)
@@ -314,7 +322,7 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
     tie = judge(lucky, 4, ask, goal, 0.01)
     assert not tie.beats
     assert "Nothing beats the default" in said(tie, goal, 7)
-    dear = judge(good, 4, lambda row: answers(table[row.label], 9.0), goal, 0.01)
+    dear = judge(good, 4, lambda rows: ask(rows, 9.0), goal, 0.01)
     assert not dear.met
     assert "No strategy is written" in said(dear, goal, 7)
 
@@ -394,9 +402,8 @@ def test_a_tuned_file_is_a_strategy_everywhere(
     """Where all answers count as right, the cheapest composition keeps any constraint, and is written."""
     goal, asked = goal_of(None, 1.0, None, None), Questions.ask
 
-    def ask(self: Questions, row: Condition, start: int = 0, stop: int | None = None) -> Answered:
-        answered = asked(self, row, start, stop)
-        return replace(answered, correct=(1.0,) * len(answered.correct))
+    def ask(self: Questions, rows: Any, start: int = 0, stop: int | None = None) -> list[Answered]:
+        return [replace(one, correct=(1.0,) * len(one.correct)) for one in asked(self, rows, start, stop)]
 
     monkeypatch.setattr(Questions, "ask", ask)
     found = tune(model, processor, items, tmp_path / "out", {"model": "tiny"}, plan(space, 3, goal), note=notes_of)
@@ -422,10 +429,10 @@ def test_a_constraint_that_nothing_keeps_is_told(
     goal = goal_of(None, 1.0, None, None)
     asked = Questions.ask
 
-    def ask(self: Questions, row: Condition, start: int = 0, stop: int | None = None) -> Answered:
-        found = asked(self, row, start, stop)
-        right = 1.0 if row.kind == "full" else 0.0
-        return replace(found, correct=tuple(right for _ in found.correct))
+    def ask(self: Questions, rows: Any, start: int = 0, stop: int | None = None) -> list[Answered]:
+        right = [1.0 if row.kind == "full" else 0.0 for row in rows]
+        found = asked(self, rows, start, stop)
+        return [replace(one, correct=(r,) * len(one.correct)) for one, r in zip(found, right, strict=True)]
 
     monkeypatch.setattr(Questions, "ask", ask)
     with pytest.raises(UnreachableBudgetError, match="lower --min-accuracy"):

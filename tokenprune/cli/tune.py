@@ -26,7 +26,7 @@ def tune(
     max_ms: Annotated[float | None, typer.Option(help="Most milliseconds to the first token, by --costs.")] = None,
     costs: Annotated[Path | None, typer.Option(help="Folder that `tokenprune bench --out` wrote.")] = None,
     space: Annotated[Path | None, typer.Option(help="YAML file of what may be composed; ours by default.")] = None,
-    trials: Annotated[int, typer.Option(min=1, max=100_000, help="Compositions to try.")] = 60,
+    trials: Annotated[int, typer.Option(min=1, max=100_000, help="Compositions to try.")] = 40,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which no further one is tried.")] = None,
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="Level of the test against the default.")] = 0.01,
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,

@@ -136,7 +136,7 @@ def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
     """Ask training questions at a ladder of budgets, and look at their signals once."""
     probe = _Probe()
     looking = Condition("probe", "strategy", keep, 0, Strategy(PMI(), Adaptive(probe), name="probe"))
-    questions.ask(looking)
+    questions.ask([looking])
     notes = []
     rule = prior = None
     signals = torch.cat(probe.signals).cpu().numpy()
@@ -144,8 +144,8 @@ def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
         notes.append("no rule is fitted: questions are about several pictures or tiles, each with signals of its own")
     else:
         budgets = sorted({max(1, round(share * keep)) for share in LADDER})
-        rows = [questions.ask(Condition("ladder", "strategy", k, 0, default)).correct for k in budgets]
-        rule = fit_need(signals, needed_budgets(np.array(rows), budgets))
+        rows = questions.ask([Condition("ladder", "strategy", k, 0, default) for k in budgets])
+        rule = fit_need(signals, needed_budgets(np.array([row.correct for row in rows]), budgets))
         if rule is None:
             notes.append("no rule is fitted: too few questions need different budgets")
         else:

@@ -23,6 +23,7 @@ from tokenprune.evaluation.tune.split import SHARES, Split, split
 from tokenprune.evaluation.tune.trial import Answered, Questions
 from tokenprune.evaluation.tune.verdict import (
     DEFAULT,
+    Ask,
     Candidate,
     Verdict,
     chosen,
@@ -71,15 +72,20 @@ class _Remembered:
     def __init__(self, folder: ResultFolder, part: str, questions: Questions) -> None:
         self.folder, self.part, self.questions = folder, part, questions
 
-    def __call__(self, row: Condition) -> Answered:
-        """Look, then ask."""
-        key = {"kind": "answers", "part": self.part, "key": list(row.key)}
-        for line in self.folder.read():
-            if all(line.get(name) == value for name, value in key.items()):
-                return Answered(**{name: tuple(line["answers"][name]) for name in Answered.__dataclass_fields__})
-        found = self.questions.ask(row)
-        self.folder.append([{**key, "answers": {n: getattr(found, n) for n in Answered.__dataclass_fields__}}])
-        return found
+    def __call__(self, rows: Sequence[Condition]) -> list[Answered]:
+        """Look, then ask what is not known."""
+        keys = [json.dumps(row.key) for row in rows]
+        known = {
+            json.dumps(line["key"]): Answered(**{n: tuple(v) for n, v in line["answers"].items()})
+            for line in self.folder.read()
+            if line.get("kind") == "answers" and line["part"] == self.part
+        }
+        missing = [row for row, key in zip(rows, keys, strict=True) if key not in known]
+        for row, found in zip(missing, self.questions.ask(missing) if missing else (), strict=True):
+            answers = {n: getattr(found, n) for n in Answered.__dataclass_fields__}
+            self.folder.append([{"kind": "answers", "part": self.part, "key": list(row.key), "answers": answers}])
+            known[json.dumps(row.key)] = found
+        return [known[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Plan:
 
     goal: Goal
     space: Space
-    trials: int = 60
+    trials: int = 40
     timeout: float | None = None
     seed: int = 0
     alpha: float = 0.01
@@ -211,12 +217,12 @@ def _searched(
 ) -> tuple[list[Trial], Estimates, dict[str, _Remembered]]:
     """All trials, what was estimated for them, and who asks each part."""
     asked = {
-        name: Questions(model, processor, part, plan.batch_size, plan.max_new_tokens)
+        name: Questions(model, processor, part, plan.batch_size, plan.max_new_tokens, keep=name == "train")
         for name, part in parts.parts().items()
     }
     remembered = {name: _Remembered(folder, name, questions) for name, questions in asked.items()}
     progress(0, plan.trials, "estimates")
-    full = remembered["train"](Condition(FULL, "full"))
+    (full,) = remembered["train"]([Condition(FULL, "full")])
     estimates = _estimates(folder, asked["train"], plan.goal, n_visual)
     for line in estimates.notes:
         note(line)
@@ -249,7 +255,7 @@ def _searched(
 
 def _judged(
     done: Sequence[Trial],
-    ask: Mapping[str, Callable[[Condition], Answered]],
+    ask: Mapping[str, Ask],
     plan: Plan,
     n_visual: int,
     progress: Callable[[int, int, str], None],
@@ -260,8 +266,7 @@ def _judged(
     candidates = finalists(done)
     keeps = [goal.budget] if goal.budget is not None else sorted({one.keep for one in candidates})
     candidates += [Candidate(f"{DEFAULT} (default)", DEFAULT, keep) for keep in keeps]
-    full = ask["validation"](Condition(FULL, "full"))
-    candidate, rows = chosen(candidates, ask["validation"], full, goal, n_visual)
+    candidate, rows = chosen(candidates, ask["validation"], goal, n_visual)
     progress(plan.trials, plan.trials, "test")
     # where cost is the goal, the default may keep what the choice keeps on average
     mine = next(row for row in rows if row["label"] == candidate.label and row["keep"] == candidate.keep)

@@ -18,10 +18,13 @@ from tokenprune.evaluation.tune.space import Alternatives, Open, Space
 from tokenprune.evaluation.tune.trial import Answered, Questions
 from tokenprune.results.store import ResultFolder
 
-__all__ = ["KEEP", "RUNGS", "Trial", "importances", "need_optuna", "search", "tried"]
+__all__ = ["KEEP", "RUNGS", "Trial", "gives_up", "importances", "need_optuna", "search", "tried"]
 
 RUNGS = (1, 2, 4)
-"""Questions asked before a composition may be given up, as quarters of all: successive halving."""
+"""Questions asked before a composition may be given up, as quarters of all: asynchronous successive halving."""
+
+HOPELESS = 1.5
+"""A composition that keeps so many times the budget on the first batch is asked no more."""
 
 KEEP = "keep"
 """Name of the budget where that is open, too."""
@@ -116,7 +119,6 @@ def _study(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequence[Tr
         direction="maximize",
         # a seed for each place in the sequence, so that a search that was stopped goes on as if it had not been
         sampler=optuna.samplers.TPESampler(seed=seed + len(done), multivariate=True, group=True, n_startup_trials=12),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=2),
     )
     known = {name: _distribution(one) for name, one in space.open().items()} | {KEEP: _keep_distribution(n_visual)}
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "refused": "PRUNED"}
@@ -193,7 +195,9 @@ def search(
             keep = trial.suggest_int(KEEP, distribution.low, distribution.high, log=True)
         else:
             keep = goal.budget
-        steps, answered, state = _asked(trial, composition, keep, goal, questions, full, n_visual, refused)
+        # where the search begins is what others are measured against, whole
+        rivals = [] if len(done) < len(space.start) else done
+        steps, answered, state = _asked(composition, keep, goal, questions, full, n_visual, refused, rivals)
         one = Trial(
             len(done),
             dict(trial.params),
@@ -210,8 +214,16 @@ def search(
     return done
 
 
+def gives_up(value: float, rung: int, rivals: Sequence[Trial]) -> bool:
+    """Whether a composition is below the better half of those that were asked as much.
+
+    Unlike Optuna's own pruner this needs no more than the values, so that a search goes on from the lines of a folder.
+    """
+    values = sorted((step for trial in rivals for at, step in trial.steps if at == rung), reverse=True)
+    return len(values) > 1 and value < values[(len(values) - 1) // 2]
+
+
 def _asked(
-    trial: Any,
     composition: Mapping[str, Any],
     keep: int,
     goal: Goal,
@@ -219,6 +231,7 @@ def _asked(
     full: Answered,
     n_visual: int,
     refused: Callable[[Any], str | None],
+    rivals: Sequence[Trial],
 ) -> tuple[list[tuple[int, float]], Answered | None, str]:
     """Values after each rung, the answers, and how it ended."""
     strategy = build(composition)
@@ -230,18 +243,19 @@ def _asked(
     start = 0
     for rung in RUNGS:
         stop = -(-len(questions) * rung // RUNGS[-1])
-        if stop > start:
+        for number in range(start, stop):
             try:
-                more = questions.ask(row, start, stop)
+                (more,) = questions.ask([row], number, number + 1)
             except TokenPruneError:
                 return steps, answered, "refused"
             answered = more if answered is None else answered + more
-            start = stop
+            if number == 0 and goal.budget is not None and answered.mean_tokens > HOPELESS * goal.budget:
+                return [(rung, goal.value(answered, full, n_visual))], answered, "pruned"
+        start = stop
         assert answered is not None
         value = goal.value(answered, full, n_visual)
         steps.append((rung, value))
-        trial.report(value, rung)
-        if rung != RUNGS[-1] and trial.should_prune():
+        if rung != RUNGS[-1] and gives_up(value, rung, rivals):
             return steps, answered, "pruned"
     return steps, answered, "complete"
 

@@ -70,17 +70,21 @@ class Answered:
 
 
 class Questions:
-    """Questions of one part of the split, ready to be asked again and again.
+    """Questions of one part of the split, to be asked in batches.
 
     Parameters
     ----------
     model, processor
     items : sequence of Item
     batch_size, max_new_tokens : int
+    keep : bool
+        Whether encoded pictures stay in memory, for a part that is asked again and again.
     """
 
-    def __init__(self, model: Any, processor: Any, items: Sequence[Item], batch_size: int, max_new_tokens: int) -> None:
-        self.max_new_tokens = max_new_tokens
+    def __init__(
+        self, model: Any, processor: Any, items: Sequence[Item], batch_size: int, max_new_tokens: int, *, keep: bool
+    ) -> None:
+        self.max_new_tokens, self.keep = max_new_tokens, keep
         self._model, self._processor = model, processor
         self._after = following(items)
         self._items = list(batches(items, batch_size))
@@ -96,22 +100,26 @@ class Questions:
         return sum(map(len, self._items))
 
     def batch(self, number: int) -> Asked:
-        """One batch, its pictures encoded when it is first asked for."""
-        if number not in self._ready:
-            items = self._items[number]
-            stranger = self._after[items[-1].image_id]
-            self._ready[number] = Asked(self._model, self._processor, items, "kept", stranger, "tune", ())
-        return self._ready[number]
+        """One batch, its pictures encoded."""
+        if number in self._ready:
+            return self._ready[number]
+        items = self._items[number]
+        stranger = self._after[items[-1].image_id]
+        made = Asked(self._model, self._processor, items, "kept", stranger, "tune", ())
+        if self.keep:
+            self._ready[number] = made
+        return made
 
-    def ask(self, row: Condition, start: int = 0, stop: int | None = None) -> Answered:
-        """Answers of one row to the questions of some batches."""
-        lines: list[dict[str, Any]] = []
-        row = _Tried(row.label, row.kind, row.keep, row.draw, row.strategy)
+    def ask(self, rows: Sequence[Condition], start: int = 0, stop: int | None = None) -> list[Answered]:
+        """Answers of some rows to the questions of some batches, each batch's pictures encoded once."""
+        named = [_Tried(row.label, row.kind, row.keep, row.draw, row.strategy) for row in rows]
+        lines: list[list[dict[str, Any]]] = [[] for _ in rows]
         for number in range(start, len(self) if stop is None else stop):
             asked = self.batch(number)
-            with warnings.catch_warnings():
-                # a ceiling of its own is what such a rule is tried with
-                warnings.simplefilter("ignore", UnusedBudgetWarning)
-                lines += asked.answers(row, self.max_new_tokens)
-            asked.shared_work.forget()
-        return Answered.of(lines)
+            for row, mine in zip(named, lines, strict=True):
+                with warnings.catch_warnings():
+                    # a ceiling of its own is what such a rule is tried with
+                    warnings.simplefilter("ignore", UnusedBudgetWarning)
+                    mine += asked.answers(row, self.max_new_tokens)
+                asked.shared_work.forget()
+        return [Answered.of(mine) for mine in lines]

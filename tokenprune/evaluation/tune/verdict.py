@@ -18,6 +18,9 @@ __all__ = ["DEFAULT", "FINALISTS", "Candidate", "Verdict", "chosen", "finalists"
 DEFAULT = "mi-pruner"
 """What a tuned composition has to beat: the published method with the numbers it was published with."""
 
+Ask = Callable[[Sequence[Condition]], list[Answered]]
+"""Who answers some rows, to the questions of one part."""
+
 FINALISTS = 6
 """Compositions that the validation part chooses from, besides the default."""
 
@@ -91,24 +94,21 @@ def finalists(trials: Sequence[Trial]) -> list[Candidate]:
 
 def chosen(
     candidates: Sequence[Candidate],
-    ask: Callable[[Condition], Answered],
-    full: Answered,
+    ask: Ask,
     goal: Goal,
     n_visual: int,
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """The best by the validation part: those that met the constraint there first; and the numbers of all."""
     rows = []
-    for candidate in candidates:
-        found = ask(candidate.row())
+    full, *answers = ask([Condition(FULL, "full"), *(candidate.row() for candidate in candidates)])
+    for candidate, found in zip(candidates, answers, strict=True):
         value = goal.value(found, full, n_visual)
         rows.append({**_numbers(candidate.label, candidate.keep, found), "met": goal.met(found, full), "value": value})
     best = max(range(len(rows)), key=lambda i: (rows[i]["met"], rows[i]["value"], -i))
     return candidates[best], rows
 
 
-def judge(
-    candidate: Candidate, default_keep: int, ask: Callable[[Condition], Answered], goal: Goal, alpha: float
-) -> Verdict:
+def judge(candidate: Candidate, default_keep: int, ask: Ask, goal: Goal, alpha: float) -> Verdict:
     """Ask the test part: the candidate, and what it is measured against at the same budget.
 
     Parameters
@@ -121,10 +121,9 @@ def judge(
     alpha : float
         Level of the test against the default.
     """
-    full = ask(Condition(FULL, "full"))
-    mine = ask(candidate.row())
-    default = ask(Condition(DEFAULT, "strategy", default_keep, 0, build(DEFAULT)))
-    draws = [ask(Condition(RANDOM, "strategy", default_keep, i, build("random"))) for i in range(RANDOM_DRAWS)]
+    published = Condition(DEFAULT, "strategy", default_keep, 0, build(DEFAULT))
+    drawn = [Condition(RANDOM, "strategy", default_keep, i, build("random")) for i in range(RANDOM_DRAWS)]
+    full, mine, default, *draws = ask([Condition(FULL, "full"), candidate.row(), published, *drawn])
     random = Answered(
         draws[0].samples,
         draws[0].images,
