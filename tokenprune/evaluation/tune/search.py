@@ -278,5 +278,8 @@ def importances(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequen
         return {}
     study = _study(space, goal, n_visual, seed, complete)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    with warnings.catch_warnings():
+        # values that few compositions choose have no share worth telling, which their share shows
+        warnings.simplefilter("ignore", UserWarning)
+        found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
