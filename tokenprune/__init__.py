@@ -6,6 +6,7 @@ Compose a strategy from parts (``build``), run it on tensors (``Strategy.select`
 
 from tokenprune._version import __version__
 from tokenprune.core import errors
+from tokenprune.core.adaptive import BudgetRule, Evidence
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import TokenPruneError, TokenPruneWarning
 from tokenprune.core.features import SIGNALS, Features, Grid
@@ -38,9 +39,11 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "BudgetRule",
     "Collector",
     "Compiled",
     "Encoded",
+    "Evidence",
     "Features",
     "Grid",
     "Groups",

@@ -62,7 +62,7 @@ def test_disks(number: int, way_out: str, run: Command, tmp_path: Path, monkeypa
 def test_ctrl_c_says_how_far_it_came(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenprune.evaluation import runner
 
-    real, calls = runner._Asked.answers, []
+    real, calls = runner.Asked.answers, []
 
     def answers(self: Any, row: Any, most: int) -> Any:
         calls.append(row)
@@ -72,7 +72,7 @@ def test_ctrl_c_says_how_far_it_came(run: Command, tmp_path: Path, monkeypatch: 
 
     words = ("compare", "--out", str(tmp_path / "out"), *TINY, "--strategies", "divprune")
     with monkeypatch.context() as patch:
-        patch.setattr(runner._Asked, "answers", answers)
+        patch.setattr(runner.Asked, "answers", answers)
         code, _, err = run(*words)
     assert (code, err.strip().splitlines()[-1]) == (130, "stopped at 6 of 14 answers; the same command goes on")
     code, out, err = run(*words)

@@ -22,7 +22,7 @@ from tokenprune.data.own import BENCHMARKS, load_data
 from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.conditions import conditions
 from tokenprune.evaluation.paper_tables import TABLES, Cell, PaperTable, paper_tables
-from tokenprune.evaluation.runner import _Asked
+from tokenprune.evaluation.runner import Asked
 from tokenprune.evaluation.summary import SummaryRow
 from tokenprune.hf.attach import attach
 from tokenprune.report.paper_tables import latex, markdown, marked, terminal
@@ -85,7 +85,7 @@ def test_a_suffix_is_shown_and_does_not_count(table: Write, tiny: Any, tmp_path:
     (row,) = [r for r in conditions(["mi-pruner"], [8]) if r.label == "mi-pruner"]
     kept = []
     for items in (plain, shown):
-        batch = _Asked(*tiny, items, "kept", None, "run", [row.strategy])
+        batch = Asked(*tiny, items, "kept", None, "run", [row.strategy])
         seen = batch.pictures.shown(0, False)
         with attach(tiny[0], row.strategy, 8, text=batch.text, processor=tiny[1], encoded=seen.encoded) as record:
             tiny[0](**seen.inputs)

@@ -28,6 +28,7 @@ from tokenprune.cli.scenes import scenes
 from tokenprune.cli.show import show
 from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
+from tokenprune.cli.tune import tune
 from tokenprune.cli.verify import verify
 from tokenprune.core.errors import StoppedError, TokenPruneError
 
@@ -59,6 +60,7 @@ app.command("compare")(compare)
 app.command("show")(show)
 app.command("explore")(explore)
 app.command("ablate")(ablate)
+app.command("tune")(tune)
 app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)

@@ -139,7 +139,9 @@ def compare(
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
     examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
-    write_report(found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples)
+    write_report(
+        found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples, found.summary["own_counts"]
+    )
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
     console.print(heading(facts), markup=False)

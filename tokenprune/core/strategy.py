@@ -11,14 +11,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tokenprune.core.adaptive import Adaptive, BudgetRule
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.encoder_kinds import EncoderStage
 from tokenprune.core.errors import (
+    BudgetError,
     ConfigError,
     FeatureError,
     MissingSignalError,
     OptionTypeError,
     UnreachableBudgetError,
+    UnsupportedError,
 )
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.groups import offset_groups
@@ -78,6 +81,21 @@ class AnyStrategy(ABC):
     def uses_budget(self) -> bool:
         """False where how many tokens stay follows from the data and the strategy's options alone."""
         return True
+
+    def under(self, budget: Budget) -> tuple[AnyStrategy, Budget]:
+        """The strategy that a budget's rule makes of this one, with what is left of the budget.
+
+        Raises
+        ------
+        UnsupportedError
+            The budget has a rule, and what acts here takes fixed budgets only.
+        """
+        if budget.adaptive is None:
+            return self, budget
+        raise UnsupportedError(
+            f"strategy {self.name!r} acts between layers and takes no Budget(adaptive=...): give a count or a ratio, "
+            "or use a strategy that acts in front of the language model"
+        )
 
     def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
         """Visual tokens that each decoder layer processes, for one unit of ``n_visual`` tokens.
@@ -194,6 +212,24 @@ class Strategy(AnyStrategy):
             reader = next((part for part in asked if name in part.reads(given)), self)
             raise MissingSignalError(f"{error}. {reader!r} reads it") from None
 
+    def under(self, budget: Budget) -> tuple[Strategy, Budget]:
+        """With a selector that keeps as many picks as the budget's rule says."""
+        if budget.adaptive is None:
+            return self, budget
+        assert isinstance(budget.adaptive, BudgetRule)
+        if self.stage is not None:
+            raise UnsupportedError(
+                f"strategy {self.name!r} drops patches inside the encoder, before anything is known that "
+                "Budget(adaptive=...) could decide by: give a count or a ratio"
+            )
+        if self.selector.own_counts:
+            raise BudgetError(
+                f"strategy {self.name!r} decides itself how many tokens it keeps, and Budget(adaptive=...) would do so "
+                "again: give a count or a ratio"
+            )
+        rule = Adaptive(budget.adaptive, self.selector, budget.floor, budget.ceiling, budget.shared, budget.bucket)
+        return replace(self, selector=rule), budget.fixed
+
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
 
@@ -219,6 +255,9 @@ class Strategy(AnyStrategy):
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
         budget = Budget.of(keep, unit)
+        if budget.adaptive is not None:
+            strategy, fixed = self.under(budget)
+            return strategy.select(features, fixed)
         given = frozenset(features)
         if given not in self._complete:
             for name in sorted(self.reads(given)):
@@ -230,7 +269,7 @@ class Strategy(AnyStrategy):
         counts = budget.counts(sizes)
         # autocast would lower similarities to half precision behind the parts' backs, and reorder tokens
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            scores = self._scores(features)
+            scores = self.scores(features)
             picks = self.selector.choose(Problem(features, scores, counts, features.valid(), sizes=sizes))
             _check_order(picks.order, counts, features, self.selector)
             merged = None if self.merger is None else self.merger.merge_picks(features, picks)
@@ -274,9 +313,7 @@ class Strategy(AnyStrategy):
             )
         counts = tuple(int(count) for count in selection.counts.tolist())
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            problem = Problem(
-                features, self._scores(features), counts, features.valid(), sizes=tuple(features.counts())
-            )
+            problem = Problem(features, self.scores(features), counts, features.valid(), sizes=tuple(features.counts()))
             return replace(selection, optimality=self.selector.optimality(problem, selection.order))
 
     @cached_property
@@ -284,7 +321,8 @@ class Strategy(AnyStrategy):
         """Sets of signals that are known to be enough: parts do not change, and asking all of them takes time."""
         return set()
 
-    def _scores(self, features: Features) -> Tensor:
+    def scores(self, features: Features) -> Tensor:
+        """What the selector is given, (B, N): what the scorer says, zeros without one."""
         if self.scorer is None:
             return torch.zeros(features.batch, features.n_visual, device=features.device)
         return relevance(self.scorer, features)

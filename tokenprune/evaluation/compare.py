@@ -31,6 +31,7 @@ from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
 from tokenprune.evaluation.judge import Judge
 from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
+from tokenprune.evaluation.kept import kept_by_task
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.hf.chat import check_questions
@@ -227,7 +228,7 @@ def comparison(
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
         about = {**(facts or {}), **_about(record), "match": match, **judge_facts(folder_path)}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
-        document["own_counts"] = _own_counts(rows, table)
+        document["own_counts"] = _own_counts(rows, table, answers_in(folder_path))
         for said in document["own_counts"]:
             note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
         write_failures(folder_path, failed)
@@ -386,7 +387,9 @@ def _impossible(
     return found
 
 
-def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+def _own_counts(
+    rows: Sequence[Condition], table: Sequence[SummaryRow], lines: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows that keep other counts than the budget, because these follow from the data."""
     left = {(row.strategy, row.keep): row.kept_tokens for row in table if (row.task, row.metric) == ("all", "accuracy")}
     found = []
@@ -394,7 +397,9 @@ def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[
         kept = left.get((row.label, row.keep))
         if row.strategy is not None and row.strategy.own_counts and kept is not None and kept != row.keep:
             budget = "aimed at" if row.strategy.uses_budget else "free"
-            found.append({"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept})
+            mine = [line for line in lines if (line["strategy"], line["keep"]) == (row.label, row.keep)]
+            about = {"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept}
+            found.append({**about, "by_task": kept_by_task(mine)})
     return found
 
 

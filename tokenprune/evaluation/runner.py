@@ -28,7 +28,7 @@ from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.team import TeamFolder
 
-__all__ = ["FiniteLogits", "ask", "batches", "question_batch"]
+__all__ = ["Asked", "FiniteLogits", "ask", "batches", "following", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -77,7 +77,7 @@ def ask(
     NonFiniteError
         The unpruned model gives logits that are no numbers.
     """
-    following = _following(items)
+    after = following(items)
     every = {(folder.run, *row.key, item.id) for row in rows for item in items if row.asks(item.question)}
     failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
@@ -90,7 +90,7 @@ def ask(
         if not todo:
             continue
         count = len(done)
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
+        asked = Asked(model, processor, batch, match, after[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
                 progress(count, len(every), f"{row.label}@{row.keep}" if row.keep else row.label)
@@ -125,7 +125,7 @@ class FiniteLogits:
         return scores
 
 
-def _following(items: Sequence[Item]) -> dict[str, Item | None]:
+def following(items: Sequence[Item]) -> dict[str, Item | None]:
     """For each picture a question about the next one, in the order of batches; None where there is no other.
 
     A picture shown in the place of another is the next of all pictures, so that answers to it do not depend on how
@@ -159,7 +159,7 @@ def question_batch(
     )
 
 
-class _Asked:
+class Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all conditions."""
 
     def __init__(

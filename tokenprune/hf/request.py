@@ -84,9 +84,9 @@ class Request:
         """Find the adapter, build the strategy, and check that the model can give what it reads."""
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
+        built, budget = built.under(Budget.of(keep, unit))
         check(adapter, built, extra)
         sources = Sources.of(adapter, built, extra)
-        budget = Budget.of(keep, unit)
         if "frames" in built.requires and adapter.frames_apart and budget.unit != "sample":
             raise UnsupportedError(
                 f"strategy {built.name!r} compares the frames of a video, and {type(adapter.model).__name__} shows "

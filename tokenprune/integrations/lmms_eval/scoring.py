@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tokenprune.core.errors import ConfigError
 from tokenprune.data.images import open_image
 from tokenprune.data.own.question import OwnQuestion
 from tokenprune.evaluation.metrics import build_metric, graded
@@ -28,6 +29,10 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
     question = _question(doc)
     said = results[0].strip()
     right = graded(said, question)
+    if right is None:
+        raise ConfigError(
+            f"metric {question.metric!r} asks a judge, which a task of the harness does not: use tokenprune compare"
+        )
     line = {
         "sample": doc["id"],
         "image": doc["image_id"],
