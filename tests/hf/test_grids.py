@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.core.features import Grid
+from tokenprune.hf.encoded import takes_encoded
 from tokenprune.zoo.tiny import FAMILIES, picture, tiny_inputs, tiny_model, tiny_processor
 
 
@@ -102,6 +103,7 @@ def test_pictures_of_a_row() -> None:
             tp.Features(torch.randn(2, 6, 4), grid=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not takes_encoded(tiny_model("llava")), reason="needs transformers >= 5.18")
 @torch.no_grad()
 def test_a_part_that_needs_places_is_refused_where_nobody_knows_them() -> None:
     """Features that were encoded elsewhere come without grids."""
