@@ -393,8 +393,8 @@ def test_pictures_of_every_kind_are_seen_as_they_are(table: Write, tmp_path: Pat
     for item in plain:
         assert np.abs(np.asarray(item.image())[..., 0].astype(int) - grey).max() <= 1, item.image_id
     assert last.image().size == (8, 16)
-    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tiff")
-    with pytest.raises(ConfigError, match="mode F"):
+    Image.fromarray(grey.astype(np.float32) * 10).save(tmp_path / "f.tiff")
+    with pytest.raises(ConfigError, match="no scale for them is known"):
         load_data(table([{"image": "f.tiff", "question": "what?", "answer": "x"}]))
 
 
