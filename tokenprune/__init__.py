@@ -24,7 +24,7 @@ from tokenprune.core.kinds import (
     Scorer,
     Selector,
 )
-from tokenprune.core.metric import Metric
+from tokenprune.core.metric import JudgedMetric, Metric
 from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
@@ -47,6 +47,7 @@ __all__ = [
     "Features",
     "Grid",
     "Groups",
+    "JudgedMetric",
     "Merged",
     "Merger",
     "Metric",

@@ -75,7 +75,7 @@ def test_a_fitted_prior_is_what_it_was_given_on_any_grid() -> None:
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_places_that_are_not_known_are_asked_for(prior: tp.Prior) -> None:
-    with pytest.raises(MissingSignalError, match="tile"):
+    with pytest.raises(MissingSignalError, match="'places' is needed"):
         prior.log_prior(tp.Features(torch.ones(1, 4, 2)))
 
 

@@ -19,6 +19,8 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
+from tokenprune.cli.harness import harness
+from tokenprune.cli.judge import judge
 from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.report import report
@@ -67,9 +69,11 @@ app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
 app.command("table")(table)
+app.command("judge")(judge)
 app.command("verify")(verify)
 app.command("check")(check)
 app.add_typer(scenes, name="scenes")
+app.add_typer(harness, name="harness")
 
 
 def main() -> None:

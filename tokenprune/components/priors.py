@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from tokenprune.core.errors import ConfigError, MissingSignalError, OptionTypeError
+from tokenprune.core.errors import ConfigError, OptionTypeError
 from tokenprune.core.features import Features, Grid, working_precision
 from tokenprune.core.kinds import Prior, check_number
 
@@ -23,24 +24,20 @@ def _normalised(log_weight: Tensor, features: Features) -> Tensor:
     return log_weight - torch.logsumexp(log_weight, dim=-1, keepdim=True)
 
 
-def _places(features: Features, name: str) -> Tensor:
+def _places(features: Features) -> Tensor:
     """Middle of each token in its picture or frame, (B, N, 2): down and across, from -1 to 1; 0 at padding.
 
-    Each row by its own grid, so that rows of different pictures may stand in one batch.
+    Each row by its own grids, so that rows of different pictures, and units of several, may stand in one batch.
     """
-    if features.grids is None:
-        raise MissingSignalError(
-            f"the prior {name!r} needs Features(grid=Grid(height, width)), and grid is None: where a picture is cut "
-            "into tiles pass unit='tile'"
-        )
-    out = torch.zeros(features.batch, features.n_visual, 2, device=features.device)
-    known: dict[Grid, Tensor] = {}
-    for row, grid in enumerate(features.grids):
-        if grid not in known:
-            size = torch.tensor([grid.height, grid.width], device=features.device)
-            known[grid] = (2 * grid.coordinates(features.device)[:, 1:] + 1) / size - 1
-        out[row, : grid.size] = known[grid]
-    return out
+    if features.pictures is None:
+        features["places"]  # raises, saying what is missing
+    rows = [torch.cat([_middles(grid, features.device) for grid in grids]) for grids in features.pictures or ()]
+    return torch.stack([pad(row, (0, 0, 0, features.n_visual - len(row))) for row in rows])
+
+
+def _middles(grid: Grid, device: torch.device) -> Tensor:
+    size = torch.tensor([grid.height, grid.width], device=device)
+    return (2 * grid.coordinates(device)[:, 1:] + 1) / size - 1
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,14 @@ class Centre(Prior):
     """
 
     width: float = 0.5
+    requires = frozenset({"places"})
 
     def __post_init__(self) -> None:
         check_number(self, "width", 0, 100, open_low=True)
 
     def log_prior(self, features: Features) -> Tensor:
         """Log-density on the grid, (B, N)."""
-        log_weight = -_places(features, "centre").square().sum(-1) / (2 * self.width**2)
+        log_weight = -_places(features).square().sum(-1) / (2 * self.width**2)
         return _normalised(log_weight, features)
 
 
@@ -112,6 +110,7 @@ class PowerPoints(Prior):
 
     width: float = 0.25
     away: ClassVar[float]
+    requires = frozenset({"places"})
 
     def __post_init__(self) -> None:
         check_number(self, "width", 0, 100, open_low=True)
@@ -119,7 +118,7 @@ class PowerPoints(Prior):
     def log_prior(self, features: Features) -> Tensor:
         """Log-density of the mixture on the grid, (B, N)."""
         # down and across are independent, and a point on either side is the nearer one's mirror image
-        place = _places(features, type(self).__name__).unsqueeze(-1)
+        place = _places(features).unsqueeze(-1)
         points = torch.tensor([-self.away, self.away], device=features.device)
         log_weight = torch.logsumexp(-(place - points).square() / (2 * self.width**2), dim=-1).sum(-1)
         return _normalised(log_weight, features)
@@ -150,6 +149,7 @@ class FittedPrior(Prior):
     """
 
     weights: tuple[tuple[float, ...], ...] = ((1.0,),)
+    requires = frozenset({"places"})
 
     def __post_init__(self) -> None:
         rows = self.weights
@@ -167,5 +167,5 @@ class FittedPrior(Prior):
         """Log-weight of the cell that each token's middle lies in, (B, N)."""
         table = torch.tensor(self.weights, device=features.device).log()
         size = torch.tensor(table.shape, device=features.device)
-        cell = ((_places(features, "fitted") + 1) / 2 * size).long().minimum(size - 1)
+        cell = ((_places(features) + 1) / 2 * size).long().minimum(size - 1)
         return _normalised(table[cell[..., 0], cell[..., 1]], features)

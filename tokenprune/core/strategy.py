@@ -18,6 +18,7 @@ from tokenprune.core.errors import (
     BudgetError,
     ConfigError,
     FeatureError,
+    MissingSignalError,
     OptionTypeError,
     UnreachableBudgetError,
     UnsupportedError,
@@ -202,6 +203,15 @@ class Strategy(AnyStrategy):
         """As the selector."""
         return self.selector.uses_budget
 
+    def _need(self, name: str, features: Features, given: Container[str]) -> None:
+        """Raise where a signal is missing, naming it and the part that reads it."""
+        try:
+            features[name]
+        except MissingSignalError as error:
+            asked = (part for whole in (self.scorer, self.selector, self.merger) if whole for part in whole.parts())
+            reader = next((part for part in asked if name in part.reads(given)), self)
+            raise MissingSignalError(f"{error}. {reader!r} reads it") from None
+
     def under(self, budget: Budget) -> tuple[Strategy, Budget]:
         """With a selector that keeps as many picks as the budget's rule says."""
         if budget.adaptive is None:
@@ -251,7 +261,7 @@ class Strategy(AnyStrategy):
         given = frozenset(features)
         if given not in self._complete:
             for name in sorted(self.reads(given)):
-                features[name]  # raises, naming what is missing
+                self._need(name, features, given)
             self._complete.add(given)
         if budget.unit == "frame":
             return self._select_frames(features, budget)
@@ -266,6 +276,45 @@ class Strategy(AnyStrategy):
         known = None if self.scorer is None else scores
         selection = Selection.from_order(picks.order, features.n_visual, known, merged, features.visual_mask)
         return selection if picks.groups is None else replace(selection, groups=picks.groups)
+
+    def assess(self, features: Features, selection: Selection) -> Selection:
+        """The selection with its :attr:`~tokenprune.core.selection.Selection.optimality`: how far it is from the best.
+
+        Computed on request, not with every selection: the picks are replayed, and what no picks of as many tokens can
+        exceed is bounded by what the objective is known to be. A row is a unit; for frames of their own budgets give
+        ``features.frames()`` and a selection of these.
+
+        Parameters
+        ----------
+        features : Features
+            Those that the tokens were selected by.
+        selection : Selection
+
+        Raises
+        ------
+        ConfigError
+            The selector maximises nothing of which the best is bounded.
+        FeatureError
+            The selection is of other features.
+
+        Examples
+        --------
+        >>> import torch, tokenprune as tp
+        >>> strategy = tp.build({"selector": {"name": "greedy", "objective": "pmi-coverage"}})
+        >>> features = tp.Features(visual=torch.randn(1, 16, 8), text=torch.randn(1, 5, 8))
+        >>> chosen = strategy.assess(features, strategy.select(features, keep=4))
+        >>> bool(chosen.optimality.ratio >= 1 - 1 / 2.72)
+        True
+        """
+        if selection.n_visual != features.n_visual or len(selection.order) != features.batch:
+            raise FeatureError(
+                f"selection is of {len(selection.order)} rows of {selection.n_visual} tokens, features of "
+                f"{features.batch} rows of {features.n_visual}: give the features that it was selected by"
+            )
+        counts = tuple(int(count) for count in selection.counts.tolist())
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            problem = Problem(features, self.scores(features), counts, features.valid(), sizes=tuple(features.counts()))
+            return replace(selection, optimality=self.selector.optimality(problem, selection.order))
 
     @cached_property
     def _complete(self) -> set[frozenset[str]]:

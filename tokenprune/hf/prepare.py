@@ -30,6 +30,7 @@ from tokenprune.hf.encoded import (
 from tokenprune.hf.patching import attached
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_one_sample_a_row, real_tokens
 from tokenprune.hf.sources import Extra
 from tokenprune.hf.splice import splice
 from tokenprune.hf.words import Words, silent_words, speaking_of
@@ -114,8 +115,9 @@ def _shortened(
     request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Encoded, speaking: Speaking | None
 ) -> dict[str, Any]:
     adapter = request.adapter
-    given = inputs.get("attention_mask")
-    mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+    mask = real_tokens(ids, inputs.get("attention_mask"))
+    if (places := inputs.get("position_ids")) is not None:
+        check_one_sample_a_row(places, mask)
     embeds = embedded(adapter, ids, encoded)
     batch = read_batch(request, ids, mask, encoded.seen)
     features = collect(request, ids, embeds, batch, encoded.seen)
