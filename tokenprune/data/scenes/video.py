@@ -14,8 +14,9 @@ from PIL import Image
 
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint
-from tokenprune.data.scenes.placement import UNIT, Box, Layout, SceneObject, draw_layout
+from tokenprune.data.scenes.placement import Box, Layout, SceneObject, draw_layout
 from tokenprune.data.scenes.questions import LETTERS, Question
+from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import NAMES, SIZE
 
 __all__ = ["FRAMES", "VIDEO_SUBFAMILIES", "Clip", "clip"]
