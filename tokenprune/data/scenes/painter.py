@@ -15,7 +15,7 @@ from tokenprune.data.scenes.placement import UPRIGHT, Layout, Rotation, SceneObj
 from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import COLORS
 
-__all__ = ["Painting", "paint"]
+__all__ = ["Painting", "paint", "paint_clip"]
 
 _NATURAL, _TINTED, _FLAT = 0, 1, 2
 _GRIDS = ((3, 45), (9, 28), (40, 20))
@@ -103,8 +103,8 @@ def paint(layout: Layout, draws: Draws, natural: bool = False) -> Painting:
     things = [_object_stamp(thing) for thing in layout.objects] + [_plate_stamp(sign) for sign in layout.signs]
     if natural:
         image = _natural_ground(draws, (height, width), things)
-        for i in sorted(range(len(things)), key=lambda i: (-things[i].width, i)):
-            _stamp(image, owner, [things[i]], i)
+        for layer in _layers(things):
+            _stamp(image, owner, [things[i] for i in layer], [i + 1 for i in layer])
     else:
         image = _background(draws, (height, width))
         _stamp(image, owner, things)
@@ -112,6 +112,42 @@ def paint(layout: Layout, draws: Draws, natural: bool = False) -> Painting:
     noisy = _noise(draws, (height, width))
     noisy += image
     return Painting(np.clip(noisy, 0, 255, out=noisy).astype(np.uint8), owner, letter)
+
+
+def _layers(stamps: Sequence[_Stamp]) -> list[list[int]]:
+    """Which stamps to paint together so that none of a layer touch, and small ones come after large ones below them."""
+    depth: dict[int, int] = {}
+    for i in sorted(range(len(stamps)), key=lambda i: (-stamps[i].width, i)):
+        below = [depth[j] for j in depth if _near(stamps[i], stamps[j])]
+        depth[i] = max(below, default=-1) + 1
+    return [[i for i in depth if depth[i] == layer] for layer in range(max(depth.values(), default=-1) + 1)]
+
+
+def _near(a: _Stamp, b: _Stamp) -> bool:
+    reach = a.width + a.height + b.width + b.height  # half the turned sides, at most, plus the rounding
+    return abs(a.x - b.x) * 2 <= reach and abs(a.y - b.y) * 2 <= reach
+
+
+def paint_clip(layouts: Sequence[Layout], draws: Draws) -> tuple[Painting, ...]:
+    """Paint frames that share their background and noise; each is what :func:`paint` makes of its layout.
+
+    Parameters
+    ----------
+    layouts : sequence of Layout
+        One a frame, all of one size.
+    draws : Draws
+        For the background and the noise.
+    """
+    width, height = layouts[0].size
+    ground = _background(draws, (height, width))
+    noise = _noise(draws, (height, width))
+    found = []
+    for layout in layouts:
+        image, owner, letter = ground.copy(), np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+        _stamp(image, owner, [*map(_object_stamp, layout.objects), *map(_plate_stamp, layout.signs)])
+        _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
+        found.append(Painting(np.clip(noise + image, 0, 255).astype(np.uint8), owner, letter))
+    return tuple(found)
 
 
 def _random_bytes(draws: Draws, n: int) -> NDArray[np.uint8]:
@@ -283,8 +319,8 @@ def _texture(stamp: _Stamp, shape: tuple[int, int]) -> tuple[NDArray[np.int64], 
     return pixels[inside], u[inside], v[inside], level
 
 
-def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_Stamp], first: int = 0) -> None:
-    """Paint stamps in one pass, and note in ``seen`` which is where: 1 + ``first`` is the first.
+def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_Stamp], labels: Sequence[int] = ()) -> None:
+    """Paint stamps in one pass, and note in ``seen`` which is where, by its label (1, 2, ... if there are none).
 
     Where stamps overlap, the last one is painted on what was there before.
     """
@@ -325,4 +361,4 @@ def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_
     flat = image.reshape(-1, 3)
     flat[pixels] = (flat[pixels].astype(np.int32) * (255 - alpha) // 255 + rgb).clip(0, 255).astype(np.uint8)
     hit = alpha[:, 0] > 127
-    seen.reshape(-1)[pixels[hit]] = spread(list(range(first + 1, first + len(stamps) + 1)))[hit]
+    seen.reshape(-1)[pixels[hit]] = spread(list(labels) or list(range(1, len(stamps) + 1)))[hit]
