@@ -292,6 +292,8 @@ class Feeder:
         self._free: Any = context.Queue()
         self._full: Any = context.Queue()
         self.weights: Any = context.Array("i", list(weights)) if weights is not None else None
+        self.shown: Any = context.Array("i", [1] * len(self.cycle))  # 0: left out for now
+        self._kinds: Any = context.Array("i", len(self._buffers), lock=False)
         for slot in range(len(self._buffers)):
             self._free.put(slot)
         self._processes = [
@@ -311,6 +313,9 @@ class Feeder:
                     return
                 with contextlib.suppress(queue.Empty):
                     slot = self._free.get(timeout=5)
+            if not self.shown[number % len(self.cycle)]:
+                self._free.put(slot)
+                continue
             shown = self.cycle[number % len(self.cycle)]
             batch = Batch.views(self._buffers[slot], self.size, self.length, shown)
             for row in range(len(batch.images)):
@@ -321,12 +326,17 @@ class Feeder:
                     write_benchmark_scene(batch, row, self._split, self._seed, index, shown)
                 else:
                     write_training_scene(batch, row, self._split, self._seed, index, self.weights[:], shown)
-            self._full.put((slot, number % len(self.cycle)))
+            self._kinds[slot] = number % len(self.cycle)
+            self._full.put(slot)
 
     def take(self) -> tuple[Batch, int]:
         """Return the next batch and its slot, which :meth:`release` gives back."""
-        slot, kind = self._full.get(timeout=120)
-        return Batch.views(self._buffers[slot], self.size, self.length, self.cycle[kind]), slot
+        slot = self._full.get(timeout=120)
+        return Batch.views(self._buffers[slot], self.size, self.length, self.shown_in(slot)), slot
+
+    def shown_in(self, slot: int) -> Shown:
+        """What the batch in a slot shows."""
+        return self.cycle[self._kinds[slot]]
 
     def ready(self) -> int:
         """About how many batches wait to be taken."""
