@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from experiments.embedded.batches import IGNORED, SIGN
 from experiments.embedded.losses import branches_of
 from experiments.embedded.vocabulary import EOS
-from experiments.trainings.network import State, answer, encode_pictures
+from experiments.trainings.network import Blocks, State, answer, encode_pictures
 
 LOSSES = ("answers", "end", "dense", "place")
 """``answers``: cross-entropy of the answers' tokens. ``end``: where an answer ends, in rows whose questions see few
@@ -92,6 +93,23 @@ def answer_losses(logits: Tensor, targets: Tensor, starved: Tensor) -> tuple[Ten
     return full, (loss * weight).sum((1, 2)) / weight.sum().clamp_min(1)
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """The functions that do the work: as they are, or compiled."""
+
+    blocks: Blocks = field(default_factory=Blocks)
+    dense: Callable[..., Tensor] = dense_loss
+    answers: Callable[..., tuple[Tensor, Tensor]] = answer_losses
+
+    @classmethod
+    def made(cls) -> Compiled:
+        """Compiled, once for each shape."""
+        return cls(Blocks.compiled(), *(torch.compile(f, dynamic=False) for f in (dense_loss, answer_losses)))
+
+
+EAGER = Compiled()
+
+
 def losses(
     state: State,
     config: Any,
@@ -100,6 +118,7 @@ def losses(
     seen: Mapping[str, Tensor],
     sight: tuple[Tensor, Tensor],
     answers: bool = True,
+    compiled: Compiled = EAGER,
 ) -> Tensor:
     """All losses in the order of ``LOSSES``: (losses, K).
 
@@ -118,13 +137,17 @@ def losses(
         As :func:`starved_rows` returns it.
     answers : bool, default True
         Whether questions are asked at all.
+    compiled : Compiled
     """
-    visual, features = encode_pictures(state, config, patches, seen)
+    blocks = compiled.blocks
+    visual, features = encode_pictures(state, config, patches, seen, blocks)
     nothing = torch.zeros(len(features), device=features.device)
     full = end = dense = nothing
     if answers:
-        logits = answer(state, config, visual, branches_of(dict(batch)), seen, sight[0])
-        full, end = answer_losses(logits, batch["targets"].long(), sight[1])
+        logits = answer(state, config, visual, branches_of(dict(batch)), seen, sight[0], blocks)
+        full, end = compiled.answers(logits, batch["targets"].long(), sight[1])
     if patches.shape[1] == 1:
-        dense = dense_loss(state, features, batch, seen["order"])
+        labels = {name: batch[name] for name in ("objects", "colors", "characters")}
+        heads = {name: state[name] for name in state if name.startswith("heads.")}
+        dense = compiled.dense(heads, features, labels, seen["order"])
     return torch.stack([full, end, dense, place_loss(state, visual[0], seen["centres"])])

@@ -8,7 +8,8 @@ what precedes it are computed once, and every question about it is a branch that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +43,7 @@ MEAN, STD = 127.5, 127.5
 SECTIONS = (12, 10, 10)
 """Rotary frequencies of time, row and column."""
 THETA = 10000.0
+ALIGNED = 64
 
 State = Mapping[str, Tensor]
 """Parameters by name, each with the axis of the models in front."""
@@ -137,13 +139,23 @@ class Stack:
             for model, own in zip(models, heads, strict=True)
         ]
         self.shapes = {name: tuple(p.shape) for name, p in named[0].items()}
-        self.sizes = [p.numel() for p in named[0].values()]
-        self.flat = torch.stack([torch.cat([p.detach().flatten() for p in own.values()]) for own in named])
+        # every parameter of every model begins at a multiple of ALIGNED: matrix products of tensors that do not are slow
+        self.sizes = [-(-p.numel() // ALIGNED) * ALIGNED for p in named[0].values()]
+        self.flat = torch.stack(
+            [
+                torch.cat(
+                    [F.pad(p.detach().flatten(), (0, n - p.numel())) for p, n in zip(own.values(), self.sizes, strict=True)]
+                )
+                for own in named
+            ]
+        )
 
     def state(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters by name, (K, ...), as views of (K, all)."""
-        parts = flat.split(self.sizes, 1)
-        return {name: p.unflatten(1, shape) for (name, shape), p in zip(self.shapes.items(), parts, strict=True)}
+        found = {}
+        for (name, shape), part in zip(self.shapes.items(), flat.split(self.sizes, 1), strict=True):
+            found[name] = part[:, : math.prod(shape)].unflatten(1, shape)
+        return found
 
     def spread(self, values: Mapping[str, float]) -> Tensor:
         """A number for each parameter, repeated for each of its entries: (all,)."""
@@ -260,8 +272,7 @@ class Seen:
         return {name: tensor.to(device) for name, tensor in made.items()}
 
 
-def _linear(x: Tensor, state: State, name: str) -> Tensor:
-    weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     flat = x.flatten(1, -2)
     made = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
     return made.unflatten(1, x.shape[1:-1])
@@ -271,13 +282,12 @@ def _over_models(weight: Tensor, x: Tensor) -> Tensor:
     return weight.view(len(weight), *[1] * (x.dim() - 2), -1)
 
 
-def _layer_norm(x: Tensor, state: State, name: str) -> Tensor:
-    scale, shift = (_over_models(state[f"{name}.{part}"], x) for part in ("weight", "bias"))
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
+def _layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * _over_models(scale, x) + _over_models(shift, x)
 
 
-def _rms_norm(x: Tensor, state: State, name: str) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * _over_models(state[f"{name}.weight"], x)
+def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * _over_models(scale, x)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -291,21 +301,82 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
     return F.scaled_dot_product_attention(*parts, **how).transpose(1, 2).flatten(2).unflatten(0, q.shape[:2])
 
 
-def _encoder_layer(x: Tensor, state: State, name: str, cos: Tensor, sin: Tensor) -> Tensor:
-    h = _linear(_layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
-    q, k, v = rearrange(h, "m b n (three h d) -> three m b n h d", three=3, d=64).unbind(0)
+def _parts(state: State, name: str, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Parameters of a layer in a fixed order, so that one compiled function serves all layers."""
+    return tuple(state[f"{name}.{part}"] for part in names)
+
+
+ENCODER_LAYER = tuple(
+    f"{layer}.{part}"
+    for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.linear_fc1", "mlp.linear_fc2")
+    for part in ("weight", "bias")
+)
+
+
+def encoder_layer(x: Tensor, parts: tuple[Tensor, ...], cos: Tensor, sin: Tensor) -> Tensor:
+    """One layer of the encoder: x (K, B, N, seen), parameters in the order of ``ENCODER_LAYER``."""
+    norm1, norm1_, qkv, qkv_, proj, proj_, norm2, norm2_, fc1, fc1_, fc2, fc2_ = parts
+    h = _linear(_layer_norm(x, norm1, norm1_), qkv, qkv_)
+    q, k, v = h.unflatten(-1, (3, -1, 64)).unbind(3)
     q, k = (_turn(w, cos[:, None], sin[:, None]) for w in (q, k))
-    x = x + _linear(_attention(q, k, v), state, f"{name}.attn.proj")
-    h = _linear(_layer_norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.linear_fc1")
-    return x + _linear(F.gelu(h, approximate="tanh"), state, f"{name}.mlp.linear_fc2")
+    x = x + _linear(_attention(q, k, v), proj, proj_)
+    h = _linear(_layer_norm(x, norm2, norm2_), fc1, fc1_)
+    return x + _linear(F.gelu(h, approximate="tanh"), fc2, fc2_)
 
 
-def _merged(x: Tensor, state: State, name: str, deep: bool) -> Tensor:
+MERGER = tuple(f"{layer}.{part}" for layer in ("norm", "linear_fc1", "linear_fc2") for part in ("weight", "bias"))
+
+
+def merged(x: Tensor, parts: tuple[Tensor, ...], deep: bool) -> Tensor:
+    """Tokens of patches: x (K, B, N, seen) to (K, B, N / 4, width); parameters in the order of ``MERGER``."""
+    norm, norm_, fc1, fc1_, fc2, fc2_ = parts
     if deep:
-        x = _layer_norm(x.unflatten(2, (-1, MERGE**2)).flatten(3), state, f"{name}.norm")
+        x = _layer_norm(x.unflatten(2, (-1, MERGE**2)).flatten(3), norm, norm_)
     else:
-        x = _layer_norm(x, state, f"{name}.norm").unflatten(2, (-1, MERGE**2)).flatten(3)
-    return _linear(F.gelu(_linear(x, state, f"{name}.linear_fc1")), state, f"{name}.linear_fc2")
+        x = _layer_norm(x, norm, norm_).unflatten(2, (-1, MERGE**2)).flatten(3)
+    return _linear(F.gelu(_linear(x, fc1, fc1_)), fc2, fc2_)
+
+
+DECODER_LAYER = (
+    "input_layernorm.weight",
+    *(f"self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "o_proj")),
+    "post_attention_layernorm.weight",
+    *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+)
+
+
+def decoder_layer(x: Tensor, parts: tuple[Tensor, ...], cos: Tensor, sin: Tensor, mask: Tensor, start: int) -> Tensor:
+    """One layer of the language model: x (K, B, S, width), parameters in the order of ``DECODER_LAYER``.
+
+    The first ``start`` places are the context and see what is before them; what the others see is in the mask.
+    """
+    norm, wq, wk, wv, q_norm, k_norm, wo, norm2, gate, up, down = parts
+    h = _rms_norm(x, norm)
+    q, k, v = (_linear(h, w).unflatten(-1, (-1, 64)) for w in (wq, wk, wv))
+    q, k = _rms_norm(q, q_norm), _rms_norm(k, k_norm)
+    q, k = (_turn(w, cos[:, :, None], sin[:, :, None]) for w in (q, k))
+    context = _attention(q[:, :, :start], k[:, :, :start], v[:, :, :start], is_causal=True)
+    questions = _attention(q[:, :, start:], k, v, attn_mask=mask)
+    x = x + _linear(torch.cat([context, questions], 2), wo)
+    h = _rms_norm(x, norm2)
+    return x + _linear(F.silu(_linear(h, gate)) * _linear(h, up), down)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The functions that do the work: as they are, or compiled."""
+
+    encoder: Callable[..., Tensor] = encoder_layer
+    merger: Callable[..., Tensor] = merged
+    decoder: Callable[..., Tensor] = decoder_layer
+
+    @classmethod
+    def compiled(cls) -> Blocks:
+        """Compiled, once for each shape."""
+        return cls(*(torch.compile(f, dynamic=False) for f in (encoder_layer, merged, decoder_layer)))
+
+
+PLAIN_BLOCKS = Blocks()
 
 
 def patches_of(images: Tensor, seen: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -330,7 +401,9 @@ def patches_of(images: Tensor, seen: Mapping[str, Tensor], dtype: torch.dtype) -
     return patches[:, :, seen["order"]]
 
 
-def encode_pictures(state: State, config: Any, patches: Tensor, seen: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def encode_pictures(
+    state: State, config: Any, patches: Tensor, seen: Mapping[str, Tensor], blocks: Blocks = PLAIN_BLOCKS
+) -> tuple[Tensor, Tensor]:
     """Encode pictures or clips.
 
     Parameters
@@ -342,6 +415,7 @@ def encode_pictures(state: State, config: Any, patches: Tensor, seen: Mapping[st
         As :func:`patches_of` returns it.
     seen : mapping
         As :meth:`Seen.tensors` returns it.
+    blocks : Blocks
 
     Returns
     -------
@@ -364,10 +438,10 @@ def encode_pictures(state: State, config: Any, patches: Tensor, seen: Mapping[st
     cos, sin = seen["turns"].cos(), seen["turns"].sin()
     deep = []
     for i in range(vision.depth):
-        x = _encoder_layer(x, state, f"{name}.blocks.{i}", cos, sin)
+        x = blocks.encoder(x, _parts(state, f"{name}.blocks.{i}", ENCODER_LAYER), cos, sin)
         if i in vision.deepstack_visual_indexes:
-            deep.append(_merged(x, state, f"{name}.deepstack_merger_list.{len(deep)}", deep=True))
-    tokens = torch.stack([_merged(x, state, f"{name}.merger", deep=False), *deep])
+            deep.append(blocks.merger(x, _parts(state, f"{name}.deepstack_merger_list.{len(deep)}", MERGER), True))
+    tokens = torch.stack([blocks.merger(x, _parts(state, f"{name}.merger", MERGER), False), *deep])
     return tokens.unflatten(2, (b, -1)).flatten(3, 4), x.unflatten(1, (b, -1)).flatten(2, 3)
 
 
@@ -381,21 +455,14 @@ def _angles(positions: Tensor) -> Tensor:
     return torch.cat([angles, angles], -1)
 
 
-def _decoder_layer(x: Tensor, state: State, name: str, cos: Tensor, sin: Tensor, mask: Tensor, start: int) -> Tensor:
-    h = _rms_norm(x, state, f"{name}.input_layernorm")
-    q, k, v = (_linear(h, state, f"{name}.self_attn.{p}_proj").unflatten(-1, (-1, 64)) for p in "qkv")
-    q, k = (_rms_norm(w, state, f"{name}.self_attn.{p}_norm") for w, p in ((q, "q"), (k, "k")))
-    q, k = (_turn(w, cos[:, :, None], sin[:, :, None]) for w in (q, k))
-    context = _attention(q[:, :, :start], k[:, :, :start], v[:, :, :start], is_causal=True)
-    questions = _attention(q[:, :, start:], k, v, attn_mask=mask)
-    x = x + _linear(torch.cat([context, questions], 2), state, f"{name}.self_attn.o_proj")
-    h = _rms_norm(x, state, f"{name}.post_attention_layernorm")
-    gate = F.silu(_linear(h, state, f"{name}.mlp.gate_proj")) * _linear(h, state, f"{name}.mlp.up_proj")
-    return x + _linear(gate, state, f"{name}.mlp.down_proj")
-
-
 def answer(
-    state: State, config: Any, visual: Tensor, branches: Branches, seen: Mapping[str, Tensor], kept: Tensor | None = None
+    state: State,
+    config: Any,
+    visual: Tensor,
+    branches: Branches,
+    seen: Mapping[str, Tensor],
+    kept: Tensor | None = None,
+    blocks: Blocks = PLAIN_BLOCKS,
 ) -> Tensor:
     """Logits of the token behind each token of the questions: (K, B, L, vocabulary).
 
@@ -411,13 +478,16 @@ def answer(
         As :meth:`Seen.tensors` returns it.
     kept : Tensor of bool, (B, V), optional
         Visual tokens that the questions may look at; default all.
+    blocks : Blocks
     """
     name, models = "model.language_model", visual.shape[1]
     table, places = state[f"{name}.embed_tokens.weight"], seen["visual"]
     start, length = len(seen["ids"]), branches.tokens.shape[1]
     rows = len(branches.tokens)
     ids = torch.cat([seen["ids"].expand(rows, -1), branches.tokens], 1)
-    x = table[:, ids].index_copy(2, places, visual[0])
+    # a product, since the gradient of a lookup adds one row after the other where a word is as frequent as here
+    spoken = F.one_hot(ids, table.shape[1]).to(table.dtype)
+    x = _linear(spoken.expand(models, -1, -1, -1), table.mT).index_copy(2, places, visual[0])
     asked = (seen["first"] + branches.offset).expand(3, -1, -1)
     positions = torch.cat([seen["positions"][:, None].expand(-1, rows, -1), asked], 2)
     angles = _angles(positions)
@@ -431,7 +501,7 @@ def answer(
     mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, float("-inf"))
     mask = mask.expand(models, -1, -1, -1).flatten(0, 1)[:, None]
     for i in range(config.text_config.num_hidden_layers):
-        x = _decoder_layer(x, state, f"{name}.layers.{i}", cos, sin, mask, start)
+        x = blocks.decoder(x, _parts(state, f"{name}.layers.{i}", DECODER_LAYER), cos, sin, mask, start)
         if i + 1 < len(visual):
             x = x.index_add(2, places, visual[i + 1])
-    return _linear(_rms_norm(x[:, :, start:], state, f"{name}.norm"), state, "lm_head")
+    return _linear(_rms_norm(x[:, :, start:], state[f"{name}.norm.weight"]), state["lm_head.weight"])

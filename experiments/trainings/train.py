@@ -28,7 +28,7 @@ from torch import Tensor  # noqa: E402
 from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIES, Feeder, Shown  # noqa: E402
 from experiments.embedded.losses import branches_of  # noqa: E402
 from experiments.embedded.train import Log, by_family, elapsed, to_device  # noqa: E402
-from experiments.trainings.losses import LOSSES, losses, starved_rows  # noqa: E402
+from experiments.trainings.losses import LOSSES, Compiled, losses, starved_rows  # noqa: E402
 from experiments.trainings.network import Seen, Stack, answer, build, encode_pictures, heads_of, patches_of  # noqa: E402
 from tokenprune.data.scenes.styles import NATURAL  # noqa: E402
 
@@ -107,9 +107,8 @@ class Trainings:
         self._make_models()
         self.seen: dict[Shown, dict[str, Tensor]] = {}
         self.pool: list[tuple[Shown, dict[str, Tensor]]] = []
-        compile_with = torch.compile if arguments.compile else lambda function, **_: function
-        self.losses = compile_with(losses, dynamic=False)
-        self.adam_step = compile_with(adam_step, dynamic=False)
+        self.compiled = Compiled.made() if arguments.compile else Compiled()
+        self.adam_step: Any = torch.compile(adam_step, dynamic=False) if arguments.compile else adam_step
         torch.manual_seed(arguments.data_seed + self.progress["steps"])
         each = self.stack.flat.shape[1] / 1e6
         log(f"{len(self.seeds)} models of {each:.2f} M parameters; from {self.progress}; torch {torch.__version__}")
@@ -235,7 +234,7 @@ class Trainings:
         state = self.stack.state(self.flat.to(self.dtype))
         patches = patches_of(batch["images"], seen, self.dtype)
         others = {name: value for name, value in batch.items() if name != "images"}
-        values = self.losses(state, self.config, patches, others, seen, sight, answers)
+        values = losses(state, self.config, patches, others, seen, sight, answers, self.compiled)
         counts = [float(stage["losses"][name]) for name in LOSSES]
         counts[LOSSES.index("dense")] *= 1 - stage["fade"] * share
         (grad,) = torch.autograd.grad((values.sum(1) * torch.tensor(counts, device=self.device)).sum(), self.flat)
