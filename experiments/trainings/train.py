@@ -186,6 +186,7 @@ class Trainings:
                 noted, steps = time.time(), 0
             if time.time() - checked > a.check_seconds:
                 self.check()
+                self.save()
                 noted, steps, checked = time.time(), 0, time.time()
         self.progress["seconds"] = before + elapsed() - began
 
@@ -307,7 +308,7 @@ class Trainings:
     def test(self) -> None:
         """Measure on scenes of another split, which nothing was chosen by."""
         a = self.arguments
-        size, batches = a.batch, {"plain": a.test, "natural": a.test, "clips": a.test // 2}
+        size, batches = a.batch, {"plain": a.test, "natural": a.test, "clips": a.test // 4}
         batches = {name: max(len(GROUPS[name]), n // size) for name, n in batches.items()}
         feeders = {
             name: Feeder(max(1, a.workers // 3), size, TEST_LENGTH, a.test_split, 0, 0, None, batches[name], cycle)

@@ -267,6 +267,11 @@ def draw_layout(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None
     signs = _placed(place, [_draw_sign(draws, color) for color in plates])
     kept = style.apart
     objects = _placed(place, [_draw_object(draws, category, style) for category in categories])
+    if not objects:
+        signs = ()
+        taken.clear()
+        smallest = [replace(_draw_object(draws, categories[0], style), size=style.lengths[0])]
+        objects = _placed(place, smallest)
     return Layout(theme, objects, signs, size)
 
 
