@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test fast slow browser lint types docs clean
+.PHONY: compare test fast slow mutants browser lint types docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,8 +12,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $(INSTALLED)
 
-compare: $(INSTALLED)  ## Compare all strategies; writes results/compare
-	$(BIN)/tokenprune compare --out results/compare $(ARGS)
+compare: $(INSTALLED)  ## Compare all strategies; writes results/compare. ARGS='--budgets 192,128,64,32' for four budgets
+	$(BIN)/tokenprune compare --out results/compare --budgets 64,32 $(ARGS)
 
 test: fast slow  ## Run every test, fast ones first
 
@@ -22,6 +22,9 @@ fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (ta
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+
+mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one at a time: a test has to fail for each
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 browser: $(INSTALLED)  ## Drive the explorer in chromium, which has to be installed with its driver
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
