@@ -30,7 +30,7 @@ def strategies() -> list[str]:
     return found
 
 
-BUDGETS = {"plain": (72, 36, 18), "natural": (72, 36, 18)}
+BUDGETS = (72, 36, 18)
 """A half, a quarter and an eighth of 144 tokens."""
 
 
@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--styles", nargs="+", default=["plain", "natural"])
+    parser.add_argument("--families", nargs="+", help="question types; default all")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
     parser.add_argument("--questions", type=int, default=340, help="of each set of scenes")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--device", default="cpu")
@@ -55,11 +57,11 @@ def main() -> None:
         found = comparison(
             model,
             processor,
-            scene_items(None, arguments.questions, arguments.seed, style),
+            scene_items(arguments.families, arguments.questions, arguments.seed, style),
             out,
             {"model": "embedded-qwen", "training": arguments.checkpoint.name, "scenes": style},
             strategies=strategies(),
-            budgets=BUDGETS[style],
+            budgets=arguments.budgets,
             batch_size=arguments.batch_size,
             note=print,
             facts=environment("embedded-qwen", arguments.device, "float32", arguments.seed),

@@ -27,7 +27,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
-        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa. Painted scenes without it."
+        "datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa; or 'natural', scenes like photographs. "
+        "Plain painted scenes without it."
     ),
 ]
 Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
@@ -86,16 +87,19 @@ def questions(
         Options of ``--data`` without it; anything wrong in a file, with its line.
     """
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import scene_items
+    from tokenprune.data.items import NATURAL, scene_items
 
-    if data is None:
+    if data in (None, NATURAL):
+        style = "plain" if data is None else data
         given = {"--map": columns, "--images": images, "--split": split, "--prompt": prompt, "--metric": metric}
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
+        if style != "plain":
+            config["scenes"] = style
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
+        return Asked(scene_items(families, count, seed, style), config | longest, [], max_new_tokens or SHORTEST)
     from tokenprune.data.own import Prompts, find_data, load_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 

@@ -23,7 +23,8 @@ def show(
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="A picture file, a painted scene (scene:SEED/INDEX), or with --data a question's id."
+            metavar="IMAGE",
+            help="A picture file, a painted scene (scene:SEED/INDEX, natural:SEED/INDEX), or a question's id of --data.",
         ),
     ],
     question: Annotated[
