@@ -1,4 +1,4 @@
-"""Answers of several comparisons as one small table: ``python -m experiments.trainings.collect DIR ... --out FILE.csv.gz``.
+"""Answers of comparisons as one small table: ``python -m experiments.trainings.collect DIR ... --out FILE.csv.gz``.
 
 Each DIR holds a folder of results for each set of scenes. A line an answer: training, scenes, strategy, keep, draw,
 question, and whether it is right; lines are sorted, so that the same answers make the same file.

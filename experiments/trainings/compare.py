@@ -1,7 +1,7 @@
 """Every strategy at every budget on one training: ``python -m experiments.trainings.compare CHECKPOINT --out DIR``.
 
-What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results for
-each set, which resumes; ``experiments.trainings.collect`` makes one table of several.
+What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results
+for each set, which resumes; ``experiments.trainings.collect`` makes one table of several.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tokenprune.core.strategy import Strategy
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import comparison, environment
 from tokenprune.zoo.embedded_qwen import read_processor
+
 
 def strategies() -> list[str]:
     """All that choose within a picture: those that compare the frames of videos are left out."""
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--styles", nargs="+", default=["plain", "natural"])
     parser.add_argument("--families", nargs="+", help="question types; default all")
+    parser.add_argument("--strategies", nargs="+", help="default all that choose within a picture")
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
     parser.add_argument("--questions", type=int, default=340, help="of each set of scenes")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
@@ -60,7 +62,7 @@ def main() -> None:
             scene_items(arguments.families, arguments.questions, arguments.seed, style),
             out,
             {"model": "embedded-qwen", "training": arguments.checkpoint.name, "scenes": style},
-            strategies=strategies(),
+            strategies=arguments.strategies or strategies(),
             budgets=arguments.budgets,
             batch_size=arguments.batch_size,
             note=print,

@@ -17,7 +17,8 @@ from experiments.trainings.network import Blocks, State, answer, encode_pictures
 
 LOSSES = ("answers", "end", "dense", "place")
 """``answers``: cross-entropy of the answers' tokens. ``end``: where an answer ends, in rows whose questions see few
-visual tokens; what such an answer should be is not trained. ``dense``: what each patch shows. ``place``: row and column of
+visual tokens; what such an answer should be is not trained. ``dense``: what each patch shows.
+``place``: row and column of
 a token."""
 
 STARVED = 8

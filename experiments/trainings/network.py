@@ -139,12 +139,15 @@ class Stack:
             for model, own in zip(models, heads, strict=True)
         ]
         self.shapes = {name: tuple(p.shape) for name, p in named[0].items()}
-        # every parameter of every model begins at a multiple of ALIGNED: matrix products of tensors that do not are slow
+        # every parameter of every model begins at a multiple of ALIGNED: products of matrices that do not are slow
         self.sizes = [-(-p.numel() // ALIGNED) * ALIGNED for p in named[0].values()]
         self.flat = torch.stack(
             [
                 torch.cat(
-                    [F.pad(p.detach().flatten(), (0, n - p.numel())) for p, n in zip(own.values(), self.sizes, strict=True)]
+                    [
+                        F.pad(p.detach().flatten(), (0, n - p.numel()))
+                        for p, n in zip(own.values(), self.sizes, strict=True)
+                    ]
                 )
                 for own in named
             ]

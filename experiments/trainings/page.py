@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenprune.evaluation.paper_tables import PaperTable, paper_tables
 from tokenprune.evaluation.statistics import Ranked, ranked
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results" / "trainings.md"
 NOT_RANKED = ("full", "wrong image", "oracle")
 LEVEL = 0.05
+TOKENS = 144
+"""Of a plain scene."""
 
 HEAD = """\
 <!-- made by python -m experiments.trainings.page -->
@@ -26,14 +29,14 @@ HEAD = """\
 
 One training of one small model ranks strategies in one way, another training in another. This page asks the same
 questions of several models of one recipe that differ in their first weights, and its intervals are over **trainings and
-pictures**: both are drawn again, with replacement, {draws:,} times. "Best" is the share of these draws in which a strategy
-is the best of all (ties share), "rank" its mean rank. p-values are two-sided, and corrected for the number of pairs
-(Benjamini and Hochberg).
+pictures**: both are drawn again, with replacement, {draws:,} times. "Best" is the share of these draws in which a
+strategy is the best of all (ties share), "rank" its mean rank. p-values are two-sided, and corrected for the number of
+pairs (Benjamini and Hochberg).
 
 **What it can say today is little.** The {trainings} models are of Qwen3-VL's kind, and none has been trained to the end
-([how](https://github.com/tokenprune/tokenprune/blob/main/experiments/trainings/README.md)): they know what is in a
-picture and read signs, so {questions} questions of these two kinds ({families}) about {pictures} plain scenes were asked of
-each. Full accuracy is {full}. With so few trainings an interval can be too narrow. What is undecided here is undecided.
+(`experiments/trainings/README.md`): they know what is in a picture and read signs, so {questions} questions of these
+two kinds ({families}) about {pictures} plain scenes were asked of each. Full accuracy is {full}. With so few trainings
+an interval can be too narrow. What is undecided here is undecided.
 
 ```console
 python -m experiments.trainings.page
@@ -136,8 +139,9 @@ def section(answers: Table, keep: int, draws: int) -> str:
         against = "-" if i == base else f"{decided(found, i, base)} (p {max(found.p[i, base], 0.001):.3f})"
         accuracies = " | ".join(f"{100 * value:.1f}" for value in each[:, i])
         lines.append(
-            f"| {names[i]} | {accuracies} | **{100 * found.mean[i]:.1f}** | {100 * found.low[i]:.0f}-{100 * found.high[i]:.0f} "
-            f"| {found.rank[i]:.1f} | {found.best[i]:.2f} | {against} | {verdicts.count('better')} / {verdicts.count('worse')} |"
+            f"| {names[i]} | {accuracies} | **{100 * found.mean[i]:.1f}** "
+            f"| {100 * found.low[i]:.0f}-{100 * found.high[i]:.0f} | {found.rank[i]:.1f} | {found.best[i]:.2f} "
+            f"| {against} | {verdicts.count('better')} / {verdicts.count('worse')} |"
         )
     pairs = len(names) * (len(names) - 1) // 2
     sure = sum(decided(found, i, j) != "undecided" for i in range(len(names)) for j in range(i))
@@ -145,40 +149,58 @@ def section(answers: Table, keep: int, draws: int) -> str:
     return "\n".join(lines)
 
 
-CLAIMS = (
-    ("MI-Pruner is better than random", "mi-pruner", "random"),
-    ("MI-Pruner is better than DivPrune", "mi-pruner", "divprune"),
-    ("MI-Pruner is better than FastV", "mi-pruner", "fastv"),
-    ("MI-Pruner is better than CDPruner", "mi-pruner", "cdpruner"),
-    ("MI-Pruner is better than cosine similarity alone", "mi-pruner", "similarity"),
-    ("MI-Attention is better than encoder attention alone", "mi-attention", "attention"),
+PAIRS = (
+    ("mi-pruner", "random"),
+    ("mi-pruner", "similarity"),
+    ("mi-pruner", "attention"),
+    ("mi-attention", "random"),
+    ("mi-attention", "attention"),
+    ("mi-attention", "mi-pruner"),
+    ("attention", "random"),
+    ("similarity", "random"),
 )
+"""Rows of the paper's table that are held against each other."""
 
 
-def claims(tables: dict[int, Table], draws: int) -> str:
-    """The paper's directions beside ours."""
+def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
+    """The paper's differences beside ours, and whether ours have its sign beyond chance.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Answers to POPE-like questions.
+    published : PaperTable
+        Budgets are shares of 144 tokens; its last accuracy is over all of POPE.
+    draws : int
+    """
+    (column,) = (i for i, c in enumerate(published.columns) if (c.family, c.metric) == ("all", "accuracy"))
     lines = [
-        "## The paper's directions",
+        f"## {published.title}",
         "",
-        "The paper finds each of these on published models. Here, with the chance that it holds in a draw of trainings and",
-        "pictures, and the corrected p-value:",
+        f"{published.source}: difference of accuracy over POPE's three settings, in points, and the same on questions",
+        "about painted scenes. **agrees**: ours has the paper's sign beyond chance (corrected p below 0.05);",
+        "**disagrees**: the other sign beyond chance; otherwise undecided. In brackets: share of draws in which the",
+        "first is better, and the corrected p-value.",
         "",
-        "| the paper | " + " | ".join(f"{keep} tokens" for keep in tables) + " |",
-        "|---|" + "---|" * len(tables),
+        "| keep | strategies | paper | ours | |",
+        "|---|---|---:|---:|---|",
     ]
-    found = {keep: ranked(one.sums, one.sizes, draws=draws) for keep, one in tables.items()}
-    words = {"better": "agrees", "worse": "disagrees", "undecided": "undecided"}
-    for claim, first, second in CLAIMS:
-        cells = []
-        for keep, one in tables.items():
-            if first not in one.strategies or second not in one.strategies:
-                cells.append("-")
-                continue
+    for budget, keep in published.counts(TOKENS).items():
+        one = table(rows, keep)
+        found = ranked(one.sums, one.sizes, draws=draws)
+        for first, second in PAIRS:
             i, j = one.strategies.index(first), one.strategies.index(second)
-            verdict = words[decided(found[keep], i, j)]
-            cells.append(f"**{verdict}** ({found[keep].wins[i, j]:.2f}, p {max(found[keep].p[i, j], 0.001):.3f})")
-        lines.append(f"| {claim} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+            theirs = published.values[budget][first][column] - published.values[budget][second][column]
+            sign = decided(found, i, j)
+            agrees = (sign == "better") == (theirs > 0)
+            verdict = "undecided" if sign == "undecided" else "**agrees**" if agrees else "**disagrees**"
+            lines.append(
+                f"| {budget} ({keep}) | {first} less {second} | {theirs:+.1f} "
+                f"| {100 * (found.mean[i] - found.mean[j]):+.1f} "
+                f"| {verdict} ({found.wins[i, j]:.2f}, p {max(found.p[i, j], 0.001):.3f}) |"
+            )
+    n = len({row["sample"] for row in rows})
+    return "\n".join([*lines, "", f"{n} questions, {len(one.trainings)} trainings.", ""])
 
 
 def page(rows: Sequence[Row], draws: int = 2000) -> str:
@@ -203,13 +225,15 @@ def page(rows: Sequence[Row], draws: int = 2000) -> str:
         full=full,
     )
     ending = f"Of all {len(starved):,} answers from pruned prompts, {100 * stops:.2f} % are one word and stop.\n"
-    return "\n".join([head, claims(tables, draws), *(section(one, keep, draws) for keep, one in tables.items()), ending])
+    pope = [row for row in starved if row["sample"].split("-")[3] == "pope"]
+    compared = directions(pope, paper_tables("9-2b")[0], draws)
+    return "\n".join([head, compared, *(section(one, keep, draws) for keep, one in tables.items()), ending])
 
 
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("answers", type=Path, nargs="?", default=HERE / "results" / "answers.csv.gz")
+    parser.add_argument("--answers", type=Path, default=HERE / "results" / "answers.csv.gz")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     arguments.out.write_text(page(read(arguments.answers)))

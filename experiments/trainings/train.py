@@ -20,17 +20,17 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIES, Feeder, Shown  # noqa: E402
-from experiments.embedded.losses import branches_of  # noqa: E402
-from experiments.embedded.train import Log, by_family, elapsed, to_device  # noqa: E402
-from experiments.trainings.losses import LOSSES, Compiled, losses, starved_rows  # noqa: E402
-from experiments.trainings.network import Seen, Stack, answer, build, encode_pictures, heads_of, patches_of  # noqa: E402
-from tokenprune.data.scenes.styles import NATURAL  # noqa: E402
+from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIES, Feeder, Shown
+from experiments.embedded.losses import branches_of
+from experiments.embedded.train import Log, by_family, elapsed, to_device
+from experiments.trainings.losses import LOSSES, Compiled, losses, starved_rows
+from experiments.trainings.network import Seen, Stack, answer, build, encode_pictures, heads_of, patches_of
+from tokenprune.data.scenes.styles import NATURAL
 
 NAMES = ["/".join(pair) for pair in KINDS_OF_QUESTIONS]
 PICTURES = ["/".join(pair) for pair in SUBFAMILIES]
@@ -39,7 +39,7 @@ WARM_UP = 300
 SHARDS = 2
 CLIP = Shown(frames=8, size=(224, 224), rows=32)
 WIDE = tuple(Shown(NATURAL, size) for size in NATURAL.sizes)
-CYCLE = tuple(one for wide in WIDE for one in (Shown(), wide)) + (CLIP,)
+CYCLE = (*(one for wide in WIDE for one in (Shown(), wide)), CLIP)
 """What training shows: plain scenes and each shape of the natural ones in turn, then clips."""
 GROUPS = {"plain": (Shown(),), "natural": WIDE, "clips": (CLIP,)}
 """What is measured apart."""
@@ -177,7 +177,9 @@ class Trainings:
                 told = values.tolist()
                 if not all(math.isfinite(v) for row in told for v in row):
                     raise FloatingPointError(f"a loss is not finite: {told}")
-                text = "; ".join(f"{n} {' '.join(f'{v:.3f}' for v in row)}" for n, row in zip(LOSSES, told, strict=True))
+                text = "; ".join(
+                    f"{n} {' '.join(f'{v:.3f}' for v in row)}" for n, row in zip(LOSSES, told, strict=True)
+                )
                 rate = steps / (time.time() - noted)
                 self.log(
                     f"{name} {share:.0%}, step {self.progress['steps']}: {text}; {rate:.1f} steps/s, "
@@ -254,7 +256,7 @@ class Trainings:
 
     @torch.no_grad()
     def accuracy(self, feeder: Feeder, batches: int) -> tuple[Tensor, Tensor]:
-        """Questions rightly answered, (K, 2, sub-families), with the picture and with the batch's next; questions asked.
+        """Questions rightly answered, (K, 2, sub-families), with the picture and with the next; questions asked.
 
         Teacher-forced: all tokens of the answer and its end are the most likely ones.
         """
@@ -335,7 +337,12 @@ class Trainings:
         for k, seed in enumerate(self.seeds):
             state = self.stack.state(flat)
             kept = {n: p[k].to(torch.float16).contiguous() for n, p in state.items() if not n.startswith("heads.")}
-            meta = {"shape": self.shape, "seed": seed, "progress": for_one(self.progress, k), "torch": torch.__version__}
+            meta = {
+                "shape": self.shape,
+                "seed": seed,
+                "progress": for_one(self.progress, k),
+                "torch": torch.__version__,
+            }
             write_folder(out / f"seed-{seed}", kept, meta)
         self.log(f"saved at step {self.progress['steps']}")
 

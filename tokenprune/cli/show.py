@@ -24,7 +24,7 @@ def show(
         str,
         typer.Argument(
             metavar="IMAGE",
-            help="A picture file, a painted scene (scene:SEED/INDEX, natural:SEED/INDEX), or a question's id of --data.",
+            help="A picture, a painted scene (scene:SEED/INDEX, natural:SEED/INDEX), or a question's id of --data.",
         ),
     ],
     question: Annotated[

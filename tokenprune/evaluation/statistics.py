@@ -245,8 +245,8 @@ def ranked(
     trainings, strategies, pictures = sums.shape
     if trainings < 2 or pictures < 2 or not strategies or not (sizes.sum(1) > 0).all():
         raise ConfigError(
-            f"sums: {trainings} trainings, {strategies} strategies, {pictures} pictures; two trainings and two pictures at "
-            "least are needed, and values of each training"
+            f"sums: {trainings} trainings, {strategies} strategies, {pictures} pictures; two trainings and two "
+            "pictures at least are needed, and values of each training"
         )
     generator = np.random.default_rng(seed)
     means = np.empty((draws, strategies))

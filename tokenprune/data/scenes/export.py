@@ -23,8 +23,8 @@ def export(
     """Write pictures and ``metadata.jsonl``: what ``datasets.load_dataset("imagefolder", data_dir=...)`` reads.
 
     A line a question: ``file_name`` and ``image_id`` (several lines share one picture), ``id``, ``question``,
-    ``answer``, ``task`` ("scenes-pope", "natural-pope"), ``family`` ("adversarial"), ``choices``, ``boxes``. ``compare --data`` reads
-    it back as the same questions.
+    ``answer``, ``task`` ("scenes-pope", "natural-pope"), ``family`` ("adversarial"), ``choices``, ``boxes``.
+    ``compare --data`` reads it back as the same questions.
 
     Parameters
     ----------

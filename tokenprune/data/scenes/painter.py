@@ -214,7 +214,10 @@ def _natural_ground(draws: Draws, shape: tuple[int, int], things: Sequence[_Stam
     colors = [(grey + (c - grey) * 11 // 20) * 3 // 5 + 50 for c in base]
     contrast, longer = draws.between(400, 1600), max(shape)
     octaves = (3, 6, 12, 24, 48)
-    layers = [(*(max(2, cells * side // longer) for side in shape), contrast * 3 // cells) for cells in octaves]
+    layers = [
+        (max(2, cells * shape[0] // longer), max(2, cells * shape[1] // longer), contrast * 3 // cells)
+        for cells in octaves
+    ]
     image = _soft(draws, shape, layers)
     image += np.array(colors, np.int32)[:, None, None]
     ground = _finished(image)
@@ -248,7 +251,9 @@ def _piece(draws: Draws, size: tuple[int, int], colors: Sequence[int]) -> _Stamp
     width, height = (draws.between(5 * UNIT, 40 * UNIT) for _ in range(2))
     red, green, blue = (min(max(c + draws.between(-45, 45), 0), 255) for c in colors)
     turned = Rotation(draws.between(-127, 127))
-    return _Stamp(plate_sprite(), x, y, width, height, _FLAT, (red, green, blue), turned, opacity=draws.between(110, 256))
+    return _Stamp(
+        plate_sprite(), x, y, width, height, _FLAT, (red, green, blue), turned, opacity=draws.between(110, 256)
+    )
 
 
 def _blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -265,9 +270,7 @@ def _stripes(draws: Draws, shape: tuple[int, int]) -> NDArray[np.int32]:
     """Stripes of any direction, 3 to 34 pixels apart and up to 23 grey levels strong: (3, height, width)."""
     cosine, sine = Rotation(draws.between(-127, 127)).scaled
     step = draws.between(30, 330)  # of a period of 1024, a pixel
-    down, across = (
-        np.arange(side) * (part * step) >> 14 for side, part in zip(shape, (sine, cosine), strict=True)
-    )
+    down, across = (np.arange(side) * (part * step) >> 14 for side, part in zip(shape, (sine, cosine), strict=True))
     wave = np.abs((down[:, None] + across[None, :] & 1023) - 512) - 256
     strength = np.array([draws.between(0, 23) for _ in range(3)])
     result: NDArray[np.int32] = (wave[None] * strength[:, None, None] >> 8).astype(np.int32)
@@ -285,7 +288,9 @@ def _noise(draws: Draws, shape: tuple[int, int]) -> NDArray[np.int16]:
     return values.reshape(*shape, 3)
 
 
-def _texture(stamp: _Stamp, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+def _texture(
+    stamp: _Stamp, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
     """Which pixels a stamp may touch, and where in its sprite they fall.
 
     Returns
@@ -319,7 +324,9 @@ def _texture(stamp: _Stamp, shape: tuple[int, int]) -> tuple[NDArray[np.int64], 
     return pixels[inside], u[inside], v[inside], level
 
 
-def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_Stamp], labels: Sequence[int] = ()) -> None:
+def _stamp(
+    image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_Stamp], labels: Sequence[int] = ()
+) -> None:
     """Paint stamps in one pass, and note in ``seen`` which is where, by its label (1, 2, ... if there are none).
 
     Where stamps overlap, the last one is painted on what was there before.

@@ -254,7 +254,9 @@ def draw_layout(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None
             return None
         for _ in range(_TRIES):
             x, y = (draws.between(h + UNIT, side * UNIT - h - UNIT) for h, side in zip(half, size, strict=True))
-            if all(_apart(x - u, half[0] + w, near) or _apart(y - v, half[1] + h, near) for u, v, w, h, near in around()):
+            if all(
+                _apart(x - u, half[0] + w, near) or _apart(y - v, half[1] + h, near) for u, v, w, h, near in around()
+            ):
                 taken.append((x, y, *half))
                 return x, y
         return None

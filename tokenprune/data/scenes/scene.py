@@ -189,7 +189,8 @@ def samples(
         chosen = asked[:per_scene]
         for question in sorted(chosen, key=lambda q: wanted.index((q.family, q.subfamily))):
             left[question.family, question.subfamily] -= 1
-            name = f"{style_named(style).prefix.replace('/', '-')}{split}-{seed}-{index}-{question.family}-{question.subfamily}"
+            prefix = style_named(style).prefix.replace("/", "-")
+            name = f"{prefix}{split}-{seed}-{index}-{question.family}-{question.subfamily}"
             found.append(Sample(name, index, question))
         index += 1
     return found
