@@ -35,8 +35,9 @@ pairs (Benjamini and Hochberg).
 
 **What it can say today is little.** The {trainings} models are of Qwen3-VL's kind, and none has been trained to the end
 (`experiments/trainings/README.md`): they know what is in a picture and read signs, so {questions} questions of these
-two kinds ({families}) about {pictures} plain scenes were asked of each. Full accuracy is {full}. With so few trainings
-an interval can be too narrow. What is undecided here is undecided.
+two kinds ({families}) about {pictures} plain scenes were asked of each. Random is the mean of three draws. Unpruned,
+they answer {full} rightly.
+With so few trainings an interval can be too narrow. What is undecided here is undecided.
 
 ```console
 python -m experiments.trainings.page
@@ -211,7 +212,7 @@ def page(rows: Sequence[Row], draws: int = 2000) -> str:
     shares: dict[str, list[int]] = {}
     for row in whole:
         shares.setdefault(row["training"], []).append(int(row["right"]))
-    full = ", ".join(f"{100 * sum(v) / len(v):.1f} ({name})" for name, v in sorted(shares.items()))
+    full = ", ".join(f"{100 * sum(v) / len(v):.1f} % ({name})" for name, v in sorted(shares.items()))
     asked = {row["sample"] for row in whole}
     families = sorted({sample.split("-")[3] for sample in asked})
     starved = [row for row in rows if row["strategy"] not in NOT_RANKED]
