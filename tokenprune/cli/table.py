@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["table"]
 
-_PAINTED = ("embedded", "tiny")
+_PAINTED = ("embedded", "embedded-qwen", "tiny")
 """Models that are asked about painted scenes."""
 
 _JUDGED = ("mmvet",)
@@ -27,7 +27,9 @@ _JUDGED = ("mmvet",)
 def table(
     number: Annotated[str, typer.Argument(metavar="N", help="Of the table: 1, 2, 6, 8, 9; a part as 2-8b; 'all'.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
-    model: Annotated[str | None, typer.Option(help="'embedded', a folder or a hub id; by default the paper's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="'embedded', 'embedded-qwen', folder or hub id; default the paper's.")
+    ] = None,
     strategies: Annotated[str, typer.Option(help="Only these rows, comma-separated.")] = "all",
     data: Annotated[str, typer.Option(help="Only these benchmarks, comma-separated.")] = "all",
     limit: Annotated[
