@@ -24,9 +24,7 @@ def compare(
     match: Annotated[
         str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
     ] = "kept",
-    model: Annotated[
-        str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,

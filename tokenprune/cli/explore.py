@@ -41,9 +41,7 @@ def explore(
     budgets: Annotated[
         str, typer.Option(help="Visual tokens kept, comma-separated: where the model is asked.")
     ] = "192,128,64,32,16",
-    model: Annotated[
-        str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("explore.html"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",

@@ -32,9 +32,7 @@ def show(
     ] = None,
     strategies: Annotated[str, typer.Option(help=STRATEGIES)] = ("mi-pruner,mi-attention,sparsevlm,vispruner"),
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
-    model: Annotated[
-        str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
