@@ -163,7 +163,8 @@ class Trainings:
         a, stage_before = self.arguments, ""
         before, began = self.progress["seconds"], elapsed()
         noted, steps, checked = time.time(), 0, time.time()
-        while elapsed() < a.seconds - a.reserve:
+        last = self.progress["steps"] + a.steps if a.steps else math.inf
+        while elapsed() < a.seconds - a.reserve and self.progress["steps"] < last:
             self.progress["seconds"] = before + elapsed() - began
             name, share = self.where()
             if not name:
@@ -400,6 +401,7 @@ def main() -> None:
     parser.add_argument("--data-seed", type=int, default=0, help="seed of the scenes, which all models share")
     parser.add_argument("--seconds", type=float, default=540, help="this call's limit, measurement included")
     parser.add_argument("--reserve", type=float, default=20, help="seconds of it kept for measuring and saving")
+    parser.add_argument("--steps", type=int, help="steps of this call at most")
     parser.add_argument("--total", type=float, help="seconds of a whole training, over all calls; default the stages'")
     parser.add_argument("--device", help="'cpu', 'cuda', 'cuda:1'; default what there is")
     parser.add_argument("--batch", type=int, default=64)

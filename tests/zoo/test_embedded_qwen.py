@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 
 import tokenprune as tp
 from experiments.embedded import vocabulary
@@ -326,14 +327,20 @@ def test_natural_scenes_fit_into_a_benchmark_batch() -> None:
 @pytest.mark.slow
 def test_a_training_goes_on_where_it_stopped_and_becomes_a_folder(tmp_path: Path) -> None:
     small = [f"{name}={number}" for name, number in SMALL.items()]
-    words = ["--out", str(tmp_path), "--seeds", "3,4", "--total", "6", "--batch", "2", "--workers", "1", "--check", "1"]
+    words = ["--out", str(tmp_path), "--seeds", "3,4", "--steps", "2", "--batch", "2", "--workers", "1", "--check", "1"]
     command = [sys.executable, "-m", "experiments.trainings.train", *words, "--every", "1", "--shape", *small]
-    for steps in (1, 2):
-        subprocess.run([*command, "--seconds", "1", "--reserve", "-60"], check=True, capture_output=True, timeout=300)
-        progress = json.loads((tmp_path / "state.json").read_text())
-        assert progress["steps"] >= steps
-        if progress["seconds"] >= 6:
-            break
+    before: dict[str, torch.Tensor] = {}
+    for steps in (2, 4):
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        assert json.loads((tmp_path / "state.json").read_text())["steps"] == steps
+        state = load_file(tmp_path / "state.safetensors")
+        assert set(state) == {"flat", "first", "second"}
+        if before:
+            # what was learnt and the optimizer's memory are still there: nothing began anew
+            assert not torch.equal(before["flat"], state["flat"])
+            assert (before["flat"] - state["flat"]).abs().max() < 0.01
+            assert ((before["second"] > 0) <= (state["second"] > 0)).all()
+        before = state
     first, second = (read_model(tmp_path / f"seed-{seed}") for seed in (3, 4))
     assert not torch.equal(first.lm_head.weight, second.lm_head.weight)
 
