@@ -186,7 +186,8 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
         "| keep | strategies | paper | ours | |",
         "|---|---|---:|---:|---|",
     ]
-    for budget, keep in published.counts(TOKENS).items():
+    for budget in published.budgets:
+        keep = round(TOKENS * float(str(budget).rstrip("%")) / 100)
         one = table(rows, keep)
         found = ranked(one.sums, one.sizes, draws=draws)
         for first, second in PAIRS:
