@@ -38,7 +38,7 @@ def compare(
         str,
         typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; 'auto' spreads a big checkpoint over all.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,

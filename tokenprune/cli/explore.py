@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
-from tokenprune.cli.subject import subject
+from tokenprune.cli.subject import is_scene, subject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +25,8 @@ def explore(
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="A picture file, a folder of pictures, or a painted scene: scene:SEED/INDEX."
+            metavar="IMAGE",
+            help="A picture file, a folder of pictures, or a painted scene: scene:SEED/INDEX, natural:SEED/INDEX.",
         ),
     ],
     question: Annotated[
@@ -40,7 +41,7 @@ def explore(
     budgets: Annotated[
         str, typer.Option(help="Visual tokens kept, comma-separated: where the model is asked.")
     ] = "192,128,64,32,16",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("explore.html"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -76,7 +77,7 @@ def explore(
         found.append(
             look_into(loaded, processor, picture, one, names, keeps, name=title, max_new_tokens=max_new_tokens)
         )
-    words = ["tokenprune", "explore", image if image.startswith("scene:") else Path(image).name]
+    words = ["tokenprune", "explore", image if is_scene(image) else Path(image).name]
     words += [question] if question else []
     words += ["--strategies", ",".join(map(str, names)), "--budgets", budgets, "--model", name]
     facts = {"command": shlex.join(words)} | environment(name, device, dtype, 0)
@@ -93,9 +94,9 @@ def _subjects(image: str, question: str | None) -> list[tuple[str, Image.Image, 
 
     from tokenprune.core.errors import ConfigError
 
-    if image.startswith("scene:") or not Path(image).is_dir():
+    if is_scene(image) or not Path(image).is_dir():
         picture, asked, _ = subject(image, question)
-        return [(image if image.startswith("scene:") else Path(image).name, picture, asked)]
+        return [(image if is_scene(image) else Path(image).name, picture, asked)]
     endings = Image.registered_extensions()
     files = sorted(file for file in Path(image).iterdir() if file.suffix.lower() in endings and file.is_file())
     if not files:

@@ -29,9 +29,10 @@ def export_scenes(
         list[str] | None, typer.Option(help="Only this family, as gqa or gqa/color; may be repeated.")
     ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    style: Annotated[str, typer.Option(help="Set of scenes: plain, or natural, like photographs.")] = "plain",
 ) -> None:
     """Write pictures and metadata.jsonl: a folder that `datasets` loads as "imagefolder"."""
     from tokenprune.data.scenes import export
 
-    pictures = export(directory, n, seed, family, split)
+    pictures = export(directory, n, seed, family, split, style)
     typer.echo(f"{n} questions about {pictures} pictures in {directory}")
