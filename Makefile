@@ -23,9 +23,9 @@ fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (ta
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
-browser: $(INSTALLED)  ## Drive the explorer in chromium, which has to be installed with its driver
+browser: $(INSTALLED)  ## Drive the explorer and the report in chromium, which has to be installed with its driver
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	$(BIN)/python tests/browser.py --driver "$$(command -v chromedriver)" $(ARGS)
+	$(BIN)/python -m tests.browser --driver "$$(command -v chromedriver)" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
-from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
+from tokenprune.cli.options import STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
 
 __all__ = ["compare"]
 
 
 def compare(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     strategies: Annotated[str, typer.Option(help=f"{STRATEGIES} YAML files of rows count as well.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
@@ -54,13 +55,14 @@ def compare(
     from tokenprune.cli.progress import progress
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
+    from tokenprune.evaluation.answered import described
     from tokenprune.evaluation.compare import answers_in, comparison, environment
     from tokenprune.evaluation.conditions import conditions
     from tokenprune.evaluation.failures import told
     from tokenprune.evaluation.mixes import chosen_rows, run_files
-    from tokenprune.evaluation.table import expendable, heading, left_over, table
+    from tokenprune.evaluation.table import expendable, heading, left_over, missing, table
+    from tokenprune.report.comparison import write_report
     from tokenprune.report.examples import example_sheets
-    from tokenprune.report.report import write_report
     from tokenprune.zoo.loading import load_model
 
     name = model or default_model()
@@ -105,13 +107,16 @@ def compare(
             again=again or (),
             new_segment=new_segment,
             note=notes.append,
-            facts=environment(name, device, dtype, seed),
+            facts=environment(name, device, dtype, seed) | {"command": command_line(context)},
             progress=report,
         )
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
     examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
-    write_report(found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples)
+    absent = missing(found.summary)
+    first = [one for one in notes if " is left out: " not in one]  # those stand with the rows that have no numbers
+    stands_for = described(found.folder)
+    write_report(found.folder, found.rows, facts, first, examples, lines=lines, stands_for=stands_for, missing=absent)
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
     console.print(heading(facts), markup=False)

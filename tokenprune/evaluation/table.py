@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["costs", "expendable", "heading", "left_over", "ordered", "p_value", "table"]
+__all__ = ["costs", "expendable", "heading", "left_over", "missing", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -64,6 +64,21 @@ def left_over(summary: Mapping[str, Any]) -> list[str]:
         f"{row_of(r)}: {r['answered']} of {r['of']} answered; not in the table" for r in summary["incomplete"]
     ]
     return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
+
+
+def missing(summary: Mapping[str, Any]) -> list[str]:
+    """Every row that was asked for and has no numbers, and why; budgets that share a reason in one sentence.
+
+    Parameters
+    ----------
+    summary : mapping
+        As in summary.json.
+    """
+    budgets: dict[tuple[str, str], list[str]] = {}
+    for row in summary.get("unmatched", ()):
+        budgets.setdefault((row["strategy"], row["reason"]), []).append(str(row["keep"]))
+    cannot = [f"{strategy} at {', '.join(keeps)} is left out: {why}" for (strategy, why), keeps in budgets.items()]
+    return cannot + left_over({kind: summary.get(kind, ()) for kind in ("incomplete", "failed")})
 
 
 def expendable(rows: Sequence[SummaryRow]) -> list[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import inspect
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.evaluation.metrics import graded
 from tokenprune.report.explorer.gather import Exploration, Replay
 from tokenprune.report.explorer.replay import Frame
+from tokenprune.report.pages import asset, script_data
 from tokenprune.report.pruning import View
 from tokenprune.results.store import write_atomically
 
@@ -43,13 +42,11 @@ def explorer_page(explorations: Sequence[Exploration], facts: Mapping[str, Any],
         "facts": [[str(key), str(value)] for key, value in facts.items()],
         "notes": list(notes),
     }
-    # a "<" inside a string could end the script element
-    told = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = f"tokenprune explore: {explorations[0].name}"
     filled = {
         "title": escape(title),
-        "style": _asset("style.css"),
-        "data": told,
+        "style": asset("theme.css") + _asset("style.css"),
+        "data": script_data(data),
         "script": _asset("logic.js") + _asset("view.js"),
     }
     parts = _asset("page.html").split("@@")  # odd places hold names
@@ -143,4 +140,4 @@ def _embedded(image: Image.Image) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("tokenprune.report.explorer") / "assets" / name).read_text(encoding="utf-8")
+    return asset(name, "explorer/assets")
