@@ -35,18 +35,18 @@ def test_every_strategy_that_ships_has_a_place_of_its_own() -> None:
     ours = [entry.name for entry in all_entries(["strategies"]) if entry.target.startswith("tokenprune_strategies")]
     assert len(ours) > 20
     assert set(ours) - {"random"} <= set(listed())
-    assert len(set(listed())) == len(listed()) <= len(COLORS) - OTHERS
+    assert len(set(listed())) == len(listed()) <= len(COLORS) - len(OTHERS)
     colours = [look.color for look in styles([*listed(), *SCALE]).values()]
     assert len(set(colours)) == len(colours)
 
 
-@given(st.sets(st.text(max_size=5), max_size=OTHERS * 5))
+@given(st.sets(st.text(max_size=5), max_size=len(OTHERS) * 5))
 def test_looks_are_distinct_whatever_the_names(strangers: set[str]) -> None:
     everyone = {*strangers, *listed(), *SCALE}
     looks = styles(sorted(everyone))
     assert looks.keys() == everyone
     assert len(set(looks.values())) == len(everyone)
-    if len(strangers) <= OTHERS:
+    if len(strangers) <= len(OTHERS):
         assert len({look.color for look in looks.values()}) == len(everyone)
 
 

@@ -19,6 +19,7 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
+from tokenprune.cli.figure import figure
 from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.report import report
@@ -68,6 +69,7 @@ app.command("table")(table)
 app.command("verify")(verify)
 app.command("check")(check)
 app.add_typer(scenes, name="scenes")
+app.add_typer(figure, name="figure")
 
 
 def main() -> None:

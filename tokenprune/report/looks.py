@@ -23,8 +23,10 @@ COLORS: Final = (
 ).split()
 """Each as far as can be from those before it, for usual and for red-green-blind eyes; seen on white and on black."""
 
-OTHERS: Final = 12
-"""Colours at the end that are kept for names that the list does not have."""
+OTHERS: Final = COLORS[10::3]
+"""Colours kept for names that the list does not have: far from each other, too."""
+
+_LISTED: Final = [color for color in COLORS if color not in OTHERS]
 
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 
@@ -57,7 +59,6 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     keeps it, and the next takes the next that is free.
     """
     places = {name: place for place, name in enumerate(listed())}
-    first = len(COLORS) - OTHERS
     looks: dict[str, Style] = {}
     taken: set[tuple[int, int]] = set()
     strangers = 0
@@ -67,19 +68,19 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
         elif name in _SCALE_DRAWN:
             looks[name] = Style(*_SCALE_DRAWN[name])
         elif name in places:
-            ring, slot = divmod(places[name], first)
-            looks[name] = _look(slot, ring)
+            ring, slot = divmod(places[name], len(_LISTED))
+            looks[name] = _look(_LISTED, slot, ring)
         else:
-            ring, strangers = strangers // OTHERS, strangers + 1  # every colour once before any comes again
+            ring, strangers = strangers // len(OTHERS), strangers + 1  # every colour once before any comes again
             start = int.from_bytes(sha256(name.encode("utf-8", "surrogatepass")).digest()[:4], "big")
-            slots = [(start + step) % OTHERS for step in range(OTHERS)]
+            slots = [(start + step) % len(OTHERS) for step in range(len(OTHERS))]
             slot = next(slot for slot in slots if (ring, slot) not in taken)
             taken.add((ring, slot))
-            looks[name] = _look(first + slot, ring)
+            looks[name] = _look(OTHERS, slot, ring)
     return looks
 
 
-def _look(slot: int, ring: int) -> Style:
+def _look(colors: Sequence[str], slot: int, ring: int) -> Style:
     """Neighbours differ in marker; a second round of colours is dashed, and has other markers than the first."""
     marker = MARKERS[(slot + ring // len(_DASHES)) % len(MARKERS)]
-    return Style(COLORS[slot], marker, _DASHES[ring % len(_DASHES)])
+    return Style(colors[slot], marker, _DASHES[ring % len(_DASHES)])
