@@ -198,6 +198,9 @@ def test_measured_milliseconds_are_those_of_one_way_of_running() -> None:
 def test_the_command_is_told_as_it_was_given(tmp_path: Path) -> None:
     probe, said = typer.Typer(), []
 
+    @probe.callback()
+    def main() -> None: ...
+
     @probe.command()
     def run(
         context: typer.Context,
@@ -210,9 +213,9 @@ def test_the_command_is_told_as_it_was_given(tmp_path: Path) -> None:
         said.append(command_line(context))
 
     given = [str(tmp_path / "deep"), "--out", "y", "--budgets", "64,32", "--load", "a.py", "--load", "b c.py", "--wide"]
-    assert CliRunner().invoke(probe, given, prog_name="tokenprune").exit_code == 0
-    assert CliRunner().invoke(probe, ["here/it"], prog_name="tokenprune").exit_code == 0
-    assert said == ["tokenprune deep --budgets 64,32 --load a.py --load 'b c.py' --wide", "tokenprune here/it"]
+    assert CliRunner().invoke(probe, ["run", *given]).exit_code == 0
+    assert CliRunner().invoke(probe, ["run", "here/it"]).exit_code == 0
+    assert said == ["tokenprune run deep --budgets 64,32 --load a.py --load 'b c.py' --wide", "tokenprune run here/it"]
     assert str(tmp_path) not in said[0]
 
 

@@ -78,8 +78,12 @@ def command_line(context: typer.Context, leave_out: Sequence[str] = ("out",)) ->
     leave_out : sequence of str
         Parameters that decide no result.
     """
-    said = context.command_path.split()
-    said[0] = Path(said[0]).name
+    names = []
+    at: Any = context
+    while at.parent is not None:
+        names.append(at.info_name)
+        at = at.parent
+    said = ["tokenprune", *reversed(names)]
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is None or source.name != "COMMANDLINE" or parameter.name in leave_out:

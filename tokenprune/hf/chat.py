@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError
@@ -13,7 +14,7 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["Pictures", "prompt_inputs", "words_of"]
+__all__ = ["Pictures", "prompt_inputs", "video_inputs", "words_of"]
 
 Pictures = Image.Image | Sequence[Image.Image]
 """What one question is about: a picture, or several."""
@@ -37,14 +38,47 @@ def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequenc
     texts = []
     shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
     for pictures, question in zip(shown, questions, strict=True):
-        if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
-            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
+        _check_question(processor, question)
         content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
         message = [{"role": "user", "content": content}]
         texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     with replaced(vars(processor.tokenizer), "padding_side", "left"):
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def video_inputs(processor: Any, frames: Sequence[Image.Image], question: str) -> Any:
+    """Model inputs for one question about a video, by the processor's chat template.
+
+    Parameters
+    ----------
+    processor
+    frames : sequence of Image
+        All of them are shown: how many are taken of a film is the caller's choice.
+    question : str
+
+    Raises
+    ------
+    ConfigError
+        A question holds what stands for a picture in a prompt.
+    """
+    _check_question(processor, question)
+    message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    film = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    given = {"do_sample_frames": False} if "do_sample_frames" in _video_options(processor) else {}
+    return processor(videos=[film], text=[text], return_tensors="pt", **given)
+
+
+def _video_options(processor: Any) -> set[str]:
+    """What a processor's own video processor can be told."""
+    kwargs = getattr(getattr(processor, "video_processor", None), "valid_kwargs", None)
+    return set(getattr(kwargs, "__annotations__", ()))
+
+
+def _check_question(processor: Any, question: str) -> None:
+    if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
+        raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
 
 
 def words_of(

@@ -186,7 +186,8 @@ def example_sheets(
     known = [line for line in known if line["strategy"] in {*SCALE, *made} or _buildable(line["strategy"])]
     own = [label for label in dict.fromkeys(line["strategy"] for line in known) if is_own(label)]
     sheets = []
-    for example in [*choose_examples(known), *choose_losses(known, own)]:
+    wanted: list[Example | Loss] = [*choose_examples(known), *choose_losses(known, own)]
+    for example in wanted:
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
         pictures = question_batch(model, processor, [item])

@@ -71,16 +71,21 @@ def as_data(one: Exploration) -> dict[str, Any]:
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
-    starts = accumulate((grid.height * grid.width for grid in one.grids), initial=0)
+    starts = accumulate((panel.grid.size for panel in one.panels), initial=0)
     return {
         "name": one.name,
         "question": one.question if known is None else known.text,
         "expected": None if known is None else known.answer,
         "picture": _embedded(one.looked.picture),
         "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes or ()]
-        if known
+        if known and one.kind == "picture"
         else [],
-        "grids": [[grid.height, grid.width, start] for grid, start in zip(one.grids, starts, strict=False)],
+        "kind": one.kind,
+        "grids": [
+            {"height": p.grid.height, "width": p.grid.width, "start": start, "name": p.name}
+            | {"area": [round(edge, 6) for edge in p.area]}
+            for p, start in zip(one.panels, starts, strict=False)
+        ],
         "n": len(one.looked.full.kept),
         "layers": one.n_layers,
         "words": [{"text": word.text, "columns": list(word.columns)} for word in one.words],

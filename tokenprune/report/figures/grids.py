@@ -64,7 +64,7 @@ def kept_grids(looked: Look, question: Question | str, width: float) -> Iterator
 def _draw(axes: Axes, looked: Look, view: View, question: Question | str, letters: int) -> None:
     from matplotlib.patches import Rectangle
 
-    picture = dimmed(looked.picture, view.kept, looked.grids, SIDE)
+    picture = dimmed(looked.picture, view.kept, looked.panels, SIDE)
     axes.imshow(picture, interpolation="none")
     mark, color = "", "#1c1d21"
     if not isinstance(question, str):
