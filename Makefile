@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test fast slow browser lint types docs clean
+.PHONY: compare test fast slow browser notebook lint types docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +27,15 @@ browser: $(INSTALLED)  ## Drive the explorer and the report in chromium, which h
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m tests.browser --driver "$$(command -v chromedriver)" $(ARGS)
 
+notebook: $(INSTALLED)  ## Run the tutorial's notebook from top to bottom
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
+	$(BIN)/python -m experiments.tutorial.notebook --run
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -9,7 +9,9 @@ import pytest
 
 from tokenprune.core.description import described
 from tokenprune.core.registry import all_entries
+from tokenprune.report import formats
 from tokenprune.report.catalogue import PATH, catalogue
+from tokenprune.results.schema import schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -25,6 +27,15 @@ def anchors(text: str) -> set[str]:
 def test_the_catalogue_is_current() -> None:
     text = (ROOT / PATH).read_text(encoding="utf-8")
     assert text == catalogue(), f"{PATH} is stale: run python -m tokenprune.report.catalogue"
+
+
+def test_the_page_of_files_is_current() -> None:
+    text = (ROOT / formats.PATH).read_text(encoding="utf-8")
+    assert text == formats.formats(), f"{formats.PATH} is stale: run python -m tokenprune.report.formats"
+    for name in ("results", "summary", "strategies", "config"):
+        document = schema(name)
+        fields = document.get("additionalProperties", document)
+        assert all(f"`{field}`" in text for field in fields["required"])
 
 
 OURS = [entry for entry in all_entries() if entry.target.startswith("tokenprune")]
