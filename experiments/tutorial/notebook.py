@@ -1,7 +1,7 @@
 """The tutorial as a notebook: ``docs/tutorial.ipynb`` is made from ``docs/tutorial.md``, and can be run.
 
-``python -m experiments.tutorial.notebook`` writes it; with ``--run`` it is executed, from top to bottom in a kernel of its
-own, and any error ends with one (needs the extra ``notebook``).
+``python -m experiments.tutorial.notebook`` writes it; with ``--run`` it is executed, from top to bottom in a kernel of
+its own, and any error ends with one (needs the extra ``notebook``).
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ def compare(
             match=matched,
             again=again or (),
             new_segment=new_segment,
+            fewer=asked.fewer,
             note=notes.append,
             facts=environment(name, device, dtype, seed) | {"command": command_line(context)},
             progress=report,

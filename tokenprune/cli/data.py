@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,12 +56,15 @@ class Asked:
     notes : list of str
         What a reader must know.
     max_new_tokens : int
+    fewer : callable
+        From a smaller limit to the questions that it would choose.
     """
 
     items: list[Item]
     config: dict[str, Any]
     notes: list[str]
     max_new_tokens: int
+    fewer: Callable[[int], Sequence[Item]]
 
 
 def questions(
@@ -95,7 +98,13 @@ def questions(
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
+        return Asked(
+            scene_items(families, count, seed),
+            config | longest,
+            [],
+            max_new_tokens or SHORTEST,
+            lambda n: scene_items(families, n, seed),
+        )
     from tokenprune.data.own import Prompts, find_data, load_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 
@@ -123,7 +132,7 @@ def questions(
     if found.unreadable:
         notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
         notes += found.unreadable
-    return Asked(found.items, config, notes, longest_answer)
+    return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
 
 
 def _has_split(path: Path, split: str) -> bool:

@@ -29,6 +29,7 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.growth import grow
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.hf.patching import turn_of
@@ -100,6 +101,7 @@ def comparison(
     match: Match = "kept",
     again: Sequence[str] = (),
     new_segment: bool = False,
+    fewer: Callable[[int], Sequence[Item]] | None = None,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
@@ -132,6 +134,9 @@ def comparison(
     new_segment : bool, default False
         Whether a run that differs from what ``out`` holds goes into a folder of its own, ``out/segments/<run>``, and is
         not refused.
+    fewer : callable, optional
+        From a smaller limit to the questions that it chooses: a folder that differs in nothing else then goes on with
+        more of them (see :func:`tokenprune.evaluation.growth.grow`).
     note : callable
         Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
         follow from the data and are not the budget. Warns by default.
@@ -170,6 +175,10 @@ def comparison(
     for (label, keep), reason in unmatched.items():
         note(f"{label} at {keep} is left out: {reason}")
     record = provenance({**config, "match": match}, model, processor, items)
+    if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer)) is not None:
+        stayed, gone = grew
+        told = f"; {gone} are asked again, or no longer" if gone else ""
+        note(f"{str(out)!r} goes on with {len(items)} questions: {stayed} answers stay{told}")
     folder_path = segment(out, record, new_segment)
     way_out = "use another --out, or --new-segment to keep both, apart"
     # a model serves one comparison at a time: they exchange functions of its layers

@@ -28,7 +28,7 @@ from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.results.store import ResultFolder
 
-__all__ = ["ask", "batches", "question_batch"]
+__all__ = ["ask", "batches", "following", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -78,7 +78,7 @@ def ask(
         The unpruned model gives logits that are no numbers.
     """
     done = {(r["strategy"], r["identity"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
-    following = _following(items)
+    stand_ins = following(items)
     total, count = sum(row.asks(item.question) for row in rows for item in items), 0
     failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
@@ -88,7 +88,7 @@ def ask(
         count += sum(row.asks(i.question) and i.id not in samples for row, samples in wanted for i in batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
+        asked = _Asked(model, processor, batch, match, stand_ins[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
                 progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
@@ -121,7 +121,7 @@ class _Finite:
         return scores
 
 
-def _following(items: Sequence[Item]) -> dict[str, Item | None]:
+def following(items: Sequence[Item]) -> dict[str, Item | None]:
     """For each picture a question about the next one, in the order of batches; None where there is no other.
 
     A picture shown in the place of another is the next of all pictures, so that answers to it do not depend on how

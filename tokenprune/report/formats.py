@@ -30,15 +30,15 @@ Reading them needs nothing of this package:
 ```python
 import json
 
-line = '{"strategy": "mi-pruner", "keep": 64, "draw": 0, "sample": "q1", "image": "p1", "task": "mine", "correct": true}'
+line = '{"strategy": "mi-pruner", "keep": 64, "draw": 0, "sample": "q1", "task": "mine", "correct": true}'
 answers = [json.loads(text) for text in [line]]  # Path("results/results.jsonl").read_text().splitlines()
 right = [answer["correct"] for answer in answers if (answer["strategy"], answer["keep"]) == ("mi-pruner", 64)]
 assert sum(right) / len(right) == 1
 ```
 
-or, where pandas is installed, `pandas.read_json("results/results.jsonl", lines=True)`, and `tokenprune report results --formats
-parquet` for the table. A label that changed keeps its earlier answers in the file: take those whose `identity` is the one in
-`strategies.json`, as `tokenprune.evaluation.compare.answers_in(folder)` does.
+or, where pandas is installed, `pandas.read_json("results/results.jsonl", lines=True)`, and `tokenprune report results
+--formats parquet` for the table. A label that changed keeps its earlier answers in the file: take those whose
+`identity` is the one in `strategies.json`, as `tokenprune.evaluation.compare.answers_in(folder)` does.
 """
 
 
@@ -51,9 +51,9 @@ def _lines() -> Iterator[str]:
     yield "<!-- made by python -m tokenprune.report.formats; do not edit -->\n"
     yield "# What is in the files\n"
     yield (
-        "Fields of what `compare` writes, as the JSON schemas in `tokenprune/results/schemas` say; every read is checked "
-        "against them, and a file may hold fields that are not listed here. What is promised about these files: "
-        "[Numbers one can trust](numbers.md)."
+        "Fields of what `compare` writes, as the JSON schemas in `tokenprune/results/schemas` say; every read is "
+        "checked against them, and a file may hold fields that are not listed here. What is promised about these "
+        "files: [Numbers one can trust](numbers.md)."
     )
     yield _EXAMPLE
     for name, title in _FILES.items():
