@@ -12,8 +12,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $(INSTALLED)
 
-compare: $(INSTALLED)  ## Compare all strategies; writes results/compare
-	$(BIN)/tokenprune compare --out results/compare $(ARGS)
+compare: $(INSTALLED)  ## Compare all strategies; writes results/compare. ARGS='--budgets 192,128,64,32' for four budgets
+	$(BIN)/tokenprune compare --out results/compare --budgets 64,32 $(ARGS)
 
 test: fast slow  ## Run every test, fast ones first
 

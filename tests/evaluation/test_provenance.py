@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -306,7 +307,7 @@ def test_no_oracle_where_nobody_knows_where_to_look(tmp_path: Path, items: list[
     notes: list[str] = []
     found = run(tmp_path / "none", blind, note=notes.append)
     assert not any(row.strategy == "oracle" for row in found.rows)
-    assert any("oracle at 4 is left out: of no question" in note for note in notes)
+    assert any(re.match("oracle at [0-9, ]*4.* left out: of no question", note) for note in notes)
     # where some are known, it is asked those
     found = run(tmp_path / "some", [items[0], *blind[1:]])
     [n] = {row.n for row in found.rows if row.strategy == "oracle" and row.task == "all"}

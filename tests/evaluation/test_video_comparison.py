@@ -33,9 +33,9 @@ def test_counts_that_follow_from_the_data_are_told(tmp_path: Path) -> None:
 
 def test_rows_that_a_model_cannot_run_say_why(tmp_path: Path) -> None:
     notes: list[str] = []
-    options: dict[str, Any] = {"strategies": ["evs", "random"], "budgets": (4,), "note": notes.append}
+    options: dict[str, Any] = {"strategies": ["evs", "vidcom2", "random"], "budgets": (4, 2), "note": notes.append}
     compare(tiny_llava(side=6), tiny_processor(side=6), scene_items(None, 2, 0), tmp_path, {}, **options)
-    assert notes == ["evs at 4 is left out: it compares the frames of videos, and the model reads none"]
+    assert notes == ["evs, vidcom2 at 4, 2 are left out: it compares the frames of videos, and the model reads none"]
 
 
 @pytest.mark.filterwarnings("ignore::tokenprune.core.errors.UnusedBudgetWarning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -10,13 +9,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tokenprune.components.lazy import can_be_lazy, gain_of, lazy_batch, lazy_row
 from tokenprune.components.objectives import MaximalMarginalRelevance
 from tokenprune.core.errors import ConfigError, NonFiniteError
 from tokenprune.core.features import on_host
 from tokenprune.core.indexing import as_mask, left_aligned
 from tokenprune.core.kinds import (
     Objective,
-    Oracle,
     Problem,
     Scorer,
     Selector,
@@ -49,7 +48,8 @@ class Greedy(Selector):
     objective : Objective, default ``MaximalMarginalRelevance()``
     optimizer : str, default "vectorized"
         How the same picks are found. ``vectorized``: all gains of the batch at each pick, updated as tensors; on a
-        GPU with Triton in one launch, for the built-in objectives.
+        GPU with Triton in one launch, for the built-in objectives; on a CPU only the gains that may be the largest,
+        where the objective gives single ones (:meth:`Objective.gains_of`) and they never rise.
         ``lazy``: a heap of stale gains, re-evaluated only at the top (Minoux); needs gains that never rise.
         ``naive``: every gain from scratch at each pick; slow, the reference for the other two.
     repeats : bool, default False
@@ -93,7 +93,7 @@ class Greedy(Selector):
                 oracle = self.objective.oracle(start, row)
                 for pick in context:
                     oracle.take(pick)
-                picks = _lazy(oracle, candidates, count, started=bool(context))
+                picks = lazy_row(oracle, candidates, count, started=bool(context))
             else:
                 picks = []
                 for _ in range(count):
@@ -101,7 +101,7 @@ class Greedy(Selector):
                     for pick in context + picks:
                         oracle.take(pick)
                     left = [i for i in candidates if i not in picks]
-                    picks.append(min((-_gain(oracle, i), i) for i in left)[1])
+                    picks.append(min((-gain_of(oracle, i), i) for i in left)[1])
             rows.append(picks + [-1] * (max(problem.counts) - count))
         return torch.tensor(rows, dtype=torch.long, device=problem.scores.device).view(len(rows), -1)
 
@@ -110,7 +110,11 @@ class Greedy(Selector):
         if problem.context is not None:
             state = self.objective.resume(state, problem.context)
         picks = picks_by_kernel(self.objective, state, problem.available, problem.counts, self.repeats)
-        return self._steps(problem, state) if picks is None else picks
+        if picks is not None:
+            return picks
+        if not self.repeats and on_host(problem.available) and can_be_lazy(self.objective):
+            return lazy_batch(self.objective, state, problem.available, problem.counts)
+        return self._steps(problem, state)
 
     def _steps(self, problem: Problem, state: State) -> Tensor:
         open_ = problem.available.clone()
@@ -136,37 +140,6 @@ class Greedy(Selector):
             raise NonFiniteError(f"{self.objective!r}: the gain of a token is NaN")
         picks = torch.stack(order, dim=1) if order else open_.new_zeros((open_.shape[0], 0), dtype=torch.long)
         return picks.masked_fill(broken, -1)
-
-
-def _gain(oracle: Oracle, candidate: int) -> float:
-    gain = oracle.gain(candidate)
-    if math.isnan(gain):
-        raise NonFiniteError(f"the gain of token {candidate} is NaN")
-    return gain
-
-
-def _lazy(oracle: Oracle, candidates: list[int], count: int, *, started: bool) -> list[int]:
-    """Lazy greedy. Gains may rise from no pick to one, so the heap is made after the first pick."""
-    picks: list[int] = []
-    if not started and count:
-        _, first = min((-_gain(oracle, i), i) for i in candidates)
-        picks.append(first)
-        oracle.take(first)
-    if len(picks) == count:
-        return picks
-    # (negative gain, index): the smallest is the largest gain, ties to the lowest index
-    heap = [(-_gain(oracle, i), i, len(picks)) for i in candidates if i not in picks]
-    heapq.heapify(heap)
-    while len(picks) < count:
-        _, index, evaluated = heap[0]
-        if evaluated == len(picks):
-            heapq.heappop(heap)
-            picks.append(index)
-            if len(picks) < count:
-                oracle.take(index)
-        else:
-            heapq.heapreplace(heap, (-_gain(oracle, index), index, len(picks)))
-    return picks
 
 
 def round_one(share: float, count: int, reserve: int = 0) -> int:

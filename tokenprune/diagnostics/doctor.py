@@ -18,6 +18,7 @@ from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
+from tokenprune.hf.masks import narrow_layers
 from tokenprune.results.fingerprint import providers
 
 __all__ = ["Diagnosis", "Law", "broken_line", "diagnose"]
@@ -134,9 +135,8 @@ def _only_drops(strategy: AnyStrategy, model: Any) -> bool:
 def _window(model: Any) -> float:
     """Tokens that every layer looks back at: windows count what is left, so longer prompts see more when pruned."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window: int | None = getattr(config, "sliding_window", None)
-    return float("inf") if not kinds or window is None else window
+    return float("inf") if not narrow_layers(config) or window is None else window
 
 
 def _law(a: Tensor, b: Tensor) -> Law:

@@ -18,6 +18,7 @@ from tokenprune.core.errors import ConfigError, closest
 from tokenprune.diagnostics.mask_out import mask_out
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.attach import attach
+from tokenprune.hf.masks import narrow_layers
 from tokenprune.hf.prepare import prepare
 from tokenprune.hf.record import Prefill
 
@@ -106,7 +107,7 @@ def widen_windows(model: Any, length: int = 4096) -> None:
     masking out does, and the law is not about that.
     """
     config = model.config.get_text_config()
-    if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+    if narrow_layers(config):
         config.sliding_window = length
         layers: Any = adapter_for(model).language_model.layers
         for layer in layers:

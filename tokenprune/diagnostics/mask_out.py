@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenprune.core.strategy import Positions
 from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.masks import additive, causal
 from tokenprune.hf.record import Prefill
 
 __all__ = ["mask_out"]
@@ -58,7 +59,5 @@ def _seen_by_layer(inputs: Mapping[str, Any], prefill: Prefill, n_layers: int) -
 def _with_mask(seen: Tensor, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Give a layer a causal mask over the tokens seen; what is masked is finite, because whole rows may be."""
     hidden = args[0] if args else kwargs["hidden_states"]
-    length = hidden.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril() & seen.unsqueeze(1)
-    mask = hidden.new_zeros(causal.shape).masked_fill(~causal, torch.finfo(hidden.dtype).min).unsqueeze(1)
-    return args, {**kwargs, "attention_mask": mask}
+    mask = causal(hidden.shape[1], hidden.device) & seen.unsqueeze(1)
+    return args, {**kwargs, "attention_mask": additive(mask, hidden.dtype).unsqueeze(1)}

@@ -172,8 +172,8 @@ def comparison(
     if match == "layer-average":
         unmatched |= _unmatched(rows, size, model.config.get_text_config().num_hidden_layers)
     rows = [row for row in rows if (row.label, row.keep) not in unmatched]
-    for (label, keep), reason in unmatched.items():
-        note(f"{label} at {keep} is left out: {reason}")
+    for text in _left_out(unmatched):
+        note(text)
     record = provenance({**config, "match": match}, model, processor, items)
     if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer)) is not None:
         stayed, gone = grew
@@ -274,6 +274,20 @@ def _noted(failed: list[Failure], note: Callable[[str], None]) -> Callable[[str,
         failed.append(Failure(label, 0, why.splitlines()[0]))
 
     return refused
+
+
+def _left_out(reasons: Mapping[tuple[str, int], str]) -> list[str]:
+    """A sentence for each reason, with all rows that are left out for it."""
+    budgets: dict[tuple[str, str], list[int]] = {}
+    for (label, keep), reason in reasons.items():
+        budgets.setdefault((reason, label), []).append(keep)
+    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (reason, label), keeps in budgets.items():
+        labels.setdefault((reason, tuple(keeps)), []).append(label)
+    return [
+        f"{', '.join(names)} at {', '.join(map(str, keeps))} {'is' if len(names) == 1 else 'are'} left out: {reason}"
+        for (reason, keeps), names in labels.items()
+    ]
 
 
 def _describe(

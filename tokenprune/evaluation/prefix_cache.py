@@ -27,6 +27,7 @@ from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import implementation, tapped
 from tokenprune.hf.caches import NAMES as CACHE_NAMES
 from tokenprune.hf.caches import cache_in
+from tokenprune.hf.masks import narrow_layers
 from tokenprune.hf.patching import replaced
 
 __all__ = ["SharedPrefix", "SharedWork", "shared_prefix"]
@@ -73,8 +74,7 @@ class SharedWork:
                 if part is not None:
                     _replace(stack, part, _last_only(part.forward))
             if not isinstance(strategy, LayerSchedule):
-                kinds = set(getattr(self.decoder.config, "layer_types", None) or ()) - {"full_attention"}
-                if not kinds and not self.adapter.multi_axis:
+                if not narrow_layers(self.decoder.config) and not self.adapter.multi_axis:
                     _replace(stack, self.decoder, _shared(self.decoder.forward))
             elif strategy.before is None:
                 # all tokens go through the layers up to the first event

@@ -21,9 +21,11 @@ from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
 from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
-from tokenprune.hf.layerwise import Entered, LayerHooks
+from tokenprune.hf.layerwise import LayerHooks
+from tokenprune.hf.masks import causal
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.segments import Entered
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
 __all__ = ["Hooks"]
@@ -376,8 +378,8 @@ def _check_causal(mask: Tensor, length: int) -> None:
         return
     allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
     real = allowed[:, -1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & real.unsqueeze(1)
-    if not bool(((allowed == causal) | ~real.unsqueeze(2)).all()):
+    usual = causal(length, mask.device) & real.unsqueeze(1)
+    if not bool(((allowed == usual) | ~real.unsqueeze(2)).all()):
         raise UnsupportedError(
             "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
             "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"

@@ -5,7 +5,8 @@ on rotary embeddings, position ids and mask, because the model hands every layer
 rows and keys come from a registered attention function that wraps the model's own and multiplies out only the rows
 that an event asked for; nothing else runs differently, and no whole attention map exists.
 
-Each layer's cache simply holds what the layer saw. The stretch of layers between two events is a :class:`Segment`.
+Each layer's cache simply holds what the layer saw. The stretch of layers between two events is a
+:class:`~tokenprune.hf.segments.Segment`.
 """
 
 from __future__ import annotations
@@ -13,104 +14,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
-from tokenprune.core.features import Features, is_signal, signal_of
-from tokenprune.core.groups import Groups
-from tokenprune.core.indexing import gather_tokens, to_batch
+from tokenprune.core.features import Features, is_signal
+from tokenprune.core.indexing import to_batch
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule, reads_text
-from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
 from tokenprune.hf.caches import cache_in
 from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
+from tokenprune.hf.masks import as_taken, causal_over, narrow_layers
 from tokenprune.hf.patching import Hook, standing_in
-from tokenprune.hf.record import Prefill, Stage
-from tokenprune.hf.splice import Layout, Splice, next_position, rotary_at, splice
+from tokenprune.hf.record import Stage
+from tokenprune.hf.segments import Entered, Outcome, Segment, forgotten, parts_of, per_sample, places_in, still_there
+from tokenprune.hf.splice import Layout, Splice, rotary_at, splice
 
-__all__ = ["Entered", "LayerHooks", "Outcome", "Segment", "places_in"]
-
-
-@dataclass(frozen=True)
-class Entered:
-    """A batch of prompts as they enter the language model.
-
-    Attributes
-    ----------
-    layout : Layout
-        ``text`` marks everything of the prompt that is neither visual nor padding.
-    embeds : Tensor, (B, M, d)
-    positions : Tensor, (B, M) or (R, B, M)
-        Position ids.
-    keep : tuple of int
-        Budget of each span.
-    signals : Features
-        What was collected before, a row for each distinct unit with all the tokens that it had then.
-    owner : tuple of int
-        For each span, its row in ``signals``.
-    distinct : tuple of int
-        For each row of ``signals``, its first span.
-    origin : tuple of int64 Tensor
-        For each span, the place in ``signals`` of each token that entered.
-    groups : Groups or None
-        What the strategy in front of the language model found, a row for each row of ``signals``.
-    """
-
-    layout: Layout
-    embeds: Tensor
-    positions: Tensor
-    keep: tuple[int, ...]
-    signals: Features
-    owner: tuple[int, ...]
-    distinct: tuple[int, ...]
-    origin: tuple[Tensor, ...]
-    groups: Groups | None = None
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of layers that see the same tokens.
-
-    Attributes
-    ----------
-    first : int
-        Its first layer.
-    source : int64 Tensor, (B, M)
-        Place of each token among those that entered the language model.
-    layout : Layout
-    positions : Tensor, (B, M) or (R, B, M)
-    sliced : dict
-        What its layers are given in the current prefill or decoding step, made once for all of them.
-    """
-
-    first: int
-    source: Tensor
-    layout: Layout
-    positions: Tensor
-    sliced: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    def same_tokens(self, other: Segment) -> bool:
-        """Whether nothing went or moved: layers of the other segment are then given what this one's are, to the bit."""
-        return torch.equal(self.source, other.source)
-
-    @cached_property
-    def full(self) -> bool:
-        """Whether there is no padding (asked once: on an accelerator the answer has to be waited for)."""
-        return bool(self.layout.mask.all())
-
-    @property
-    def next_position(self) -> Tensor:
-        """Position id of the first new token, (B,)."""
-        return next_position(self.positions, self.layout.mask)
+__all__ = ["LayerHooks"]
 
 
 @dataclass
@@ -128,44 +55,6 @@ class _Forward:
     decoding: Decoding | None = None
     forgotten: Tensor | None = None
     """Tokens that entered and that no layer looks at while decoding, bool (B, M)."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a prompt between layers: what went in, the last segment, the events, and what is left.
-
-    ``origin`` holds for each span the original place of each token left; a merged token counts as the one whose place
-    it takes.
-    """
-
-    entered: Entered
-    last: Segment
-    stages: tuple[Stage, ...]
-    origin: tuple[Tensor, ...]
-
-    def splice(self, before: Splice) -> Splice:
-        """From the original sequence to what the last layer saw, given the splice in front of the first layer."""
-        slots = tuple(span.positions for span in self.last.layout.spans)
-        return Splice(before.index.gather(1, self.last.source), self.last.layout.mask, slots)
-
-    def complete(self, prefill: Prefill) -> Prefill:
-        """Bring a record up to date that ends at the first layer."""
-        order = pad_sequence([self.origin[span] for span in self.entered.distinct], True, -1)
-        return replace(
-            prefill,
-            selection=Selection.from_order(order, self.entered.signals.n_visual),
-            tokens_after=_per_sample(self.last.layout),
-            sequence_after=self.last.layout.length,
-            layer_tokens=tuple(self._layers_of(row, counts) for row, counts in enumerate(prefill.layer_tokens)),
-            splice=self.splice(prefill.splice),
-            stages=self.stages,
-        )
-
-    def _layers_of(self, row: int, entered: tuple[int, ...]) -> tuple[int, ...]:
-        counts = list(entered)
-        for stage in self.stages:
-            counts[stage.layer + 1 :] = [stage.tokens_after[row]] * (len(counts) - stage.layer - 1)
-        return tuple(counts)
 
 
 class LayerHooks:
@@ -194,11 +83,10 @@ class LayerHooks:
 
     def _check(self) -> None:
         config, name = self.model.config, self.schedule.name
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-        if kinds:
+        if kinds := narrow_layers(config):
             raise UnsupportedError(
                 f"strategy {name!r} acts between layers, which needs full attention in all of them; this language "
-                f"model has {sorted(kinds)}. Strategies that act before the language model work"
+                f"model has {kinds}. Strategies that act before the language model work"
             )
         if implementation(config) == "flex_attention":
             raise UnsupportedError(f"strategy {name!r} needs attention 'sdpa', 'eager' or flash, not 'flex_attention'")
@@ -258,7 +146,7 @@ class LayerHooks:
         forward.segments = [replace(segment, sliced={}) for segment in forward.segments]
         forward.entered = None
         if self.schedule.forgets:
-            forward.forgotten = _forgotten(forward.segments[0], forward.segments[-1])
+            forward.forgotten = forgotten(forward.segments[0], forward.segments[-1])
         if self.schedule.decoding is not None and self.decode_layer is not None:
             seen = [s for s in forward.segments if s.first < self.decode_layer][-1]
             forward.decoding = Decoding(self.schedule.decoding.rule, seen.source, seen.layout)
@@ -360,7 +248,7 @@ class LayerHooks:
             forward.segments.append(after)
         forward.origin = [origin[chosen] for origin, chosen in zip(forward.origin, kept, strict=True)]
         forward.stages.append(
-            Stage(layer, replace(selection, merged=None), selection.sequence, _per_sample(after.layout))
+            Stage(layer, replace(selection, merged=None), selection.sequence, per_sample(after.layout))
         )
         return hidden
 
@@ -387,9 +275,9 @@ class LayerHooks:
         if "rope_frequencies" in needs:
             extra["rope_frequencies"] = self.model.rotary_emb.inv_freq.expand(len(layout.spans), -1)
         if "part" in needs:
-            extra["part"] = _parts_of(entered, forward.origin, self.schedule.name)
+            extra["part"] = parts_of(entered, forward.origin, self.schedule.name)
         for name in sorted(name for name in needs - LAYER_SIGNALS.keys() if is_signal(name)):
-            given[name] = _still_there(entered, name, forward.origin)
+            given[name] = still_there(entered, name, forward.origin)
         return Features(
             places.of(states, places.visual),
             visual_mask=places.visual >= 0,
@@ -406,15 +294,10 @@ class LayerHooks:
             rotary = tuple(rotary_at(part, segment.source) for part in kwargs["position_embeddings"])
         mask = segment.layout.mask
 
-        def visible() -> Tensor:
-            square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
-            # a padding row sees itself, so that its softmax is over something
-            return (square.tril() & mask.unsqueeze(1)) | (square.tril() & square.triu())
-
         return {
             "position_embeddings": rotary,
             "position_ids": segment.positions,
-            "attention_mask": self._mask(not segment.full, mask, visible, hidden.dtype),
+            "attention_mask": self._mask(not segment.full, mask, partial(causal_over, mask), hidden.dtype),
         }
 
     def _continued(
@@ -433,15 +316,11 @@ class LayerHooks:
         batch, fresh = hidden.shape[:2]
         mask = to_batch(segment.layout.mask if unseen is None else segment.layout.mask & ~unseen, batch)
         seen = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
-        old = mask.shape[1] + done
-
-        def visible() -> Tensor:
-            ahead = torch.ones(fresh, old + fresh, dtype=torch.bool, device=mask.device).tril(old)
-            return ahead & seen.unsqueeze(1)
-
         # without a mask a single new token sees the whole cache, several would not
         hides = fresh > 1 or not segment.full or unseen is not None
-        changes: dict[str, Any] = {"attention_mask": self._mask(hides, seen, visible, hidden.dtype)}
+        changes: dict[str, Any] = {
+            "attention_mask": self._mask(hides, seen, partial(causal_over, seen, new=fresh), hidden.dtype)
+        }
         if segment.first > 0 and self.schedule.positions_inside == "compact" and segment.positions.ndim == 2:
             ahead = torch.arange(done, done + fresh, device=mask.device)
             positions = to_batch(segment.next_position, batch).unsqueeze(-1) + ahead
@@ -449,33 +328,12 @@ class LayerHooks:
             changes["position_embeddings"] = self.model.rotary_emb(hidden, position_ids=positions)
         return changes
 
-    def _mask(self, hides: bool, real: Tensor, visible: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
+    def _mask(self, hides: bool, real: Tensor, seen: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
         """A mask of the kind that the attention implementation takes, or none where it would hide nothing."""
         kind = implementation(self.model.config)
         if not hides and kind != "eager":
             return None
-        if "flash" in kind:
-            return real
-        allowed = visible().unsqueeze(1)
-        if kind != "eager":
-            return allowed
-        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def places_in(layout: Layout) -> Places:
-    """Where each span's visual tokens and the text after them stand in a layout."""
-    texts, lasts = [], []
-    place = torch.arange(layout.length, device=layout.mask.device)
-    for span in layout.spans:
-        end = int(span.positions[-1])
-        texts.append((layout.text[span.row] & (place > end)).nonzero().flatten())
-        lasts.append(max(end, int(texts[-1][-1]) if len(texts[-1]) else end))
-    return Places(
-        rows=torch.tensor([span.row for span in layout.spans], device=layout.mask.device),
-        visual=pad_sequence([span.positions for span in layout.spans], batch_first=True, padding_value=-1),
-        text=pad_sequence(texts, batch_first=True, padding_value=-1),
-        last=torch.tensor(lasts, device=layout.mask.device).unsqueeze(1),
-    )
+        return real if "flash" in kind else as_taken(self.model.config, seen().unsqueeze(1), dtype)
 
 
 def _need_text(places: Places, name: str) -> None:
@@ -506,43 +364,3 @@ def _check_cache(cache: Any, name: str) -> None:
             f"strategy {name!r} leaves each layer a cache of its own length, which a static cache cannot hold: use "
             "the default dynamic cache"
         )
-
-
-def _still_there(entered: Entered, name: str, origin: list[Tensor]) -> Tensor:
-    """A signal collected before the language model, for the tokens that each span still has."""
-    signal = entered.signals[name]
-    letters = signal_of(name).shape.split()
-    owner = torch.tensor(entered.owner, device=signal.device)
-    rows = signal[owner]
-    if "n" not in letters:
-        return rows
-    axis = letters.index("n")
-    places = pad_sequence(origin, batch_first=True, padding_value=-1)
-    return gather_tokens(rows.movedim(axis, 1), places).movedim(1, axis)
-
-
-def _parts_of(entered: Entered, origin: list[Tensor], strategy: str) -> Tensor:
-    """Part that each token still there was put in before the language model, -1 as padding."""
-    if entered.groups is None or entered.groups.part is None:
-        raise FeatureError(f"strategy {strategy!r} reads 'part', and nothing before the language model hands parts on")
-    part = entered.groups.part
-    rows = part[torch.tensor(entered.owner, device=part.device)]
-    places = pad_sequence(origin, batch_first=True, padding_value=-1)
-    return rows.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
-
-
-def _forgotten(first: Segment, last: Segment) -> Tensor | None:
-    """Tokens that entered and are not left in the end, bool (B, M); None where all are."""
-    width = first.layout.mask.shape[1]
-    left = torch.zeros(len(last.source), width + 1, dtype=torch.bool, device=last.source.device)
-    left.scatter_(1, last.source.where(last.layout.mask, width), True)
-    gone = first.layout.mask & ~left[:, :width]
-    return gone if bool(gone.any()) else None
-
-
-def _per_sample(layout: Layout) -> tuple[int, ...]:
-    """Visual tokens of each sample."""
-    counts = [0] * layout.mask.shape[0]
-    for span in layout.spans:
-        counts[span.row] += len(span.positions)
-    return tuple(counts)

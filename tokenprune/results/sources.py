@@ -128,12 +128,20 @@ def _file(module: str) -> Path | None:
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded:
         return Path(loaded)
+    return _found(module) if module.partition(".")[0] in _OURS else _looked_for(module)
+
+
+def _looked_for(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module) if module not in ("", "__main__") else None
     except (ImportError, ValueError, AttributeError):
         return None
     origin = None if spec is None else spec.origin
     return Path(origin) if origin and Path(origin).is_file() else None
+
+
+_found = functools.lru_cache(maxsize=4096)(_looked_for)
+"""Of our own packages, whose modules are there from the start: most names that an import may mean are no module."""
 
 
 def _installed(path: Path) -> bool:
@@ -145,6 +153,7 @@ def _installed(path: Path) -> bool:
 def _imported(module: str, file: Path) -> Iterator[tuple[str, Path]]:
     """A module and all that it imports, anywhere in its text, as far as it is ours or lies in its folder."""
     seen: set[str] = set()
+    nearby: dict[str, bool] = {}
     waiting = [(module, file)]
     while waiting:
         name, path = waiting.pop()
@@ -156,8 +165,9 @@ def _imported(module: str, file: Path) -> Iterator[tuple[str, Path]]:
             if other in seen:
                 continue
             top = other.partition(".")[0]
-            beside = (file.parent / top).exists() or (file.parent / f"{top}.py").exists()
-            found = _file(other) if top in _OURS or beside else None
+            if top not in nearby:
+                nearby[top] = top in _OURS or (file.parent / top).exists() or (file.parent / f"{top}.py").exists()
+            found = _file(other) if nearby[top] else None
             if found is not None:
                 waiting.append((other, found))
 

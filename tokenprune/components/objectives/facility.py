@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from tokenprune.components.normalizers import Softmax
 from tokenprune.core.errors import ConfigError
-from tokenprune.core.features import Features
+from tokenprune.core.features import Features, on_host
 from tokenprune.core.information import cosine_similarity, log_conditional
 from tokenprune.core.kinds import Normalizer, Objective, check_number
 from tokenprune.kernels import usable
@@ -49,6 +50,13 @@ class CoverState:
     table: Tensor
     best: Tensor
 
+    @classmethod
+    def of(cls, table: Tensor, *rest: Tensor) -> Self:
+        """Nothing is covered. A token's column is laid out in one piece on the host, where single ones are read."""
+        if on_host(table):
+            table = table.mT.contiguous().mT
+        return cls(table, torch.zeros_like(table[:, :, 0]), *rest)
+
 
 class Coverage(Objective):
     """f(S) = sum over rows r of max_{j in S} M_rj for a non-negative table M: monotone and submodular.
@@ -68,6 +76,11 @@ class Coverage(Objective):
         """
         rise = (state.table - state.best.unsqueeze(-1)).clamp_min_(0)
         return rise.sum(1, dtype=torch.float64).to(rise.dtype)
+
+    def gains_of(self, state: CoverState, candidates: Tensor) -> Tensor:
+        """What some candidates add."""
+        row = torch.arange(len(candidates), device=candidates.device).unsqueeze(1)
+        return self.gains(replace(state, table=state.table.mT[row, candidates].mT))
 
     def take(self, state: CoverState, index: Tensor) -> CoverState:
         """Let the pick serve the rows it serves better."""
@@ -138,7 +151,7 @@ class FacilityLocation(Coverage):
             encoded = features[self.signal]
             tables.append(self.alpha * softmax_coverage(encoded, encoded, self.tau_visual, mask, mask))
         table = torch.cat(tables, dim=1)
-        return CoverState(table, torch.zeros_like(table[:, :, 0]))
+        return CoverState.of(table)
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class PMICoverage(Coverage):
 
     normalizer: Normalizer = Softmax()  # noqa: RUF009  (immutable)
     requires = frozenset({"visual", "text"})
+    gains_of = Objective.gains_of  # a row a text token: all gains cost less than choosing among them
 
     def start(self, features: Features, scores: Tensor) -> CoverState:
         """The conditional distributions, text tokens down; nothing is covered."""
@@ -165,4 +179,4 @@ class PMICoverage(Coverage):
         for mask, axis in ((features.text_mask, 2), (features.visual_mask, 1)):
             if mask is not None:
                 table = table.masked_fill(~mask.unsqueeze(axis), 0)
-        return CoverState(table, torch.zeros_like(table[:, :, 0]))
+        return CoverState.of(table)

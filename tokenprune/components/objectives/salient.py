@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tokenprune.components.objectives.facility import Coverage, CoverState
@@ -64,10 +63,15 @@ class SalientCoverage(Coverage):
             both = features.visual_mask.unsqueeze(1) & features.visual_mask.unsqueeze(2)
             table = table.masked_fill(~both, 0)
         weight = scores.to(table.dtype).clamp_min(0) ** self.alpha
-        return _Weighed(table, torch.zeros_like(table[:, :, 0]), weight)
+        return _Weighed.of(table, weight)
 
     def gains(self, state: CoverState) -> Tensor:
         """Rise in coverage, weighed."""
         assert isinstance(state, _Weighed)
         gain = super().gains(state)
         return gain * state.weight if self.combine == "multi" else gain + state.weight
+
+    def gains_of(self, state: CoverState, candidates: Tensor) -> Tensor:
+        """Of some candidates."""
+        assert isinstance(state, _Weighed)
+        return super().gains_of(replace(state, weight=state.weight.gather(1, candidates)), candidates)

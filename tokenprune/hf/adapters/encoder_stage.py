@@ -20,6 +20,7 @@ from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.ranking import top_k
 from tokenprune.hf.adapters.encoder_attention import attention_rows
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
+from tokenprune.hf.masks import additive
 
 __all__ = ["EncoderHooks"]
 
@@ -149,6 +150,5 @@ class EncoderHooks:
             )
         hidden = args[0] if args else kwargs["hidden_states"]
         seen = torch.nn.functional.pad(self.kept >= 0, (1, 0), value=True)[:, None, None, :]
-        mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
-        mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min).expand(-1, -1, hidden.shape[1], -1)
+        mask = additive(seen, hidden.dtype).expand(-1, -1, hidden.shape[1], -1)
         return args[:1], {**kwargs, "attention_mask": mask}

@@ -22,9 +22,10 @@ from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
 from tokenprune.hf.attention_tap import Tap, tapped
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import NOWHERE
-from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left, visible
+from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import look_ahead
+from tokenprune.hf.masks import as_taken
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import rotary_at
@@ -365,7 +366,7 @@ def decoding(
         stretch: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
-        changes: dict[str, Any] = {"attention_mask": visible(model.config, seen[stretch], hidden.dtype)}
+        changes: dict[str, Any] = {"attention_mask": as_taken(model.config, seen[stretch], hidden.dtype)}
         if compact:
             changes["position_ids"] = places[stretch]
             changes["position_embeddings"] = model.rotary_emb(hidden, position_ids=places[stretch])

@@ -29,6 +29,7 @@ from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in, vision_in
+from tokenprune.hf.masks import narrow_layers
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 
@@ -483,8 +484,7 @@ def _obstacle(request: Request) -> str | None:
     if isinstance(strategy, LayerSchedule) and not strategy.follows:
         return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
-    windows = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
-    if windows:
+    if windows := narrow_layers(config):
         return f"this language model has layers of {', '.join(windows)}"
     if implementation(config) not in ("sdpa", "eager"):
         return f"attention {implementation(config)!r} takes no masks of fixed shape"

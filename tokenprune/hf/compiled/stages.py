@@ -20,6 +20,7 @@ from tokenprune.hf.collect import gathered
 from tokenprune.hf.compiled.plan import NOWHERE, Plan
 from tokenprune.hf.decision import choose
 from tokenprune.hf.encoded import Encoded, deepstack_of, tokens_of
+from tokenprune.hf.masks import additive, as_taken, causal
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import next_position
@@ -39,7 +40,6 @@ __all__ = [
     "positions_left",
     "read_prompt",
     "sight",
-    "visible",
 ]
 
 
@@ -268,20 +268,11 @@ def positions_left(old: Tensor, mask: Tensor, how: str) -> Tensor:
     return old.masked_fill(~mask, 0)
 
 
-def visible(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask (B, 1, L, M), bool (True: look there), as the attention implementation takes it."""
-    if implementation(config) == "eager":
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-    return mask
-
-
 def causal_mask(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
     """What hides later tokens from earlier ones of prompts that are padded behind; None where attention does itself."""
     if implementation(config) != "eager":
         return None
-    length = mask.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-    return visible(config, causal.expand(len(mask), 1, -1, -1), dtype)
+    return additive(causal(mask.shape[1], mask.device).expand(len(mask), 1, -1, -1), dtype)
 
 
 def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = False) -> Callable[..., Read]:
@@ -296,8 +287,8 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = Fals
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Read:
         extra: dict[str, Any] = {name: cache}
         # transformers makes the one for eager attention of numbers that the host sends
-        if (causal := causal_mask(model.config, mask, embeds.dtype)) is not None:
-            extra["attention_mask"] = causal
+        if (own := causal_mask(model.config, mask, embeds.dtype)) is not None:
+            extra["attention_mask"] = own
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
         with dense_deepstack(model), nullcontext() if traced else tapped(model.config, {}):
@@ -401,7 +392,7 @@ def decode_step(
         with hooked():
             hidden = model(
                 inputs_embeds=embed(step.token),
-                attention_mask=visible(model.config, step.seen[0], embed.weight.dtype),
+                attention_mask=as_taken(model.config, step.seen[0], embed.weight.dtype),
                 position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
                 use_cache=True,
                 **{name: cache},
