@@ -115,7 +115,7 @@ def compare(
     lines = answers_in(found.folder)
     examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
     absent = missing(found.summary)
-    first = [one for one in notes if " is left out: " not in one]  # those stand with the rows that have no numbers
+    first = [one for one in notes if " left out: " not in one]  # those stand with the rows that have no numbers
     stands_for = described(found.folder)
     write_report(found.folder, found.rows, facts, first, examples, lines=lines, stands_for=stands_for, missing=absent)
     for note in notes[said:]:

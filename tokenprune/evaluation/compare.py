@@ -32,6 +32,7 @@ from tokenprune.evaluation.failures import Failure, write_failures
 from tokenprune.evaluation.growth import grow
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.evaluation.table import cannot_run
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import providers
@@ -172,7 +173,7 @@ def comparison(
     if match == "layer-average":
         unmatched |= _unmatched(rows, size, model.config.get_text_config().num_hidden_layers)
     rows = [row for row in rows if (row.label, row.keep) not in unmatched]
-    for text in _left_out(unmatched):
+    for text in cannot_run(unmatched):
         note(text)
     record = provenance({**config, "match": match}, model, processor, items)
     if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer)) is not None:
@@ -274,20 +275,6 @@ def _noted(failed: list[Failure], note: Callable[[str], None]) -> Callable[[str,
         failed.append(Failure(label, 0, why.splitlines()[0]))
 
     return refused
-
-
-def _left_out(reasons: Mapping[tuple[str, int], str]) -> list[str]:
-    """A sentence for each reason, with all rows that are left out for it."""
-    budgets: dict[tuple[str, str], list[int]] = {}
-    for (label, keep), reason in reasons.items():
-        budgets.setdefault((reason, label), []).append(keep)
-    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (reason, label), keeps in budgets.items():
-        labels.setdefault((reason, tuple(keeps)), []).append(label)
-    return [
-        f"{', '.join(names)} at {', '.join(map(str, keeps))} {'is' if len(names) == 1 else 'are'} left out: {reason}"
-        for (reason, keeps), names in labels.items()
-    ]
 
 
 def _describe(
