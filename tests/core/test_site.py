@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_peers_are_told_how_many_methods_there_are() -> None:
     ours = [entry for entry in OURS if entry.kind == "strategies"]
     assert f"| methods | {len(ours)} |" in (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+
+
+def test_addresses_outside_are_found_for_the_nightly_check() -> None:
+    links = runpy.run_path(str(ROOT / ".ci" / "links.py"))
+    text = "[a](https://x.org/b) <https://y.org> [c](d.md)\n```\n[e](https://no.org)\n```\n[f](https://github.com/tokenprune/g)"
+    assert links["addresses"](text) == {"https://x.org/b", "https://y.org"}
+    assert len(set().union(*(links["addresses"](page.read_text(encoding="utf-8")) for page in PAGES))) > 20
+    assert "python .ci/links.py" in (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    assert links["fault"]("https://[broken", 1)
