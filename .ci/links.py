@@ -45,6 +45,7 @@ def fault(url: str, tries: int = 3) -> str:
 
 
 def main() -> int:
+    """List addresses that do not answer."""
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     urls = sorted({url for page in pages for url in addresses(page.read_text(encoding="utf-8"))})
     with ThreadPoolExecutor(8) as pool:

@@ -70,6 +70,7 @@ def run(path: Path) -> int:
 
 
 def main() -> None:
+    """Write the notebook, or run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", action="store_true")
     given = parser.parse_args()
