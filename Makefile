@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test fast slow browser notebook lint types docs clean
+.PHONY: compare test fast slow mutants browser notebook lint types docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (ta
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+
+mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one at a time: a test has to fail for each
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 browser: $(INSTALLED)  ## Drive the explorer and the report in chromium, which has to be installed with its driver
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'

@@ -1,7 +1,8 @@
 """Ask every address on the pages whether it answers: ``python .ci/links.py``. Runs nightly, since it needs a network.
 
 Links between pages and to headings are tested offline (``tests/core/test_site.py``). An address that does not answer is
-asked again twice; what then fails is listed, and the exit code is 1. Codes that say "not for programs" (403, 429, 999) pass.
+asked again twice; what then fails is listed, and the exit code is 1. Codes that say "not for programs" pass (403, 429,
+999).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,3 +147,9 @@ def test_costs_count_heads_as_they_are() -> None:
     assert shape.layer_flops(n) == by_hand + 2 * (2 * n * n * queries)
     assert kv_bytes(shape, [10, 5, 5], 2) == 2 * 20 * keys * 2
     assert math.isclose(shape.layer_flops(20) / shape.layer_flops(10), 2, rel_tol=0.2)
+
+
+def test_the_width_of_heads_is_the_configured_one() -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 100}
+    assert DecoderShape.of(SimpleNamespace(**sizes, head_dim=24)).head_width == 24
+    assert DecoderShape.of(SimpleNamespace(**sizes)).head_width == 16

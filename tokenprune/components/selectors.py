@@ -78,6 +78,11 @@ class Greedy(Selector):
         """As the objective."""
         return self.objective.uses_scores
 
+    @property
+    def distinct(self) -> bool:  # type: ignore[override]
+        """Not where a token may be picked again."""
+        return not self.repeats
+
     def select(self, problem: Problem) -> Tensor:
         """Best first at each step."""
         if self.optimizer == "vectorized":

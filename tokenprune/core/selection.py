@@ -124,8 +124,8 @@ class Selection:
         NonFiniteError
             A score is NaN or infinite, or a row kept nothing because a gain was NaN.
         FeatureError
-            A pick is no position of a real token, or a row picked a token twice (which only ``mmtok`` with
-            ``faithful=True`` may do, where it is left with fewer candidates than it is to keep).
+            A pick is no position of a real token, or a row picked a token twice (which only ``divprune`` and
+            ``mmtok`` with ``faithful=True`` may do, as their official code does).
         """
         if self.scores is not None and not bool(torch.isfinite(self.scores).all()):
             raise NonFiniteError("the scores of this selection hold NaN or infinity")

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.indexing import gather_tokens
 
 __all__ = ["Layout", "Span", "Splice", "next_position", "rotary_at", "splice"]
@@ -140,6 +141,11 @@ def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
     layout : Layout
     kept : sequence of int64 Tensor
         For each span, positions within the span in the order in which they shall stand (ascending unless merged).
+
+    Raises
+    ------
+    UnsupportedError
+        A position is kept twice.
     """
     keep = layout.mask.clone()
     for span, chosen in zip(layout.spans, kept, strict=True):
@@ -155,6 +161,11 @@ def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
     for span, chosen in zip(layout.spans, kept, strict=True):
         here = torch.isin(index[span.row], span.positions[chosen]) & mask[span.row]
         slot = here.nonzero().flatten()
+        if len(slot) != len(chosen):
+            raise UnsupportedError(
+                f"a strategy keeps a token twice ({len(chosen)} picks of {len(slot)} tokens), as official code of "
+                "DivPrune and MMTok does with faithful=True; a prompt holds it once: use faithful=False"
+            )
         index[span.row, slot] = span.positions[chosen]
         slots.append(slot)
     return Splice(index, mask, tuple(slots))

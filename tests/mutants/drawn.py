@@ -1,26 +1,11 @@
-"""Plant small mistakes in a file, one at a time, and say which of them no test notices.
-
-``python -m tests.mutants tokenprune/evaluation/summary.py tests/evaluation/test_summary.py --most 30``
-
-Nothing in the working tree is touched: the packages are copied, and the tests run on the copy. Exits 1 where a mistake
-survives; a survivor that changes nothing anybody could see is fine, and no reason to loosen anything.
-"""
+"""Small changes to a file, as somebody might make them by mistake."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import copy
-import os
-import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -65,7 +50,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield node.body
 
 
-def mutants(text: str) -> list[tuple[int, str, str]]:
+def changed(text: str) -> list[tuple[int, str, str]]:
     """Line, what was changed, and the whole file with it."""
     tree = ast.parse(text)
     found = []
@@ -97,42 +82,3 @@ def _replace(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
                 setattr(parent, field, other)
             elif isinstance(value, list) and any(one is target for one in value):
                 value[:] = [other if one is target else one for one in value]
-
-
-def main() -> int:
-    """Plant, run, tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", help="of this repository")
-    parser.add_argument("tests", nargs="+", help="what ought to notice")
-    parser.add_argument("--most", type=int, default=40, help="mistakes to plant, drawn by --seed")
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    planted = mutants((ROOT / asked.file).read_text(encoding="utf-8"))
-    random.Random(asked.seed).shuffle(planted)
-    survivors = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("tokenprune", "strategies", "theory", "tests"):
-            shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        paths = [folder, f"{folder}/strategies", f"{folder}/theory"]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1", "CI": "1"}
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *asked.tests]
-        file = Path(folder) / asked.file
-        whole = file.read_text(encoding="utf-8")
-        chosen = sorted(planted[: asked.most])
-        for line, what, text in [(0, "nothing", whole), *chosen]:
-            file.write_text(text, encoding="utf-8")
-            done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1800)
-            noticed = done.returncode != 0
-            if line == 0 and noticed:
-                print(done.stdout[-2000:])
-                raise SystemExit("the tests fail without any mistake")
-            if line and not noticed:
-                survivors += 1
-                print(f"{asked.file}:{line}: survives: {what}", flush=True)
-    print(f"{asked.file}: {len(chosen)} of {len(planted)} mistakes planted, {survivors} survive")
-    return 1 if survivors else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
