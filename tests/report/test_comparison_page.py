@@ -169,12 +169,12 @@ def test_the_page_tells_what_it_rests_on_and_fetches_nothing() -> None:
 
 def test_a_page_stays_small_enough_to_send() -> None:
     noise = np.random.default_rng(0)
-    pictures = [(f"picture {i}", Image.fromarray(noise.integers(0, 256, (600, 900, 3), np.uint8))) for i in range(12)]
+    pictures = [(f"picture {i}", Image.fromarray(noise.integers(0, 256, (600, 900, 3), np.uint8))) for i in range(8)]
     text = report(summarize(answers()), {}, (), pictures)
     assert len(text.encode()) <= LARGEST
     left = text.count("<figure>")
-    assert 0 < left < 12
-    assert f"{12 - left} more would have made this page larger than 3 MB" in text
+    assert 0 < left < 8
+    assert f"{8 - left} more would have made this page larger than 3 MB" in text
 
 
 def test_measured_milliseconds_are_those_of_one_way_of_running() -> None:

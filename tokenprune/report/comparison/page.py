@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,9 +93,9 @@ def report(
     data = as_data(rows, lost_answers(lines), asked, clock, "" if times is None else times.about)
     first = [(_TITLES.get(name, name), environment[name]) for name in _FIRST if name in environment]
     pictures = [(caption, embedded(image, "WEBP")) for caption, image in examples]
-    page, room = "", len(pictures)
-    while not page or (len(page.encode()) > LARGEST and room >= 0):
-        page = render(
+
+    def page(shown: int) -> str:
+        return render(
             "comparison.html",
             title="Which pruner keeps the answers?",
             style=drawn(asset("theme.css") + asset("style.css", "comparison/assets")),
@@ -105,17 +106,23 @@ def report(
             versions=_versions(environment),
             notes=notes,
             missing=missing,
-            drawing=drawn(curves(rows, "all")),
+            drawing=drawing,
             tasks=tasks,
             timed=data["timed"],
             rows=_table(rows, tasks, clock),
             looks=styles(labels),
-            strategies=about(labels, stands_for or {}),
-            examples=pictures[:room],
-            dropped=len(pictures) - room,
+            strategies=described,
+            examples=pictures[:shown],
+            dropped=len(pictures) - shown,
         )
-        room -= 1
-    return page
+
+    drawing, described = drawn(curves(rows, "all")), about(labels, stands_for or {})
+    if not pictures:
+        return page(0)
+    room = LARGEST - len(page(0).encode())
+    # a caption is escaped and stands twice
+    ends = accumulate(len(source) + 20 * len(caption.encode()) + 200 for caption, source in pictures)
+    return page(sum(end <= room for end in ends))
 
 
 def _versions(environment: Mapping[str, Any]) -> str:
