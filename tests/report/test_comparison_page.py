@@ -233,3 +233,12 @@ def test_report_makes_the_page_of_an_old_folder_with_times(tmp_path: Path) -> No
     assert {row["strategy"] for row in data["rows"] if row["ms"] is not None} == {"full", "divprune"}
     assert "LayerSchedule" not in first
     assert "Strategy(scorer=None, selector=Greedy(objective=MaxMin(" in first  # what the row stood for
+
+
+def test_counts_that_rows_decide_themselves_are_told() -> None:
+    found = {"n": 6, "mean": 7.25, "least": 3.0, "quarter": 5.0, "median": 7.0, "three_quarters": 9.0, "most": 12.0}
+    kept = [{"strategy": "own-counts", "keep": 8, "by_task": {"all": found}}]
+    text = report(summarize(answers()), {}, (), (), kept)
+    assert "<td>own-counts</td><td>8</td><td>all</td>" in text
+    assert "<td>7.2</td><td>3</td>" in text
+    assert "How many tokens were kept" not in report(summarize(answers()), {})

@@ -60,6 +60,7 @@ def report(
     environment: Mapping[str, Any],
     notes: Sequence[str] = (),
     examples: Sequence[tuple[str, Image.Image]] = (),
+    kept: Sequence[Mapping[str, Any]] = (),
     *,
     lines: Sequence[Mapping[str, Any]] = (),
     stands_for: Mapping[str, Mapping[str, Any]] | None = None,
@@ -77,6 +78,8 @@ def report(
         What a reader must know first.
     examples : sequence of (caption, picture)
         Those for which the page has room, first ones first.
+    kept : sequence of mapping
+        ``own_counts`` of the summary with ``by_task``: how many tokens were kept by rows that decide that themselves.
     lines : sequence of mapping
         Rows of results.jsonl, for what was lost.
     stands_for : mapping, optional
@@ -106,6 +109,7 @@ def report(
             versions=_versions(environment),
             notes=notes,
             missing=missing,
+            kept=kept,
             drawing=drawing,
             tasks=tasks,
             timed=data["timed"],
@@ -136,9 +140,10 @@ def write_report(
     facts: Mapping[str, Any],
     notes: Sequence[str] = (),
     examples: Sequence[tuple[str, Image.Image]] = (),
+    kept: Sequence[Mapping[str, Any]] = (),
     **further: Any,
 ) -> Path:
     """Write report.html beside the results; takes what :func:`report` takes."""
     path = out / "report.html"
-    write_atomically(path, report(rows, facts, notes, examples, **further))
+    write_atomically(path, report(rows, facts, notes, examples, kept, **further))
     return path
