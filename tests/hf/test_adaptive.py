@@ -15,7 +15,7 @@ from tokenprune.core.errors import NotCompiledWarning, UnsupportedError
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import comparison
 from tokenprune.hf.encoded import takes_encoded
-from tokenprune.report.report import write_report
+from tokenprune.report.comparison import write_report
 from tokenprune.zoo.tiny import tiny_inputs, tiny_llava, tiny_model, tiny_processor
 
 RULES: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,12 +72,15 @@ class Asked:
     notes : list of str
         What a reader must know.
     max_new_tokens : int
+    fewer : callable
+        From a smaller limit to the questions that it would choose.
     """
 
     items: list[Item]
     config: dict[str, Any]
     notes: list[str]
     max_new_tokens: int
+    fewer: Callable[[int], Sequence[Item]]
 
 
 def questions(
@@ -122,7 +125,13 @@ def questions(
         if style != "plain":
             config["scenes"] = style
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        return Asked(scene_items(families, count, seed, style), config | longest, [], max_new_tokens or SHORTEST)
+        return Asked(
+            scene_items(families, count, seed, style),
+            config | longest,
+            [],
+            max_new_tokens or SHORTEST,
+            lambda n: scene_items(families, n, seed, style),
+        )
     from tokenprune.data.own import Hub, Prompts, find_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 
@@ -156,7 +165,7 @@ def questions(
     if found.unreadable:
         notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
         notes += found.unreadable
-    return Asked(found.items, config, notes, longest_answer)
+    return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
 
 
 def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:
