@@ -545,7 +545,15 @@ def test_parts_that_ship_pass(kind: str) -> None:
             needs_options.add(name)
             continue
         assert check(part, largest=4).instances >= 7, name
-    assert needs_options <= {"anchors-and-buffers", "candidates", "outliers", "prefilter", "two-stage", "recycle"}
+    assert needs_options <= {
+        "adaptive",
+        "anchors-and-buffers",
+        "candidates",
+        "outliers",
+        "prefilter",
+        "two-stage",
+        "recycle",
+    }
 
 
 @pytest.mark.parametrize(

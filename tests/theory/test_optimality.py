@@ -181,7 +181,7 @@ def test_strategies_of_two_rounds_are_bounded_given_the_first():
     found = strategy.assess(batch, chosen).optimality
     assert bool((found.bound >= found.value).all())
     selector = strategy.selector
-    salient, rest, _ = selector._rounds(Problem(batch, strategy._scores(batch), (6, 3), batch.valid(), sizes=(12, 12)))
+    salient, rest, _ = selector._rounds(Problem(batch, strategy.scores(batch), (6, 3), batch.valid(), sizes=(12, 12)))
     second = selector.fill.select(rest)
     assert found.value.tolist() == selector.fill.objective.optimality(rest, second).value.tolist()
     assert (salient >= 0).sum(1).tolist() == [3, 1]
