@@ -13,7 +13,7 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["Pictures", "prompt_inputs", "words_of"]
+__all__ = ["Pictures", "conversation_inputs", "prompt_inputs", "words_of"]
 
 Pictures = Image.Image | Sequence[Image.Image]
 """What one question is about: a picture, or several."""
@@ -37,14 +37,44 @@ def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequenc
     texts = []
     shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
     for pictures, question in zip(shown, questions, strict=True):
-        if (mark := next((mark for mark in _marks(processor) if mark in question), None)) is not None:
-            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
         content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
-        message = [{"role": "user", "content": content}]
-        texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+        texts.append(_written(processor, [{"role": "user", "content": content}]))
     with replaced(vars(processor.tokenizer), "padding_side", "left"):
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def conversation_inputs(
+    processor: Any, messages: Sequence[Mapping[str, Any]], pictures: Sequence[Image.Image] = ()
+) -> Any:
+    """Model inputs for one conversation that waits for an answer, by the processor's chat template.
+
+    Parameters
+    ----------
+    processor
+    messages : sequence of mapping
+        ``role`` and ``content``, a list of ``{"type": "text", "text": ...}`` and ``{"type": "image"}``.
+    pictures : sequence of Image
+        In the order in which messages show them.
+
+    Raises
+    ------
+    ConfigError
+        A text holds what stands for a picture in a prompt.
+    """
+    text = [_written(processor, messages)]
+    if not pictures:
+        return processor(text=text, return_tensors="pt")
+    return processor(images=[list(pictures)], text=text, return_tensors="pt")
+
+
+def _written(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt, as the template writes it."""
+    marks = _marks(processor)
+    for said in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
+        if (mark := next((mark for mark in marks if mark in said), None)) is not None:
+            raise ConfigError(f"question {said!r}: {mark!r} stands for a picture in prompts of this model; drop it")
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def words_of(
