@@ -232,8 +232,9 @@ def test_no_json_and_no_such_address(served: Served) -> None:
 def test_a_full_queue_sends_away_and_goes_on(served: Served, asked: list[tuple[Image.Image, str]]) -> None:
     gate = threading.Event()
     held = served.engine._turns.submit(gate.wait)
+    words = {"messages": said(asked[0][1])}
     with ThreadPoolExecutor(LIMITS.waiting) as clients:
-        waiting = [clients.submit(served.ask, *asked[0]) for _ in range(LIMITS.waiting)]
+        waiting = [clients.submit(served.ask, *asked[0], **words) for _ in range(LIMITS.waiting)]
         while served.engine.waiting < LIMITS.waiting:
             time.sleep(0.01)
         with pytest.raises(openai.RateLimitError, match="wait already"):
@@ -241,7 +242,8 @@ def test_a_full_queue_sends_away_and_goes_on(served: Served, asked: list[tuple[I
         gate.set()
         said_then = {one.result().choices[0].message.content for one in waiting}
     assert held.result()
-    assert said_then == {served.attached(*asked[0], "mi-pruner", 64)}
+    assert said_then == {served.ask(*asked[0], **words).choices[0].message.content}
+    assert served.engine.waiting == 0
 
 
 def test_who_hangs_up_does_not_hold_the_others(served: Served, asked: list[tuple[Image.Image, str]]) -> None:

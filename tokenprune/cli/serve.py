@@ -32,7 +32,7 @@ def serve(
 ) -> None:
     """Serve chat completions over HTTP: for trying and for measuring, on a machine of your own."""
     import socket
-    from typing import get_args
+    from typing import cast, get_args
 
     from tokenprune.core.errors import ConfigError, UnsupportedError, closest
     from tokenprune.data.items import default_model
@@ -62,7 +62,7 @@ def serve(
     )
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
-    engine = Engine(loaded, processor, waiting=limits.waiting, backend=backend)
+    engine = Engine(loaded, processor, waiting=limits.waiting, backend=cast(Backend, backend))
     try:
         app = serving_app(engine, name=name, strategy=strategy, keep=_budget(keep), limits=limits)
         listening = socket.create_server((host, port))

@@ -197,7 +197,9 @@ def _conversation(messages: Any, limits: Limits) -> tuple[tuple[dict[str, Any], 
     """Messages as chat templates take them, and the pictures that they show."""
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list with one message at least", "messages")
-    read, files, letters = [], [], 0
+    read: list[dict[str, Any]] = []
+    files: list[tuple[str, str]] = []
+    letters = 0
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         if not isinstance(message, dict):
