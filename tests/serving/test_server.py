@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,9 +21,10 @@ import uvicorn
 from PIL import Image
 
 import tokenprune as tp
+from tokenprune.core.errors import NotCompiledWarning
 from tokenprune.data.scenes import scene
 from tokenprune.hf.chat import prompt_inputs
-from tokenprune.serving import Engine, Limits
+from tokenprune.serving import ChatRequest, Engine, Limits, chat_request
 from tokenprune.serving.app import serving_app
 from tokenprune.zoo.embedded import load
 
@@ -261,3 +263,55 @@ def test_who_hangs_up_does_not_hold_the_others(served: Served, asked: list[tuple
     assert served.engine.waiting == 0, "who hung up is still in the queue"
     gate.set()
     assert served.ask(*asked[1], max_tokens=8).choices[0].message.content == served.attached(*asked[1], "mi-pruner", 64)
+
+
+@pytest.mark.parametrize("strategy", ["mi-pruner", "autoprune", "fastv"])
+def test_an_answer_that_ends_early_leaves_the_model_as_it_was(
+    served: Served, asked: list[tuple[Image.Image, str]], strategy: str
+) -> None:
+    """Compiled, plain, and between layers."""
+    body = {"model": "embedded", "messages": said(asked[0][1], url(asked[0][0])), **pruned(strategy, 64)}
+    request = chat_request(json.dumps(body).encode(), model="embedded", strategy="random", keep=1, limits=LIMITS)
+
+    def enough(piece: str) -> None:
+        raise ConnectionError(piece)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotCompiledWarning)  # AutoPrune's counts are its own
+        assert isinstance(served.engine.submit(request, enough).exception(60), ConnectionError)
+    assert "generate" not in vars(served.model)
+    assert served.engine.submit(request_of(served, asked[1])).result(60).text == served.attached(
+        *asked[1], "mi-pruner", 64
+    )
+
+
+def request_of(served: Served, job: tuple[Image.Image, str]) -> ChatRequest:
+    body = {"model": "embedded", "messages": said(job[1], url(job[0])), "max_tokens": 8}
+    return chat_request(json.dumps(body).encode(), model="embedded", strategy="mi-pruner", keep=64, limits=LIMITS)
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_a_fault_of_ours_is_told_to_the_log_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pieces: int
+) -> None:
+    """Before the first piece it is the status; after it, an event that stock clients raise."""
+
+    def broken(request: Any, heard: Any) -> Any:
+        for _ in range(pieces):
+            heard("two")
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(served.engine, "_answer", broken)
+    got = []
+
+    def listen() -> None:
+        for chunk in served.ask(GREY, "what ?", stream=True):
+            got.append(chunk.choices[0].delta.content)  # what came before the fault stays
+
+    with pytest.raises(openai.APIError, match="the server failed; its log says why"):
+        listen()
+    assert got == ["", "two"][: 2 * pieces]
+    assert "secret" in caplog.text
+    with pytest.raises(openai.InternalServerError) as told:
+        served.ask(GREY, "what ?")
+    assert "secret" not in str(told.value)

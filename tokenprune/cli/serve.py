@@ -35,6 +35,7 @@ def serve(
     from typing import cast, get_args
 
     from tokenprune.core.errors import ConfigError, UnsupportedError, closest
+    from tokenprune.core.registry import build
     from tokenprune.data.items import default_model
     from tokenprune.hf.compiled.programs import Backend
     from tokenprune.serving.engine import Engine
@@ -51,6 +52,8 @@ def serve(
         ) from error
     if backend not in get_args(Backend):
         raise ConfigError(f"--backend: no {backend!r}; {closest(backend, get_args(Backend))}")
+    default = _budget(keep)
+    build(strategy)  # no such strategy is said before a model is loaded
     limits = Limits(
         # base64 takes four letters for three bytes
         body_bytes=picture_bytes * pictures * 4 // 3 + 2**20,
@@ -64,7 +67,7 @@ def serve(
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     engine = Engine(loaded, processor, waiting=limits.waiting, backend=cast(Backend, backend))
     try:
-        app = serving_app(engine, name=name, strategy=strategy, keep=_budget(keep), limits=limits)
+        app = serving_app(engine, name=name, strategy=strategy, keep=default, limits=limits)
         listening = socket.create_server((host, port))
         typer.echo(f"{name} at http://{host}:{listening.getsockname()[1]}/v1 (model={name!r})")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
