@@ -23,7 +23,12 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and transformers may import it
 
-pytest_plugins = ["tests.support.llava", "tests.support.explorer", "tests.support.own_data"]
+pytest_plugins = [
+    "tests.support.llava",
+    "tests.support.explorer",
+    "tests.support.own_data",
+    "tests.support.judge_server",
+]
 """Fixtures of every test; nothing else defines any that a second file needs."""
 
 

@@ -6,6 +6,7 @@ Compose a strategy from parts (``build``), run it on tensors (``Strategy.select`
 
 from tokenprune._version import __version__
 from tokenprune.core import errors
+from tokenprune.core.adaptive import BudgetRule, Evidence
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import TokenPruneError, TokenPruneWarning
 from tokenprune.core.features import SIGNALS, Features, Grid
@@ -23,7 +24,7 @@ from tokenprune.core.kinds import (
     Scorer,
     Selector,
 )
-from tokenprune.core.metric import Metric
+from tokenprune.core.metric import JudgedMetric, Metric
 from tokenprune.core.registry import build, build_component, list_components, list_strategies, register
 from tokenprune.core.selection import Selection
 from tokenprune.core.strategy import Strategy
@@ -38,12 +39,15 @@ __all__ = [
     "SIGNALS",
     "Aggregator",
     "Budget",
+    "BudgetRule",
     "Collector",
     "Compiled",
     "Encoded",
+    "Evidence",
     "Features",
     "Grid",
     "Groups",
+    "JudgedMetric",
     "Merged",
     "Merger",
     "Metric",

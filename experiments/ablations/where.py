@@ -87,7 +87,7 @@ class Places:
         embeds = request.adapter.embed_text(ids).masked_scatter(here, tokens_of(encoded.outputs["image"]))
         own = [row[text].tolist() for row, text in zip(ids, batch.layout.text, strict=True)]
         words = [self.processor.tokenizer.convert_ids_to_tokens(row) for row in own]
-        return collect(request, embeds, batch, encoded.seen), words
+        return collect(request, ids, embeds, batch, encoded.seen), words
 
     def rows(self, strategy: tp.Strategy, keep: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """For each question its type and what became of it."""

@@ -50,6 +50,15 @@ mode cannot work it raises, and the message names what does. `prepare` needs tra
 """
 
 
+CALLERS = """
+## What callers do with stock packages
+
+`experiments/compatibility/callers.py` runs each on tiny models. Tokens and picks are compared to the bit, losses as
+told. (8-bit weights round activations to 8 bits: where the two best tokens are nearly level, another batch gives
+another one.)
+"""
+
+
 def number(value: float | None) -> str:
     """A difference, or that it was not measured."""
     return "-" if value is None else f"{value:.0e}" if value else "0"
@@ -135,6 +144,15 @@ def full_size_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def callers_table(report: Mapping[str, Any]) -> str:
+    """One row a check."""
+    lines = ["| package | what is done, and what has to be | outcome |", "|---|---|---|"]
+    about = report["environment"]
+    for row in report["callers"]:
+        lines.append(f"| {row['package']} {about[row['package']]} | {row['what']} | {row['outcome']} |")
+    return "\n".join(lines)
+
+
 def place(report: Mapping[str, Any]) -> str:
     """Machine, versions and dtype."""
     about = report["environment"]
@@ -159,6 +177,9 @@ def main(paths: list[str]) -> None:
     print(MODES)
     for report in reports:
         print(f"### {place(report)}\n\n{modes_table(report)}\n")
+    for report in every:
+        if "callers" in report:
+            print(f"{CALLERS}\n### {place(report)}\n\n{callers_table(report)}\n")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def dycoke(
         the code looks at all of them, and so does this. The code counts one visual token too few while decoding, so
         that the last one and the newline always stay. Beams and decoding without a cache are refused while
         ``hidden`` is on.
+    Whole
+        :func:`tokenprune_strategies.reference.dycoke.dycoke`: the act in front of the language model as one loop.
 
     Parameters
     ----------

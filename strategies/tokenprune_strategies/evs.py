@@ -27,5 +27,7 @@ def evs() -> tp.Strategy:
         a ratio given as ``keep`` is rounded half up. The paper, as summarised by others, compares pixels with a
         threshold; the code compares embeddings and keeps an exact number. vLLM lets the text's positions begin at the
         number of columns behind the video's first; here they stay what the model makes them.
+    Whole
+        :func:`tokenprune_strategies.reference.evs.evs`: the method as one loop.
     """
     return tp.Strategy(TemporalNovelty(), WholeFrame(), name="evs")

@@ -44,6 +44,8 @@ def fastvid(
         on densities decides ties there, the lower index here. The published code fails with fewer frames than segments
         and where no centre fits, and an anchor may merge its own frame only (``faithful``). Its three versions are not
         the same function (``form``). In all of them 1 / (members + 1) hardly ever counts.
+    Whole
+        :func:`tokenprune_strategies.reference.fastvid.fastvid`: the method as one loop.
 
     Parameters
     ----------

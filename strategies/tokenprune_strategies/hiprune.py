@@ -32,6 +32,8 @@ def hiprune(
         ``alpha`` near 1 neighbours may be more than the budget, which fails there; here the most attended ones stay.
         The official budget is divided by the number of images in a call. Its Qwen version sums over rows, so that
         subtracting 1 does not exclude a token for sure; here the mean is used everywhere.
+    Whole
+        :func:`tokenprune_strategies.reference.hiprune.hiprune`: the method as one loop.
 
     Parameters
     ----------

@@ -49,6 +49,8 @@ def holitom(
         the whole decision where a window has a single static centre. The published option for
         contextual tokens among moving ones cannot run and is not offered. Published code lets the share grow from one
         video of a batch to the next; here every row is treated alone.
+    Whole
+        :func:`tokenprune_strategies.reference.holitom.holitom`: the same, without ``inner``.
 
     Parameters
     ----------

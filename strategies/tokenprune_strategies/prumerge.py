@@ -34,6 +34,8 @@ def prumerge(*, adaptive: bool = False, neighbours: int = 32, faithful: bool = F
         The paper averages; its code adds what is absorbed without dividing by the weights, which are small, so that a
         patch hardly changes; so it is here. Official quartiles run over all images of a batch (``faithful``), so that
         images decide about one another. Fewer than 33 patches fail there; here all others are neighbours.
+    Whole
+        :func:`tokenprune_strategies.reference.prumerge.prumerge`: the method as one loop.
 
     Parameters
     ----------
@@ -78,6 +80,8 @@ def prumerge_plus(
         the lowest dropped ones are lost, and refuses budgets whose grid comes out otherwise (``faithful``); here the
         stride runs over the patches that are left. Its adaptive form never samples the last patch (``faithful``) and
         takes one image at a time; without an outlier it divides by zero, and here the sum alone remains.
+    Whole
+        :func:`tokenprune_strategies.reference.prumerge.prumerge_plus`: the method as one loop.
 
     Parameters
     ----------

@@ -45,6 +45,8 @@ def prunevid(
         That code cuts the caches of the layers up to that one; here what was dropped is hidden in them, which gives the
         same answers and saves no memory there. It was published for PLLaVA only. That fewer than 15 tokens are not
         clustered, and 7 neighbours, are in the code only.
+    Whole
+        :func:`tokenprune_strategies.reference.prunevid.prunevid`: the act in front of the language model as one loop.
 
     Parameters
     ----------

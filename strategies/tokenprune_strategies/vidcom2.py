@@ -26,6 +26,8 @@ def vidcom2(*, temperature: float = 0.01, share: float | None = None, faithful: 
         corrects the count by the worst and best tokens of the whole video, as done here, which may empty a frame of a
         very small budget. vLLM raises a budget below one token a frame to that; here it is kept to. Low-variance
         channels and Gaussians of five widths are in the code only. Newlines of LLaVA-Video stay as everywhere here.
+    Whole
+        :func:`tokenprune_strategies.reference.vidcom2.vidcom2`: the method as one loop.
 
     Parameters
     ----------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ import torch
 from typer.testing import CliRunner
 
 import tokenprune as tp
+from tokenprune.benchmark.asked import Questions
 from tokenprune.benchmark.bench import Setup, bench, cases
 from tokenprune.benchmark.clock import Peaks, peaks, timed
 from tokenprune.benchmark.geometry import GEOMETRIES, asked, build_model, geometry
+from tokenprune.benchmark.measure import Bench
 from tokenprune.benchmark.table import HEADER, cells, markdown
 from tokenprune.cli import app
 from tokenprune.core.errors import ConfigError, UnknownNameError
+from tokenprune.data.images import picture
+from tokenprune.data.items import Item
+from tokenprune.data.own import OwnQuestion
+from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 SMALL = Setup(small=True, device="cpu", dtype="float32", repeats=2, warm=0, words=12)
 
@@ -159,3 +167,34 @@ def test_a_folder_may_have_any_name(
     result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "o[" / "b]")])
     assert result.exit_code == 0, result.output
     assert "summary.json" in result.output
+
+
+def test_questions_of_ones_own_are_measured(tmp_path: Path) -> None:
+    """Costs of a batch are those of its prompts; the middle of the lengths is what one prompt stands for."""
+    model, processor = tiny_llava(side=6), tiny_processor(side=6)
+    rows = []
+    for i, text in enumerate(["what is it ?", "is there a dog in the picture ?", "what color is the cat in it ?"]):
+        question = OwnQuestion(text, "yes", "mine", "all", answers=("yes",), prompt=f"{text} yes or no")
+        rows.append(Item(str(i), str(i), partial(picture, i, 64), question))
+    subject = Questions(model, processor, rows)
+    lengths = {item.id: len(processor.tokenizer(item.question.prompt)["input_ids"]) for item in rows}
+    assert subject.prompts(1).samples == (sorted(lengths, key=lambda name: lengths[name])[1],)
+    assert subject.prompts(3).text == [[item.question.text] for item in sorted(rows, key=lambda i: lengths[i.id])]
+    wanted = list(cases(["mi-pruner", "fastv"], [4, 100], [1, 3], ["plain"]))
+    found = bench(
+        replace(SMALL, geometry="", small=False, repeats=1),
+        wanted,
+        tmp_path / "o",
+        subject=subject,
+        about={"data": "x"},
+    )
+    by = {(row["strategy"], row["keep"], row["batch"]): row for row in found}
+    assert all("refused" not in row for row in found)
+    alone = [Bench(model, subject._inputs([item]), Peaks(1e9, 1e9), 1, 0)._sizes(None, None) for item in rows]
+    assert by[None, None, 3]["prefill_gflops"] == pytest.approx(sum(one["prefill_gflops"] for one in alone), abs=0.05)
+    assert by[None, None, 3]["text_tokens"] == pytest.approx(sum(one["text_tokens"] for one in alone) / 3, abs=0.01)
+    assert by[None, None, 3]["visual_tokens"] == 36
+    assert by["mi-pruner", 4, 3]["layer_average"] == 4
+    assert by["mi-pruner", 100, 1]["layer_average"] == 36, "a picture with fewer tokens stays whole"
+    with pytest.raises(ConfigError, match="another configuration"):
+        bench(replace(SMALL, geometry=""), wanted, tmp_path / "o", subject=subject, about={"data": "y"})

@@ -35,9 +35,26 @@ def test_built_in_parts_pass(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "nothing wrong found" in capsys.readouterr().out
 
 
-def test_what_is_not_tried_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schedules_are_run_on_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     check("fastv")
-    assert "not tried\n  not checked: it acts between a model's layers" in capsys.readouterr().out
+    assert "strategies fastv: tried on 50 instances, nothing wrong found" in capsys.readouterr().out
+
+
+def test_what_is_not_tried_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        WRONG
+        + '''
+class Deep(tp.Scorer):
+    """Reads a signal of its own."""
+    requires = frozenset({"depth"})
+
+    def score(self, features):
+        return features["depth"]
+'''
+    )
+    check(f"{file}:Deep")
+    assert "not tried\n  not checked: signal 'depth' is not built in" in capsys.readouterr().out
 
 
 def test_a_class_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,10 +55,21 @@ def test_list_names_origins(tokenprune: Command) -> None:
     assert "tokenprune_strategies.mi_pruner" in table.stdout
 
 
-def test_list_check_loads_everything(tokenprune: Command) -> None:
-    done = tokenprune("list", "--check", "--json")
+@pytest.mark.slow
+def test_list_check_loads_and_tries_everything(tokenprune: Command) -> None:
+    rows = json.loads(tokenprune("list", "--check", "--json").stdout)
+    # whether draws may follow from the batch is for their own tests to say
+    assert {row["status"] for row in rows if row["name"] != "random"} == {"ok"}
+    by_kind = {kind: [row["tried"] for row in rows if row["kind"] == kind] for kind in ("mergers", "adapters")}
+    assert by_kind["mergers"].count("imported; needs options") == 1
+    assert all("tried on" in said or "needs options" in said for said in by_kind["mergers"])
+    assert set(by_kind["adapters"]) == {"imported"}
+
+
+def test_list_check_tries_parts(tokenprune: Command) -> None:
+    done = tokenprune("list", "aggregators", "--check", "--json")
     assert done.returncode == 0, done.stdout
-    assert {row["status"] for row in json.loads(done.stdout)} == {"ok"}
+    assert {(row["status"], row["tried"]) for row in json.loads(done.stdout)} == {("ok", "tried on 4 instances")}
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.support.chats import real_processor
 from tokenprune.cli import main
 from tokenprune.core.errors import UnknownNameError
+from tokenprune.core.registry import list_strategies
+from tokenprune.diagnostics.matrix import matrix
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.support import usable_strategies
 from tokenprune.zoo.loading import load_model
-from tokenprune.zoo.tiny import FAMILIES
+from tokenprune.zoo.tiny import FAMILIES, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")
 STRATEGIES = ("mi-pruner", "attention", "sparsevlm", "mi-attention")
@@ -74,11 +78,37 @@ def test_the_usual_budget_is_a_quarter_of_small_images(
 ) -> None:
     kept = {}
     for name in ("tiny:video_llava", "tiny:qwen2_vl"):
-        code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "random", "--json")
+        code, out, _ = run(capsys, monkeypatch, "doctor", "--model", name, "--strategy", "similarity", "--json")
         assert code == 0
         (found,) = json.loads(out)["diagnoses"]
         kept[name] = (found["tokens_before"], found["tokens_after"])
     assert kept == {"tiny:video_llava": (16, 4), "tiny:qwen2_vl": (144, 64)}
+
+
+def test_strategies_by_families(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("visionzip", "evs")
+    code, out, err = run(
+        capsys, monkeypatch, "doctor", "--families", *(w for n in names for w in ("--strategy", n)), "--json"
+    )
+    assert code == 0, err
+    cells = json.loads(out)
+    assert [(c["strategy"], c["family"]) for c in cells] == [(n, f) for f in FAMILIES for n in names]
+    assert {c["family"] for c in cells if c["strategy"] == "visionzip" and not c["refused"]} == {
+        "llava",
+        "llava_next",
+        "video_llava",
+    }
+    assert all("frames" in c["refused"] or c["unit"] != "tile" for c in cells if c["strategy"] == "evs")
+    assert all(c["refused"] or c["laws"]["hooks gone"] == 0 for c in cells)
+    code, out, err = run(capsys, monkeypatch, "doctor", "--families", "--strategy", "visionzip")
+    assert code == 0
+    assert "visionzip: - no encoder_cls" in out
+
+
+@pytest.mark.slow
+def test_every_strategy_on_every_family_keeps_its_laws() -> None:
+    broken = [cell for cell in matrix(list(FAMILIES), list_strategies()) if cell.wrong]
+    assert not broken
 
 
 def test_an_unknown_family_names_its_neighbours(
@@ -89,3 +119,26 @@ def test_an_unknown_family_names_its_neighbours(
     code, _, err = run(capsys, monkeypatch, "doctor", "--model", "tiny:intern_vl")
     assert code == 2
     assert "internvl" in err
+
+
+def test_doctor_reads_prompts_of_many_kinds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    processor, model = real_processor("llava"), tiny_model("llava")
+    model.config.image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    words = ("doctor", "--model", str(tmp_path), "--questions")
+    code, out, err = run(capsys, monkeypatch, *words)
+    assert code == 0, err
+    said = {kind.strip(): count for line in out.splitlines()[3:-1] for kind, count in [line.split("│")[1:3]]}
+    for kind, count in said.items():
+        right, _, of = count.partition(" of ")
+        assert int(right) == int(of) > 0, kind
+    assert {"plain", "system text", "by hand"} <= said.keys()
+    code, out, err = run(capsys, monkeypatch, *words, "--json")
+    assert code == 0, err
+    assert all(one["wrong"] is None for one in json.loads(out))
+    code, out, err = run(capsys, monkeypatch, "doctor", "--model", "tiny", "--questions")
+    assert (code, out) == (1, "")
+    assert "too few words" in err

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import tokenprune as tp
 from tokenprune.cli import main
 
 Ran = tuple[int, str, str]
@@ -60,7 +62,7 @@ def test_disks(number: int, way_out: str, run: Command, tmp_path: Path, monkeypa
 def test_ctrl_c_says_how_far_it_came(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenprune.evaluation import runner
 
-    real, calls = runner._Asked.answers, []
+    real, calls = runner.Asked.answers, []
 
     def answers(self: Any, row: Any, most: int) -> Any:
         calls.append(row)
@@ -70,7 +72,7 @@ def test_ctrl_c_says_how_far_it_came(run: Command, tmp_path: Path, monkeypatch: 
 
     words = ("compare", "--out", str(tmp_path / "out"), *TINY, "--strategies", "divprune")
     with monkeypatch.context() as patch:
-        patch.setattr(runner._Asked, "answers", answers)
+        patch.setattr(runner.Asked, "answers", answers)
         code, _, err = run(*words)
     assert (code, err.strip().splitlines()[-1]) == (130, "stopped at 6 of 14 answers; the same command goes on")
     code, out, err = run(*words)
@@ -273,7 +275,35 @@ def test_imports_that_hang_or_end_the_process(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     entries = [Entry(f"slow-{name}", "scorers", "slow-plugin 0.1", f"slow_{name}:Mine") for name in bodies]
     found = [*checked(entries, seconds=2.0).values()]
-    assert found[0] == "slow-plugin 0.1 (slow_hangs:Mine): its import took longer than 2 s"
-    assert found[1] == "slow-plugin 0.1 (slow_ends:Mine): its import ended the process"
-    assert "SystemExit: 3" in found[2]
-    assert found[3] == "ok"
+    assert [one.ok for one in found] == [False, False, False, True]
+    assert found[0].said == "slow-plugin 0.1 (slow_hangs:Mine): its import took longer than 2 s"
+    assert found[1].said == "slow-plugin 0.1 (slow_ends:Mine): its import ended the process"
+    assert "SystemExit: 3" in found[2].said
+    assert found[3].said == "imported"
+
+
+def test_what_is_installed_and_wrong_is_said_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenprune.core.registry import registry
+    from tokenprune.testing.registered import fault, tried
+
+    class OverPadding(tp.Scorer):
+        """A mean over padding."""
+
+        requires = frozenset({"visual"})
+
+        def score(self, features: tp.Features) -> torch.Tensor:
+            return (features.visual - features.visual.mean(1, keepdim=True)).norm(dim=-1)
+
+    for kind in ("scorers", "strategies"):
+        monkeypatch.setitem(registry._local, kind, {})
+    tp.register("scorers", "over-padding")(OverPadding)
+    tp.register("strategies", "over-padding")(lambda: tp.Strategy(OverPadding(), name="over-padding"))
+    for kind in ("scorers", "strategies"):
+        ok, said = tried(kind, "over-padding")
+        assert not ok
+        assert "depend on padding" in said
+        assert "tokenprune check over-padding shows where" in said
+    assert "depend on padding" in str(fault("over-padding"))
+    assert fault("similarity") is None
+    assert tried("selectors", "two-stage") == (True, "imported; needs options")
+    assert tried("adapters", "llava") == (True, "imported")

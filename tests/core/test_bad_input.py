@@ -451,7 +451,7 @@ def test_missing_signals_are_named_before_anything_runs() -> None:
     refused(errors.MissingSignalError, ("'cls_attention'",), lambda: salient.select(full, 3))
     refused(
         errors.MissingSignalError,
-        ("'centre'", "grid"),
+        ("'places'", "Grid(height, width)", "Centre(width=0.5) reads it"),
         lambda: tp.build("mi-pruner", prior="centre").select(full, 3),
     )
     refused(errors.MissingSignalError, ("'own'",), lambda: full["own"])

@@ -689,7 +689,7 @@ def test_minmax_tables_are_finite_and_keep_relevance_in_the_choice() -> None:
 
 
 def test_random_is_reproducible_and_differs_between_rows_and_seeds() -> None:
-    f = blank_features(2, 50)
+    f = tp.Features(torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)))
     first = tp.build("random").select(f, 10)
     assert torch.equal(first.order, tp.build("random", seed=0).select(f, 10).order)
     assert first.row(0) != first.row(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ from PIL import Image
 from tests.support.own_data import Write
 from tokenprune.core.errors import ConfigError
 from tokenprune.data.items import Item, scene_items
-from tokenprune.data.own import BENCHMARKS, Prompts, find_data, load_data, parse_map
+from tokenprune.data.own import BENCHMARKS, Hub, Prompts, find_data, load_data, parse_map
 from tokenprune.data.scenes import export
 
 ROWS = [
@@ -43,7 +44,7 @@ def test_fields_of_questions(table: Write) -> None:
     assert all(question.prompt == question.text for question in (one, two, three, four))
 
 
-@pytest.mark.parametrize("answer", [1, "dog", "B", "b", "(B)", "B."])
+@pytest.mark.parametrize("answer", [1, 1.0, "dog", "Dog", "B", "b", "(B)", "B.", "B. dog"])
 def test_an_option_is_named_by_number_letter_or_text(table: Write, answer: Any) -> None:
     (item,) = load_data(table([ROWS[2] | {"answer": answer}])).items
     assert item.question.answer == "B"
@@ -143,12 +144,21 @@ BAD: dict[str, tuple[list[Any], str]] = {
     ),
     "same id": ([ROWS[0], ROWS[1] | {"id": "1"}], r"mine\.jsonl:2: the id '1' is that of .*mine\.jsonl:1 too"),
     "no column": ([{"image": "a.png", "question": "What?"}], r"no column for the answer; say which with --map answer="),
-    "video": ([{"video": "a.mp4", "question": "What?", "answer": "x"}], r"'video' is about videos"),
+    "no video": ([{"video": "", "question": "What?", "answer": "x"}], r"mine\.jsonl:1: 'video' holds no video"),
     "other picture": (
         [ROWS[0] | {"image_id": "p"}, ROWS[1] | {"image_id": "p"}],
         r"mine\.jsonl:2: another picture is called 'p' too",
     ),
     "empty": (["", " "], "holds no rows"),
+    "blank answer": ([ROWS[1] | {"answer": "  "}], r"mine\.jsonl:1: 'answer' holds no answer, got '  '"),
+    "answer that is no number": (['{"image": "a.png", "question": "x", "answer": NaN}'], r"holds no answer, got nan"),
+    "gap among answers": ([ROWS[1] | {"answer": ["a", None]}], r"'answer' is a list of answers, got \['a', None\]"),
+    "options as text": (
+        [ROWS[2] | {"choices": "cat, dog"}],
+        r"must be a list .in cells of CSV as JSON",
+    ),
+    "address": ([ROWS[1] | {"image": "https://x.org/a.png"}], r"addresses are not fetched; download it first"),
+    "data address": ([ROWS[1] | {"image": "data:image/png;base64,%%"}], r"mine\.jsonl:1: .*no picture"),
 }
 
 
@@ -204,6 +214,7 @@ def test_tasks_and_limit(table: Write) -> None:
 
 def test_benchmarks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENPRUNE_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"no local copy .*hf download lmms-lab/POPE"):
         find_data("pope")
     (tmp_path / "pope").mkdir()
@@ -212,6 +223,68 @@ def test_benchmarks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert find_data(str(tmp_path)) == (tmp_path, None)
     with pytest.raises(ConfigError, match="did you mean 'pope'"):
         find_data("popes")
+    with pytest.raises(ConfigError, match=r"no local copy .*on no hub.*test_q\.json"):
+        find_data("msvd-qa")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert find_data("mme") == (Hub("lmms-lab/MME"), BENCHMARKS["mme"])
+    assert find_data("hub:me/mine") == (Hub("me/mine"), None)
+    with pytest.raises(ConfigError, match="hub:OWNER/NAME"):
+        find_data("hub:mine")
+
+
+@pytest.fixture
+def published(table: Write, tmp_path: Path) -> Path:
+    """GQA as it lies on the hub: configurations in folders, pictures in one of their own, beside others."""
+    datasets = pytest.importorskip("datasets", reason="pip install 'tokenprune-vlm[data]'")
+    table([])
+    home = tmp_path / "GQA"
+    parts: dict[str, list[dict[str, Any]]] = {
+        "testdev_balanced_images": [
+            {"id": f"n{i}", "image": Image.open(tmp_path / f"{c}.png")} for i, c in enumerate("ab")
+        ],
+        "testdev_balanced_instructions": [
+            {"id": str(i), "imageId": f"n{i % 2}", "question": f"What {i}?", "answer": "red"} for i in range(3)
+        ],
+        "train_balanced_instructions": [{"id": "t", "imageId": "n9", "question": "no?", "answer": "no"}],
+    }
+    about = ["---", "configs:"]
+    for name, rows in parts.items():
+        split = name.partition("_")[0]
+        kinds = {k: datasets.Image() if k == "image" else datasets.Value("string") for k in rows[0]}
+        (home / name).mkdir(parents=True)
+        made = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+        made.to_parquet(str(home / name / f"{split}-00000-of-00001.parquet"))
+        about += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {name}/{split}-*"]
+    (home / "README.md").write_text("\n".join([*about, "---", ""]))
+    return home
+
+
+@pytest.mark.parametrize("way", ["copy", "hub"])
+def test_a_published_layout_is_read_from_a_copy_and_through_datasets(
+    published: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    one = BENCHMARKS["gqa"]
+    path = published if way == "copy" else Hub(str(published))
+    found = load_data(
+        path, name="gqa", split=one.split, subset=one.subset, pictures=one.pictures, prompts=one.prompts, metric="exact"
+    )
+    assert [(i.id, i.image_id, i.question.text) for i in found.items] == [
+        (str(n), f"n{n % 2}", f"What {n}?") for n in range(3)
+    ]
+    for n, letter in ((0, "a"), (1, "b")):
+        assert np.array_equal(np.asarray(found.items[n].image()), np.asarray(Image.open(tmp_path / f"{letter}.png")))
+
+
+def test_without_a_hub_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids"):
+        load_data(Hub("me/mine"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(ConfigError, match="cannot be read through datasets"):
+        load_data(Hub("/no/such/folder"))
 
 
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
@@ -223,6 +296,11 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
     ],
     "textvqa": [{"question_id": 7, "question": "what word?", "answers": ["stop"] * 9 + ["go"]}],
     "scienceqa": [{"question": "Which?", "choices": ["cat", "dog"], "answer": 0, "hint": "Look."}],
+    "mmvet": [{"question_id": "v1_0", "question": "What is x?", "answer": "-1 <AND> -5", "capability": "ocr,math"}],
+    **{
+        name: [{"question_id": "1", "question": "What is it?", "answer": "dog"}]
+        for name in ("tgif-qa", "msvd-qa", "msrvtt-qa")
+    },
 }
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -241,7 +319,87 @@ def test_layouts_of_benchmarks(name: str, table: Write) -> None:
         "textvqa": "what word?" + SHORT,
         "scienceqa": "Context: Look.\nWhich?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices "
         "directly.",
+        "mmvet": "What is x?",
+        **dict.fromkeys(("tgif-qa", "msvd-qa", "msrvtt-qa"), "What is it?"),
     }
     assert question.prompt == prompts[name]
     assert len({item.image_id for item in found.items}) == 1
     assert len({item.id for item in found.items}) == len(LAYOUTS[name])
+
+
+def test_options_by_letter_and_with_letters_of_their_own(table: Write) -> None:
+    """Letters are listed once."""
+    for choices in (["A. cat", "B. dog"], ["(A) cat", "(B) dog"], {"A": "cat", "B": "dog"}):
+        (item,) = load_data(table([ROWS[2] | {"choices": choices, "answer": "B. dog"}])).items
+        assert (item.question.text, item.question.answer) == ("Which?\nA. cat\nB. dog", "B")
+
+
+def test_answers_that_are_no_text(table: Write) -> None:
+    answers = [3, 3.0, 2.5, True, False]
+    rows = [{"image": "a.png", "question": f"{i}?", "answer": answer} for i, answer in enumerate(answers)]
+    found = [item.question for item in load_data(table(rows)).items]
+    assert [question.answer for question in found] == ["3", "3", "2.5", "Yes", "No"]
+    assert [question.binary for question in found] == [False, False, False, True, True]
+
+
+def test_tables_as_spreadsheets_write_them(table: Write, tmp_path: Path) -> None:
+    """A mark at the beginning, lines of Windows, semicolons, quotes that hold commas and lines."""
+    table([])
+    lines = ["image;question;answer", 'a.png;"He said ""what; now?""\r\nAnd?";x', "b.png;What, then?;y", ""]
+    (tmp_path / "s.csv").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    found = load_data(tmp_path / "s.csv").items
+    assert [(i.image_id, i.question.text, i.question.answer) for i in found] == [
+        ("a.png", 'He said "what; now?"\r\nAnd?', "x"), ("b.png", "What, then?", "y"),
+    ]  # fmt: skip
+    (tmp_path / "d.csv").write_text("image,question,answer,answer\na.png,q,x,y\n")
+    with pytest.raises(ConfigError, match=r"d\.csv:1: two columns are called 'answer'"):
+        load_data(tmp_path / "d.csv")
+    (tmp_path / "l.csv").write_bytes("image,question,answer\na.png,Où?,x\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"l\.csv: not written in UTF-8 .*save it as UTF-8"):
+        load_data(tmp_path / "l.csv")
+
+
+def test_names_of_files_as_they_come(table: Write, tmp_path: Path) -> None:
+    """Other alphabets, spaces, absolute names, names from Windows, pictures within the table."""
+    path = table([])
+    (tmp_path / "фото").mkdir()
+    shown = Image.open(tmp_path / "a.png")
+    shown.save(tmp_path / "фото" / "мой кот.png")
+    data = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    names = ["фото/мой кот.png", "фото\\мой кот.png", str(tmp_path / "a.png"), f"data:image/png;base64,{data}"]
+    rows = [{"image": name, "question": f"{i}?", "answer": "x"} for i, name in enumerate(names)]
+    path.write_bytes(("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)).encode())
+    for item in load_data(path).items:
+        assert np.array_equal(np.asarray(item.image()), np.asarray(shown))
+
+
+def test_pictures_of_every_kind_are_seen_as_they_are(table: Write, tmp_path: Path) -> None:
+    """Grey, transparent, printed, indexed, sixteen bits, turned: what is shown is what a viewer shows."""
+    path = table([])
+    grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    kinds = {
+        "L.png": Image.fromarray(grey), "LA.png": Image.fromarray(grey).convert("LA"),
+        "RGBA.png": Image.fromarray(grey).convert("RGBA"), "P.png": Image.fromarray(grey).convert("P"),
+        "16.png": Image.fromarray(grey.astype(np.uint16) * 257), "C.tiff": Image.fromarray(grey).convert("CMYK"),
+    }  # fmt: skip
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, picture in kinds.items():
+        picture.save(tmp_path / name)
+    Image.fromarray(grey[:8]).save(tmp_path / "turned.png", exif=turned)
+    rows = [{"image": name, "question": "what?", "answer": "x"} for name in [*kinds, "turned.png"]]
+    path = table(rows)
+    *plain, last = load_data(path).items
+    for item in plain:
+        assert np.abs(np.asarray(item.image())[..., 0].astype(int) - grey).max() <= 1, item.image_id
+    assert last.image().size == (8, 16)
+    Image.fromarray(grey.astype(np.float32) * 10).save(tmp_path / "f.tiff")
+    with pytest.raises(ConfigError, match="no scale for them is known"):
+        load_data(table([{"image": "f.tiff", "question": "what?", "answer": "x"}]))
+
+
+def test_ten_thousand_rows(table: Write) -> None:
+    rows = [{"image": "abc"[i % 3] + ".png", "question": f"What {i}?", "answer": "x"} for i in range(10_000)]
+    found = load_data(table(rows))
+    assert len(found.items) == 10_000
+    assert len({item.image_id for item in found.items}) == 3

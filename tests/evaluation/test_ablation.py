@@ -126,9 +126,10 @@ def test_the_cross_leaves_out_nothing_that_ships() -> None:
     # scorers and selectors of a language model's layers need signals that are not there before it runs
     fit = {name for name in list_components("scorers") if build_component("scorers", name).requires <= available}
     # cls-attention is a signal's score; without a CLIP beside the model joint-contrast orders by mean similarity
-    assert set(crossed.values_of(0)) == fit - {"signal", "joint-contrast"}
+    # speaking shows another scorer fewer words, adaptive keeps fewer of another selector's picks: each has its ablation
+    assert set(crossed.values_of(0)) == fit - {"signal", "joint-contrast", "speaking"}
     assert set(crossed.values_of(1)) == stills() - {
-        "candidates", "pivot-quota", "anchors-and-buffers", "outliers", "outlier-grid", "salient-and-grid"
+        "adaptive", "candidates", "pivot-quota", "anchors-and-buffers", "outliers", "outlier-grid", "salient-and-grid"
     }  # fmt: skip
     [objectives] = ablations("objectives", CHECKOUT)
     assert set(objectives.values_of(0)) == set(list_components("objectives"))

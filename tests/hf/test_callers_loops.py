@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 import threading
 import warnings
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, pipeline
 
 import tokenprune as tp
 from tokenprune.core.errors import NothingPrunedWarning, UnsupportedError
 from tokenprune.hf.encoded import takes_encoded
-from tokenprune.zoo.tiny import tiny_inputs, tiny_model
+from tokenprune.hf.saved_processor import MAKES_PROCESSOR
+from tokenprune.zoo.tiny import picture, tiny_inputs, tiny_model, tiny_processor
 
 KEPT = 9
 
@@ -294,3 +297,98 @@ def test_gradient_checkpointing(strategy: str) -> None:
     assert any(bool(g.abs().max() > 0) for g in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_masks_that_count_more_than_the_prompt_are_refused() -> None:
+    """As peft's prefix tuning makes them."""
+    model, inputs = tiny_model("llava"), dict(tiny_inputs("llava", "image", 1))
+    inputs["attention_mask"] = torch.cat([torch.ones(1, 3, dtype=torch.long), inputs["attention_mask"]], 1)
+    with pytest.raises(UnsupportedError, match="learned prefix"), tp.attach(model, "similarity", KEPT):
+        model(**inputs)
+
+
+@torch.no_grad()
+def test_pictures_merged_into_embeddings_by_hand() -> None:
+    """What is seen of them is refused, what is not is said."""
+    model, inputs = tiny_model("llava"), dict(tiny_inputs("llava", "image", 1))
+    here = inputs["input_ids"] == model.config.image_token_id
+
+    def merged() -> Tensor:
+        features = model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output
+        tokens = features if isinstance(features, Tensor) else torch.cat(list(features))
+        return model.get_input_embeddings()(inputs["input_ids"]).masked_scatter(here.unsqueeze(-1), tokens)
+
+    embeds, mask = merged(), inputs["attention_mask"]
+    with (
+        pytest.raises(UnsupportedError, match=r"get_image_features.*Strategy\.select"),
+        tp.attach(model, "random", KEPT),
+    ):
+        model(inputs_embeds=merged(), attention_mask=mask)
+    with pytest.warns(NothingPrunedWarning, match="inputs_embeds"), tp.attach(model, "random", KEPT):
+        model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=2)
+    with tp.attach(model, "random", KEPT) as run:
+        model.generate(**inputs, max_new_tokens=2)
+    assert run.tokens_after == KEPT
+
+
+def test_an_attached_model_is_not_pickled() -> None:
+    model = tiny_model("llava")
+    vars(model).pop(MAKES_PROCESSOR)
+    with pytest.raises(UnsupportedError, match="save_pretrained"), tp.attach(model, "random", KEPT):
+        pickle.dumps(model)
+    assert isinstance(pickle.loads(pickle.dumps(model)), type(model))
+
+
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "visionzip"])
+def test_training_after_inference_mode(strategy: str) -> None:
+    """What is kept from one call to the next may not be of inference mode."""
+    model, inputs = tiny_model("llava"), tiny_inputs("llava", "image", 3)
+    with torch.inference_mode(), tp.attach(model, strategy, KEPT):
+        model(**inputs)
+    with tp.attach(model.train(), strategy, KEPT):
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
+@torch.no_grad()
+def test_padding_on_the_right(family: str) -> None:
+    model, inputs = tiny_model(family), dict(tiny_inputs(family, "image", 3))
+    mask = inputs["attention_mask"].bool()
+    order = (~mask).long().argsort(dim=1, stable=True)
+    right = {name: value.gather(1, order) if value.shape == mask.shape else value for name, value in inputs.items()}
+    with tp.attach(model, "mi-pruner", 0.3):
+        want = model(**inputs).logits[:, -1]
+        whole = model(**right, labels=right["input_ids"]).logits
+    got = whole[torch.arange(3), mask.sum(1) - 1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_as_a_decorator_and_with_asyncio() -> None:
+    model = tiny_model("llava")
+    prompts = [tiny_inputs("llava", "image", 2, seed=seed) for seed in (1, 2)]
+
+    @tp.attach(model, "mi-pruner", KEPT)
+    def answers() -> list[Tensor]:
+        return [model.generate(**inputs, max_new_tokens=3, do_sample=False) for inputs in prompts]
+
+    async def together() -> list[Tensor]:
+        calls = (asyncio.to_thread(model.generate, **i, max_new_tokens=3, do_sample=False) for i in prompts)
+        return await asyncio.gather(*calls)
+
+    want = answers()
+    assert all(torch.equal(a, b) for a, b in zip(answers(), want, strict=True))
+    with tp.attach(model, "mi-pruner", KEPT):
+        got = asyncio.run(together())
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_a_pipeline_inside() -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    content = [{"type": "image", "image": picture()}, {"type": "text", "text": "what color is the dog ?"}]
+    with tp.attach(model, "mi-pruner", KEPT, processor=processor) as run:
+        pipe(text=[{"role": "user", "content": content}], max_new_tokens=2, do_sample=False)
+    assert (run.tokens_before, run.tokens_after) == (36, KEPT)
+    assert int(run.history[-1].text.sum()) == len(processor.tokenizer("what color is the dog ?")["input_ids"])

@@ -16,7 +16,7 @@ from tokenprune.core.errors import MissingSignalError, OptionTypeError, Unsuppor
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.request import Request
-from tokenprune.zoo.tiny import tiny_llava, tiny_model
+from tokenprune.zoo.tiny import tiny_inputs, tiny_llava, tiny_model
 
 SIDE = 5
 N = SIDE**2
@@ -118,6 +118,29 @@ def test_prepare_generates_the_same(prompts: Any) -> None:
         attached = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     shorter = tp.prepare(model, "flowcut", 7, **inputs)
     assert torch.equal(model.generate(**shorter, **options)[:, shorter["input_ids"].shape[1] :], attached)
+
+
+def test_an_encoder_of_images_beside_one_of_videos() -> None:
+    """Video-LLaVA: pictures lose patches on their way, neighbours play no part; of videos it is refused."""
+    model, inputs = tiny_model("video_llava"), tiny_inputs("video_llava", "image", 3)
+    keep = [2, 16, 5]
+    together = kept_of(model, inputs, keep)
+    assert [len(row) for row in together] == keep
+    for b, count in enumerate(keep):
+        alone = tiny_inputs("video_llava", "image", 3, only=[b])
+        assert kept_of(model, alone, count) == [together[b]]
+    with (
+        pytest.raises(UnsupportedError, match="cannot drop patches of videos inside the encoder"),
+        torch.no_grad(),
+        tp.attach(model, "flowcut", 4),
+    ):
+        model(**tiny_inputs("video_llava", "video", 1))
+
+
+def kept_of(model: Any, inputs: Any, keep: Any) -> list[list[int]]:
+    with torch.no_grad(), tp.attach(model, "flowcut", keep) as run:
+        assert model(**inputs).logits.isfinite().all()
+    return rows(run)
 
 
 def test_what_it_cannot_do_is_refused(prompts: Any) -> None:

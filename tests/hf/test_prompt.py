@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 import tokenprune as tp
 from tests.support.llava import QUESTIONS
-from tokenprune.core.errors import FeatureError, QuestionError, QuestionWarning, UnsupportedError
+from tokenprune.core.errors import ConfigError, FeatureError, QuestionError, QuestionWarning, UnsupportedError
 from tokenprune.hf.chat import prompt_inputs, words_of
 from tokenprune.hf.prompt_text import Scaffold, prompt_text
 from tokenprune.hf.saved_processor import MAKES_PROCESSOR, saved_processor
@@ -192,3 +192,22 @@ def test_a_prompt_is_shown_in_stretches(family: str) -> None:
     assert [counts for counts, _ in told] == [False, True, False]
     assert any("visual tokens>" in token for token in told[0][1])
     assert sum(len(tokens) for _, tokens in told) <= inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "gemma3"])
+def test_an_empty_tokenizer_is_nobodys(family: str, tmp_path: Any) -> None:
+    """transformers makes one for a folder of these families that holds weights alone."""
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    model = type(model).from_pretrained(tmp_path)
+    assert saved_processor(model) is None
+
+
+def test_another_models_processor_is_refused(processor: Any, prompts: Any) -> None:
+    model = tiny_model("llava")
+    model.config.get_text_config().vocab_size = 32064
+    with (
+        pytest.raises(ConfigError, match=r"processor is not that of Llava.*knows \d+ tokens, the model 32064"),
+        tp.attach(model, "similarity", 4, processor=processor),
+    ):
+        pass

@@ -5,13 +5,17 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tokenprune.core.kinds import Component
 from tokenprune.core.registry import registry
+from tokenprune.testing import check
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -70,3 +74,18 @@ def test_docstrings(name: str) -> None:
     failed, run = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert run > 0
     assert failed == 0
+
+
+@pytest.mark.slow
+def test_parts_that_the_pages_show_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies an example copies its mistakes: every class of a part is held to what its kind promises."""
+    module = ModuleType("page")  # dataclasses look it up
+    monkeypatch.setitem(sys.modules, "page", module)
+    names: dict[str, Any] = vars(module)
+    for page in ("write-a-part.md", "add-a-strategy.md"):
+        for _, code in blocks((ROOT / "docs" / page).read_text(encoding="utf-8")):
+            exec(compile(code, page, "exec"), names)
+    parts = [v for v in names.values() if isinstance(v, type) and issubclass(v, Component) and v.__module__ == "page"]
+    assert len(parts) >= 9
+    for part in parts:
+        assert check(part(), extra={"depth": "b n"}, largest=4).instances, part

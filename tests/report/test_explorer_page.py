@@ -98,6 +98,23 @@ def test_every_colouring_draws(heat: str, shown: Engine) -> None:
     assert "undefined" not in text
 
 
+def test_cards_say_how_far_from_the_best_the_picks_may_be(shown: Engine, explored: Exploration) -> None:
+    """At marked budgets, where a bound is known, never more than what is certain."""
+    shown.run("document.getElementById('budget').value = 9; document.getElementById('budget').fire('input')")
+    bounded = []
+    for i, replay in enumerate(explored.replays):
+        text = str(shown.run(f"{CARD}[{i}].textContent"))
+        told = re.search(r"picks at 9 tokens reach at least (\d+) % of the best", text)
+        assert (told is not None) == (9 in replay.certain)
+        if told is not None:
+            assert int(told[1]) <= 100 * replay.certain[9] + 1e-6 < int(told[1]) + 1 + 1e-6
+            bounded.append(STRATEGIES[i])
+    assert bounded == ["mi-pruner", "divprune", "random:seed=3"]
+    assert all(set(replay.certain) in (set(), {20, 9, 4}) for replay in explored.replays)
+    farthest = explored.replays[1].certain
+    assert all(0.45 <= share <= 1 for share in farthest.values())  # half of it, less what rounding may hide
+
+
 def test_notes_and_facts_are_on_the_page(shown: Engine) -> None:
     assert shown.text("notes") == "random weights"
     assert "tiny" in str(shown.run("document.getElementById('facts').querySelector('table').textContent"))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, features
 
-from tokenprune.core.errors import FeatureError
+from tokenprune.core.errors import FeatureError, FontWarning
 from tokenprune.core.features import Grid
-from tokenprune.report.overlay import Cell, dimmed, sheet
+from tokenprune.report import lettering
+from tokenprune.report.lettering import Lettering
+from tokenprune.report.overlay import Cell, _wrapped, dimmed, sheet
 
 grids = st.builds(Grid, st.integers(1, 6), st.integers(1, 6))
 
@@ -83,3 +90,74 @@ def test_long_words_stay_inside_their_column() -> None:
     cell = Cell(Image.new("RGB", (80, 60)), endless, color="#c0392b")
     short = sheet([[cell, cell]], [endless, "b"], ["8 tokens"], endless)
     assert short.size[0] == sheet([[Cell(cell.picture)] * 2], ["a", "b"], ["8 tokens"]).size[0]
+
+
+def ink(page: Image.Image) -> int:
+    return int((np.asarray(page.convert("L")) < 128).sum())
+
+
+def drawn(text: str) -> Image.Image:
+    letters = Lettering(24)
+    page = Image.new("RGB", (int(letters.width(text)) + 8, 48), "white")
+    letters.draw(ImageDraw.Draw(page), (2, 2), text, "black")
+    return page
+
+
+SCRIPTS = {"Latin": "Où est l'été ?", "Arabic": "ما لون الكوب؟", "Greek": "Τι χρώμα έχει;", "Cyrillic": "Какого цвета?"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_drawn_and_not_as_boxes(script: str) -> None:
+    """Fonts that matplotlib brings have these, whatever the machine."""
+    text = SCRIPTS[script]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pages = {character: drawn(character) for character in text if character.isalpha()}
+        whole = drawn(text)
+    assert len({page.tobytes() for page in pages.values()}) > 4
+    assert ink(whole) > 4 * min(map(ink, pages.values()))
+
+
+def test_arabic_letters_are_joined_where_pillow_lays_text_out() -> None:
+    letters = Lettering(24)
+    joined = letters.width("لون") < sum(letters.width(character) for character in "لون")
+    assert joined == features.check("raqm")
+
+
+@pytest.fixture
+def first_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without any fonts but Pillow's and matplotlib's first."""
+    two = lettering._sources()[:2]
+    monkeypatch.setattr(lettering, "_sources", lambda: two)
+    lettering._source_of.cache_clear()
+    yield
+    lettering._source_of.cache_clear()
+
+
+@pytest.mark.usefixtures("first_fonts")
+def test_what_no_font_has_is_a_mark_and_said() -> None:
+    with pytest.warns(FontWarning, match=r"no font .*'杯' \(U\+676F\), '子' .*Noto Sans CJK"):
+        page = drawn("杯子 cup")
+    assert ink(page) > ink(drawn("cup"))
+
+
+def test_fonts_of_the_machine_are_looked_through(request: pytest.FixtureRequest) -> None:
+    """A letter that one font alone has, as is so of Chinese on most machines."""
+    symbols = lettering._has(str(Path(get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")))
+    only = chr(max(symbols - lettering._has(lettering._sources()[1])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ink(drawn(only)) > 0
+    request.getfixturevalue("first_fonts")
+    with pytest.warns(FontWarning):
+        drawn(only)
+
+
+def test_lines_of_scripts_without_spaces_are_broken_between_characters() -> None:
+    text = "杯子是什么颜色的？" * 6
+    letters = Lettering(14)
+    lines = _wrapped(text, letters, 200, lines=6)
+    assert len(lines) > 1
+    assert "".join(lines) == text
+    assert all(letters.width(line) <= 200 for line in lines)
+    assert _wrapped("what color  is\nthe dog", letters, 10_000, lines=2) == ["what color is the dog"]

@@ -19,7 +19,6 @@ SIZES: Final = {"d": 8, "e": 6, "h": 2, "k": 5, "c": 4, "s": 2}
 """Sizes of the axes of signals; 3 for an axis of a signal that comes later."""
 
 POSITIONAL: Final = {
-    "random": "draws by position",
     "visionzip": "centres lie at a uniform stride",
     "holov": "crops are runs of the raster sequence",
     "hiprune (faithful)": "neighbours lie in the picture",
@@ -35,9 +34,6 @@ POSITIONAL: Final = {
     "apet after layer 15": "the basis starts at a fixed position",
 }
 """Strategies whose choice depends on where a token stands, and why."""
-
-BY_SHAPE: Final = {"random"}
-"""Strategies that treat a row otherwise when it stands in another batch."""
 
 
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
@@ -203,7 +199,7 @@ def test_memory_layout_does_not_matter(name: str) -> None:
     assert torch.equal(select(name, features.replace(**strided), 5).order, select(name, features, 5).order)
 
 
-@pytest.mark.parametrize("name", sorted(STAGES.keys() - BY_SHAPE))
+@pytest.mark.parametrize("name", sorted(STAGES))
 def test_neighbours_and_padding_do_not_matter(name: str) -> None:
     """A row of a padded batch is treated as it is alone."""
     sizes, keep = [13, 9, 11], [5, 4, 11]

@@ -90,8 +90,11 @@ APART: Final = {
 """Options of strategies that exchange a part, or concern more than one image: those are held to laws of their own."""
 
 
-NONE: Final = frozenset("flowcut hiprune prumerge prumerge-plus dycoke evs fastvid holitom prunevid vidcom2".split())
-"""Strategies that act before the language model and have no reference: of several encoder layers, of videos."""
+ELSEWHERE: Final = frozenset("hiprune prumerge prumerge-plus dycoke evs fastvid holitom prunevid vidcom2".split())
+"""Strategies whose references read encoder layers by number or where tokens lie: ``test_video_references``."""
+
+NONE: Final = frozenset({"flowcut"})
+"""It acts while the encoder runs, which features of a finished one cannot show."""
 
 
 def act(strategy: AnyStrategy) -> tp.Strategy | None:
@@ -192,8 +195,9 @@ def hold(strategy: tp.Strategy, reference: Reference, f: tp.Features, keep: list
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 @given(data=st.data())
 def test_picks_are_those_of_the_reference(name: str, data: st.DataObject) -> None:
-    # numbers are drawn for padding too, so that random rows depend on it; their own budgets show raggedness there
-    f = made(data.draw, text=data.draw(st.integers(2, 6)), masks=name != "random")
+    f = made(data.draw, text=data.draw(st.integers(2, 6)))
+    if name == "random" and data.draw(st.booleans()):
+        f = f.replace(noise=None)  # then a draw follows from the tokens
     keep = [data.draw(st.integers(1, size)) for size in f.counts()]
     options = {option: data.draw(values) for option, values in OPTIONS[name].items()}
     if name == "apet" and f.visual_mask is not None:
@@ -202,7 +206,8 @@ def test_picks_are_those_of_the_reference(name: str, data: st.DataObject) -> Non
         f = f.replace(encoder_cls=None)
     reference = load_reference(name)
     assume(not any(alike(name, f, k, row, options) for row, k in enumerate(keep)))
-    assume(all(decided(reference, f, k, row, options) for row, k in enumerate(keep)))
+    if name != "random":  # there a little noise is another picture
+        assume(all(decided(reference, f, k, row, options) for row, k in enumerate(keep)))
     hold(build(name, options), reference, f, keep, **options)
 
 
@@ -236,8 +241,8 @@ def test_ties_go_to_the_lowest_index_in_both(name: str) -> None:
 
 
 def test_every_strategy_that_acts_before_the_language_model_has_a_reference() -> None:
-    assert sorted(ACTING) == sorted([*OPTIONS, *NONE])
-    assert set(OPTIONS) <= set(list_references())
+    assert sorted(ACTING) == sorted([*OPTIONS, *ELSEWHERE, *NONE])
+    assert set(ACTING) - set(list_references()) == NONE
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))

@@ -14,6 +14,7 @@ from tests.support.families import batch_of, model_of
 from tests.support.videos import features
 from tokenprune.core.errors import UnusedBudgetWarning
 from tokenprune.hf.attach import attach
+from tokenprune.testing import check
 
 FILE = Path(__file__).parents[1] / "plugin_package/tokenprune_example_plugin/temporal.py"
 
@@ -25,6 +26,22 @@ def paired() -> Any:
 
 def test_it_is_short() -> None:
     assert len(FILE.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("temporal", "paired_frames"),
+        ("hierarchical", "hierarchical"),
+        ("absorbing", "absorbing"),
+        ("__init__", "contrast"),
+    ],
+)
+def test_plugins_pass_what_their_authors_can_run(file: str, name: str) -> None:
+    made = runpy.run_path(str(FILE.with_name(f"{file}.py")), run_name=f"checked_{file}")[name]()
+    report = check(made, largest=4)
+    assert report.instances >= 7
+    assert not report.unchecked
 
 
 def test_on_features_of_several_sizes(paired: Any) -> None:

@@ -161,8 +161,8 @@ def test_a_wrong_part_is_refused_with_an_instance(part) -> None:
 
 @pytest.mark.parametrize("name", list_components("objectives"))
 def test_built_in_objectives_pass(name: str) -> None:
-    report = check(registry.build_component("objectives", name))
-    assert report.instances == 21
+    report = check(registry.build_component("objectives", name), largest=5)
+    assert report.instances == 16
     assert not report.unchecked
 
 
@@ -172,13 +172,12 @@ def test_other_built_in_parts_pass(kind: str) -> None:
     for name in set(list_components(kind)) - {"random"}:
         report = check(registry.build_component(kind, name))
         assert report.instances
-        # 'centre' wants one grid for all rows
-        assert [note.split(":")[0] for note in report.unchecked] == ["rows on different grids"] * (name == "centre")
+        assert not report.unchecked
 
 
 def test_a_right_one_of_the_same_shape_passes_and_others_are_no_parts() -> None:
-    assert check(Counted()).instances == 21
-    assert check(MaximalMarginalRelevance(0.5)).instances == 21
+    assert check(Counted()).instances == 25
+    assert check(MaximalMarginalRelevance(0.5)).instances == 25
     with pytest.raises(CheckError, match="no kind"):
         check("mmr")
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tokenprune.cli.theory import theory
 from tokenprune.core.errors import UnknownNameError
+from tokenprune_theory import models
 from tokenprune_theory.registry import CLAIMS, Verdict, all_claims
 
 app = typer.Typer()
@@ -38,7 +39,14 @@ def two_claims():
 def test_table_lists_every_claim():
     result = run("--cases", "3")
     assert result.exit_code == 0
-    for text in ("mi-forms", "max-below-sum", "holds", "false", "2 claims", "Every", "borne out"):
+    for text in (
+        "mi-forms",
+        "max-below-sum",
+        "the paper says: 2 statements, 1 holds, 1 false",
+        "2 claims",
+        "Every",
+        "borne",
+    ):
         assert text in result.output
 
 
@@ -55,7 +63,7 @@ def test_a_flipped_verdict_fails(monkeypatch, verdict):
 
 def test_a_law_made_false_fails(monkeypatch):
     all_claims()
-    sabotaged = dataclasses.replace(CLAIMS["mi-forms"], evidence=lambda run: run.holds("off", lambda x: x, [1e-6]))
+    sabotaged = dataclasses.replace(CLAIMS["mi-forms"], evidence=lambda exam: exam.holds("off", lambda x: x, [1e-6]))
     monkeypatch.setitem(CLAIMS, "mi-forms", sabotaged)
     result = run("--claim", "mi-forms")
     assert result.exit_code == 1
@@ -70,6 +78,7 @@ def test_one_claim_in_full():
     assert "rely on" in flat
     assert "why" in flat
     assert "counterexample" in flat
+    assert "assumes softmax ((15), (16), A.4)" in flat
 
 
 def test_json():
@@ -79,7 +88,14 @@ def test_json():
     assert (report["passed"], report["failed"], report["cases"], report["seed"]) == (2, 0, 4, 9)
     claims = {c["id"]: c for c in report["claims"]}
     assert claims["max-below-sum"]["verdict"] == claims["max-below-sum"]["derived"] == "false"
-    assert claims["max-below-sum"]["evidence"][0]["left"] == pytest.approx(0.1823, abs=1e-4)
+    counterexample = claims["max-below-sum"]["evidence"][0]
+    assert counterexample["left"] == pytest.approx(0.1823, abs=1e-4)
+    assert counterexample["on"] == {"kind": "channel", "rows": [["1/2", "1/2"], ["1/3", "2/3"]]}
+    assert counterexample["assumptions"] == {"softmax": True}
+    assert claims["max-below-sum"]["assumes"] == ["softmax"]
+    assert (claims["max-below-sum"]["origin"], claims["max-below-sum"]["ref"]) == ("the paper says", "(47)")
+    assert report["assumptions"]["softmax"]["ref"] == "(15), (16), A.4"
+    assert report["counts"]["the paper says"] == {"holds": 0, "holds assuming": 0, "false": 1, "incomplete": 1}
     assert claims["first-pick"]["evidence"][2]["first"] == "nan"
     assert all(e["passed"] for c in report["claims"] for e in c["evidence"])
 
@@ -117,3 +133,26 @@ def test_every_verdict_is_borne_out():
     report = json.loads(result.output)
     assert [c["id"] for c in report["claims"] if not c["agrees"]] == []
     assert result.exit_code == 0
+
+
+def test_valid_instances_are_reported():
+    report = json.loads(run("--claim", "max-lse-order", "--json", "--cases", "30").output)
+    trial = next(e for e in report["claims"][0]["evidence"] if e["label"] == "a gap of log T decides")
+    assert trial["valid"] == 30
+    assert trial["drawn"] > 30
+
+
+def test_a_counterexample_outside_the_assumptions_fails_the_command(monkeypatch):
+    """The three bits whose pairs are independent given their xor are no counterexample to a claim that assumes (31)."""
+    all_claims()
+    hidden = models.parity(3)
+
+    def unfair(exam):
+        exam.refutes("gain of the third bit rises", hidden, 1.0, "<=", 0.0)
+
+    for verdict in Verdict:
+        sabotaged = dataclasses.replace(CLAIMS["mi-submodular-ci"], evidence=unfair, verdict=verdict)
+        monkeypatch.setitem(CLAIMS, "mi-submodular-ci", sabotaged)
+        result = run("--claim", "mi-submodular-ci")
+        assert result.exit_code == 1
+        assert "not so: independence" in " ".join(result.output.split())

@@ -15,7 +15,7 @@ import tokenprune as tp
 from tests.support import reference
 from tokenprune.testing import embeddings, gains_instances, naive_bayes
 from tokenprune_theory import models, pmi
-from tokenprune_theory.claims.submodular import facility_location
+from tokenprune_theory.claims.submodular import location
 from tokenprune_theory.conformity import Replay
 from tokenprune_theory.sequence import first_pick, max_spanning_tree, select, value_range
 
@@ -102,7 +102,7 @@ def test_facility_location_of_the_framework(visual, text):
     served = [np.exp(pmi.log_rows(pmi.cosines(t, x) / objective.tau_text)) / len(t)]
     served.append(objective.alpha * np.exp(pmi.log_rows(pmi.cosines(x, x) / objective.tau_visual)) / len(x))
     benefit = np.concatenate(served).T
-    assert f.values == pytest.approx(facility_location(benefit, np.ones(benefit.shape[1])).values, abs=1e-9)
+    assert f.values == pytest.approx(location(benefit, np.ones(benefit.shape[1])).values, abs=1e-9)
 
 
 def test_log_normalizer_in_blocks_and_whole():

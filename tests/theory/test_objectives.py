@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +11,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import tokenprune as tp
+from tokenprune.cli import app as cli
 from tokenprune.components.objectives import Modular
 from tokenprune.core.kinds import Oracle
 from tokenprune.core.registry import registry
 from tokenprune.testing import features
 from tokenprune_theory.conformity import PROPERTIES, Replay, objective_violations, random_features
-from tokenprune_theory.registry import all_claims, check
+from tokenprune_theory.registry import all_claims, examine
 from tokenprune_theory.setfn import monotone_violation, submodular_violation
 
 OBJECTIVES = tp.list_components("objectives")
@@ -108,6 +112,25 @@ class TwoFaced(Modular):
         return Liar()
 
 
+class LiesLater(Liar):
+    """The batch's gains before the first pick, others after it."""
+
+    def __init__(self, gains):
+        self.gains, self.picked = gains, False
+
+    def gain(self, candidate):
+        return -1.0 if self.picked else self.gains[candidate]
+
+    def take(self, pick):
+        self.picked = True
+
+
+@dataclass(frozen=True)
+class TwoFacedLater(Modular):
+    def oracle(self, state, row):
+        return LiesLater(state[row].tolist())
+
+
 @pytest.mark.parametrize(
     ("objective", "caught"),
     [
@@ -115,6 +138,7 @@ class TwoFaced(Modular):
         (Shrinking(), {"submodular", "monotone"}),
         (Secretive(), {"uses_scores"}),
         (TwoFaced(), {"oracle"}),
+        (TwoFacedLater(), {"oracle"}),
     ],
 )
 def test_what_is_declared_and_not_so_is_found(objective, caught):
@@ -140,7 +164,7 @@ def test_rises_smaller_than_rounding_still_count_for_lazy_evaluation():
 def test_a_plugin_is_held_to_its_word():
     tp.register("objectives", "growing")(Growing)
     try:
-        result = check(all_claims()["objectives"], cases=2)
+        result = examine(all_claims()["objectives"], cases=2)
         assert not result.agrees
         assert {e.label for e in result.failures} == {
             "growing: modular",
@@ -151,17 +175,69 @@ def test_a_plugin_is_held_to_its_word():
         registry._local["objectives"].pop("growing")
 
 
-def test_an_objective_that_cannot_be_made_is_reported():
-    @dataclass(frozen=True)
-    class NeedsMore(Growing):
-        option: int
-
-    tp.register("objectives", "needs-more")(NeedsMore)
+@contextlib.contextmanager
+def plugin(name, cls):
+    tp.register("objectives", name)(cls)
     try:
-        result = check(all_claims()["objectives"], cases=2)
-        assert [e.label.split(":")[0] for e in result.failures] == ["needs-more cannot be made"]
+        yield
     finally:
-        registry._local["objectives"].pop("needs-more")
+        registry._local["objectives"].pop(name)
+
+
+@dataclass(frozen=True)
+class NeedsMore(Growing):
+    option: int
+
+
+@dataclass(frozen=True)
+class ReadsDepth(Modular):
+    """Reads a signal of its own, of which the theory knows nothing."""
+
+    requires = frozenset({"depth"})
+
+    def start(self, features, scores):
+        return scores + features["depth"]
+
+
+@dataclass(frozen=True)
+class Breaks(Modular):
+    monotone = True
+
+    def start(self, features, scores):
+        raise KeyError("somewhere inside")
+
+
+@pytest.mark.parametrize("claim", ["objectives", "objectives-guarantee"])
+@pytest.mark.parametrize(
+    ("cls", "why"), [(NeedsMore, "cannot be made with default options"), (ReadsDepth, "reads depth, of which nothing")]
+)
+def test_what_cannot_be_checked_is_said_and_the_rest_is_checked(claim, cls, why):
+    without = examine(all_claims()[claim], cases=2)
+    with plugin("odd", cls):
+        result = examine(all_claims()[claim], cases=2)
+    assert [left_out.label for left_out in result.unchecked] == ["odd"]
+    assert why in result.unchecked[0].why
+    assert result.agrees
+    assert [e.label for e in result.evidence] == [e.label for e in without.evidence]
+    assert without.unchecked == ()
+
+
+@pytest.mark.parametrize("claim", ["objectives", "objectives-guarantee"])
+def test_an_objective_that_raises_fails_and_the_rest_is_checked(claim):
+    without = examine(all_claims()[claim], cases=2)
+    with plugin("breaks", Breaks):
+        result = examine(all_claims()[claim], cases=2)
+    assert [e.label for e in result.failures] == ["breaks raises KeyError: 'somewhere inside'"]
+    assert len(result.evidence) == len(without.evidence) + 1
+
+
+def test_the_command_goes_on_and_lists_what_it_left_out():
+    with plugin("odd", ReadsDepth):
+        result = CliRunner().invoke(cli, ["theory", "--claim", "objectives", "--cases", "2"])
+        report = CliRunner().invoke(cli, ["theory", "--claim", "objectives", "--cases", "2", "--json"])
+    assert result.exit_code == report.exit_code == 0
+    assert "not checked: odd: reads depth" in " ".join(result.output.split())
+    assert "depth" in json.loads(report.output)["claims"][0]["unchecked"]["odd"]
 
 
 def test_random_features_have_a_duplicate_and_what_is_asked_for():

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import find, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
-from tokenprune.testing import channels, embeddings, gains_instances, joints
-from tokenprune_theory import laws, models, pmi
+from tokenprune.testing import channels, embeddings, gains_instances, joints, naive_bayes
+from tokenprune_theory import models, pmi, violations
+from tokenprune_theory.assumptions import find_assumption
 from tokenprune_theory.discrete import Joint, specific_surprise
 from tokenprune_theory.sequence import gain, select, sequence_value, static_heap
-from tokenprune_theory.setfn import lattice_violation
+from tokenprune_theory.setfn import TableFunction, lattice_violation, submodular_violation
 
 SEARCH = settings(database=None, derandomize=True, max_examples=3000, deadline=None)
 CLEAR = 1e-6
@@ -62,8 +64,10 @@ def lse(p):
 
 
 def negative_estimate(p):
+    """(39) below the gain, which is not negative, and below 0."""
     joint = three(p)
-    return joint.mutual_information("v1", "t") - joint.mutual_information("v1", "v0") < -CLEAR
+    estimate = joint.mutual_information("v1", "t") - joint.mutual_information("v1", "v0")
+    return joint.mutual_information("v1", "t", "v0") > -1e-12 > -CLEAR > estimate
 
 
 def path_matters(instance):
@@ -85,9 +89,47 @@ def counter_keeps_another_set(instance):
     return set(by_counter) != set(by_index)
 
 
-def first_gain_rises(instance):
-    c, d = instance
-    return gain(c, d, 0.5, 1, [0]) > gain(c, d, 0.5, 1, []) + CLEAR
+def scores(visual, picks):
+    """Of token 2, by Eqn 22 with text e1, e2, written out."""
+    x = visual.numpy()
+    d = pmi.self_pmi(pmi.cosines(x, x), 0.5)
+    c = pmi.cross_pmi(pmi.cosines(x, np.eye(2)) / 0.5).max(1)
+    charge = max((d[2, j] for j in picks), default=0.0)
+    assert gain(c, d, 0.5, 2, picks) == 0.5 * c[2] - 0.5 * charge
+    return 0.5 * c[2] - 0.5 * charge
+
+
+def first_score_rises(visual):
+    return scores(visual, [0]) > scores(visual, []) + CLEAR
+
+
+def later_score_rises(visual):
+    return scores(visual, [0, 1]) > scores(visual, [0]) or scores(visual, [1, 0]) > scores(visual, [1])
+
+
+def definitions_differ(values):
+    """Diminishing returns over all pairs of sets, and the lattice inequality, each written out."""
+    n = len(values).bit_length() - 1
+    f = dict(enumerate(values))
+    sets = range(2**n)
+    rises = any(
+        f[b | 1 << i] - f[b] > f[a | 1 << i] - f[a]
+        for a in sets
+        for b in sets
+        if a & b == a
+        for i in range(n)
+        if not b >> i & 1
+    )
+    lattice = any(f[a | b] + f[a & b] > f[a] + f[b] for a in sets for b in sets)
+    table = TableFunction(np.array(values, dtype=np.float64))
+    assert rises == bool(submodular_violation(table))
+    assert lattice == bool(lattice_violation(table))
+    return rises != lattice
+
+
+def estimate_negative_under_independence(instance):
+    joint = models.naive_bayes(*instance)
+    return violations.negative_estimate(joint) > 1e-12
 
 
 def relevance_negative_gain(instance):
@@ -125,7 +167,7 @@ CASES = {
     "max-lse-order": (channels(2, 3), opposite(top, lse), rows((1, 1, 2), (1, 1, 1))),
     "mi-submodular": (
         joints((2, 2, 2)),
-        lambda p: laws.information_submodular(three(p)) > CLEAR,
+        lambda p: violations.information_submodular(three(p)) > CLEAR,
         counts("010", "100", "111"),
     ),
     "estimator-sign": (joints((2, 2, 2)), negative_estimate, counts("010", "100", "100", "111")),
@@ -134,7 +176,11 @@ CASES = {
         path_matters,
         (np.zeros(3), np.array([[0.0, 1, 2], [1, 0, 3], [2, 3, 0]])),
     ),
-    "gains-fall": (gains_instances(2), first_gain_rises, (np.zeros(2), pmi.self_pmi(np.eye(2), 0.5))),
+    "gains-fall": (
+        embeddings(3, 2, dtype=torch.float64),
+        first_score_rises,
+        torch.tensor([[1.0, 0], [0, 1], [0, -1]], dtype=torch.float64),
+    ),
     "gains-positive": (
         gains_instances(2),
         relevance_negative_gain,
@@ -170,11 +216,6 @@ CASES = {
         weighted_above_max,
         torch.tensor([[1.0, 0], [0, 1]], dtype=torch.float64),
     ),
-    "definitions-agree": (
-        st.lists(st.integers(0, 2), min_size=4, max_size=4),
-        lambda v: bool(lattice_violation(models.TableFunction(np.array(v, dtype=np.float64)))),
-        [0, 0, 0, 1],
-    ),
 }
 
 
@@ -193,10 +234,33 @@ def test_the_frozen_counterexample_is_one(claim):
     assert predicate(frozen)
 
 
+NONE = {
+    "definitions-agree": (
+        st.sampled_from([4, 8]).flatmap(lambda size: st.lists(st.integers(0, 2), min_size=size, max_size=size)),
+        definitions_differ,
+    ),
+    "gains-fall": (embeddings(3, 2, dtype=torch.float64), later_score_rises),
+    "estimator-sign": (naive_bayes(n=3), estimate_negative_under_independence),
+}
+"""Where the statement holds, under its assumption, a search for the very same thing comes up empty."""
+
+
+@pytest.mark.parametrize("claim", NONE)
+def test_within_the_assumption_no_counterexample_is_found(claim):
+    strategy, predicate = NONE[claim]
+    with pytest.raises(NoSuchExample):
+        find(strategy, predicate, settings=settings(SEARCH, max_examples=300))
+
+
+def test_counterexamples_to_a_weaker_reading_are_outside_the_assumption():
+    """What `find` shrinks to: pairs of tokens that share more with each other than with the text."""
+    strategy, predicate, frozen = CASES["estimator-sign"]
+    for p in (find(strategy, predicate, settings=SEARCH), frozen):
+        assert find_assumption("independence").missed(three(p))
+
+
 def test_max_and_lse_never_disagree_on_two_by_two():
     """The 2 × 2 case is the exception: here the search must come up empty."""
-    from hypothesis.errors import NoSuchExample
-
     with pytest.raises(NoSuchExample):
         find(channels(2, 2), opposite(top, lse), settings=settings(SEARCH, max_examples=500))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokenprune.core.errors import ConfigError, UnsupportedError
-from tokenprune.zoo.loading import load_model
-from tokenprune.zoo.tiny import tiny_llava, tiny_processor
+from tokenprune.zoo.loading import _missing, load_model
+from tokenprune.zoo.tiny import tiny_llava, tiny_model, tiny_processor
 
 KEY = "language_model.model.layers.1.mlp.up_proj.weight"
 
@@ -84,3 +87,30 @@ def test_pickles_stay_refused(saved: Path) -> None:
     torch.save(state, saved / "pytorch_model.bin")
     with pytest.raises(UnsupportedError, match="cannot be loaded"):
         load_model(str(saved))
+
+
+def test_a_processor_that_lacks_a_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    said = _missing("SomeProcessor requires the Torchvision library but it was not found in your environment. Look")
+    assert said.startswith(
+        "a package that its processor needs is missing: SomeProcessor requires the Torchvision library."
+    )
+    assert "pip install 'tokenprune-vlm[models]'" in said
+
+
+def test_a_torchvision_of_another_torch_is_told_from_none(tmp_path: Path) -> None:
+    """As transformers meets it: found, and broken."""
+    package, facts = tmp_path / "torchvision", tmp_path / "torchvision-0.1.dist-info"
+    package.mkdir()
+    facts.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
+    tiny_model("qwen2_5_vl").save_pretrained(tmp_path / "model")
+    call = "import sys; from tokenprune.zoo.loading import load_model; load_model(sys.argv[1])"
+    command = [sys.executable, "-c", call, str(tmp_path / "model")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert "UnsupportedError" in done.stderr
+    assert f"torchvision 0.1 does not work with torch {torch.__version__}" in done.stderr
+    assert "from one index" in done.stderr

@@ -1,6 +1,6 @@
 """Documents made from the registry: ``theory/README.md`` and ``docs/theory.md``.
 
-Only what does not depend on the machine goes in: counterexamples with their numbers, laws with their tolerances.
+Only what does not depend on the machine goes in: counterexamples with their numbers, statements with their tolerances.
 ``python -m tokenprune_theory.document`` writes both (from a checkout); a test fails when they are stale.
 """
 
@@ -10,7 +10,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenprune_theory.registry import Claim, Law, Result, Verdict, Witness, all_claims, check
+from tokenprune_theory.assumptions import ASSUMPTIONS
+from tokenprune_theory.evidence import Trial
+from tokenprune_theory.registry import Claim, Origin, Result, Verdict, all_claims, examine
+from tokenprune_theory.report import by_origin, counts, kind_of
 
 __all__ = ["PATHS", "render", "write"]
 
@@ -25,22 +28,33 @@ MARKS = {
 }
 
 INTRODUCTION = """\
-MI-Pruner rests its token selection on mutual information and submodularity. This package states every claim of that
-theory as code, and gives evidence for a verdict on your machine:
+MI-Pruner rests its token selection on mutual information and submodularity. This package states the claims of that
+theory as code, and gives evidence for a verdict on your machine. Three kinds of statement are kept and counted apart:
 
-- **holds**: as stated, on random instances, to a tolerance;
-- **holds assuming**: under an assumption, with a counterexample that shows it is needed;
-- **false**: there is a counterexample, small enough to check by hand; the corrected form is checked too;
+- **the paper says**: a statement of the paper, with the place and the equation where it makes it;
+- **one might think**: a statement that the paper does not make, and that a reader may take from it or bring along.
+  That such a statement is false is no fault of the paper's;
+- **we add**: what is shown here besides.
+
+The verdicts:
+
+- **holds**: as stated, under the assumptions that the paper makes there. A weaker reading, which drops one of them,
+  may fail; that is said as such;
+- **holds assuming**: needs an assumption that the paper does not make there;
+- **false**: there is a counterexample that grants the paper all that it assumes there; the corrected form is checked,
+  too;
 - *incomplete*: two readings of it give different results, so a convention has to be chosen.
 
-The verdict is derived from the evidence, then compared with the one declared; the command fails when they differ.
+A counterexample counts only if it satisfies the assumptions listed with the claim (a check runs on it), and only if it
+is exact: integers and fractions, to be checked by hand. The verdict is derived from the evidence, then compared with
+the one declared; the command fails when they differ.
 """
 
 USE = """\
 ```bash
 tokenprune theory                        # every verdict, in under a minute
-tokenprune theory --claim max-below-sum  # one claim with its numbers and derivation
-tokenprune theory --json --cases 1000 --seed 7
+tokenprune theory --claim max-below-sum  # one claim with its numbers, assumptions and derivation
+tokenprune theory --json --cases 1000 --seed 7  # the same for programs, with every instance as fractions
 ```
 """
 
@@ -64,10 +78,13 @@ LAYOUT = """\
 | `setfn` | set functions: properties with witnesses; greedy and its variants, brute force, guarantees |
 | `pmi` | PMI tables, marginals, limits in τ, LSE bounds, certificates |
 | `sequence` | Algorithm 1 in plain Python, the oracle for everything faster |
-| `laws` | laws as functions that return by how much an instance violates them |
+| `violations` | statements as functions that return by how much an instance violates them |
+| `instances`, `assumptions` | what counterexamples are made of, and what they have to satisfy |
+| `optimum` | exact optima of small instances by integer programming |
 | `conformity` | holds any registered objective, a plugin's too, to the properties that it declares |
 | `claims` | the claims, one module a topic |
-| `registry`, `report`, `document` | evidence and verdicts, the command's output, these documents |
+| `evidence`, `registry` | exams and what they find; claims and verdicts |
+| `report`, `document` | the command's output, these documents |
 
 To check an objective of your own: register it (entry point `tokenprune.objectives`) and run `tokenprune theory --claim
 objectives`, or call `tokenprune_theory.conformity.objective_violations` with features from
@@ -87,37 +104,57 @@ def _plain(text: str) -> str:
     return "`".join(part.replace("|", "\\|") if i % 2 else part for i, part in enumerate(parts))
 
 
-def _sections(results: Sequence[Result]) -> Iterable[tuple[str, list[Result]]]:
+def _sections(results: Sequence[Result]) -> Iterable[tuple[str, list[list[Result]]]]:
     for section, group in itertools.groupby(results, key=lambda r: r.claim.section):
-        yield section, list(group)
+        yield section, by_origin(list(group))
 
 
 def _row(claim: Claim) -> str:
     rely = _plain(claim.corrected) if claim.verdict is not Verdict.HOLDS else ""
-    cells = (f"`{claim.id}`", _plain(claim.ref), MARKS[claim.verdict], _plain(claim.statement), rely)
+    cells = (f"`{claim.id}`", _plain(claim.place), MARKS[claim.verdict], _plain(claim.statement), rely)
     return "| " + " | ".join(cells) + " |"
 
 
 def _verdicts(results: Sequence[Result]) -> str:
-    counts = {v: sum(r.claim.verdict is v for r in results) for v in Verdict}
-    return f"{len(results)} claims: " + ", ".join(f"{n} {v.value}" for v, n in counts.items()) + "."
+    """Origins by verdicts, as a table."""
+    claims = [r.claim for r in results]
+    lines = ["| | statements | " + " | ".join(v.value for v in Verdict) + " |", "|---|" + "---:|" * (1 + len(Verdict))]
+    for origin, verdicts in counts(claims).items():
+        numbers = [sum(verdicts.values()), *verdicts.values()]
+        lines.append(f"| {origin.value} | " + " | ".join(map(str, numbers)) + " |")
+    return "\n".join(lines)
+
+
+def _assumptions() -> str:
+    lines = ["| assumption | the paper makes it in | says |", "|---|---|---|"]
+    for each in ASSUMPTIONS.values():
+        lines.append(f"| {each.id} | {_plain(each.ref) or 'not made'} | {_plain(each.statement)} |")
+    return "\n".join(lines)
 
 
 def _evidence(result: Result) -> Iterable[str]:
     kinds = {"statement": "checked", "assumption": "checked under the assumption", "corrected": "checked instead"}
     for piece in result.evidence:
-        if isinstance(piece, Law):
-            if not piece.portable:
-                continue
-            yield f"- {kinds[piece.role]}: {_plain(piece.describe(measured=False))}"
+        if isinstance(piece, Trial):
+            if piece.portable:
+                yield f"- {kinds[piece.role]}: {_plain(piece.describe(measured=False))}"
         else:
-            kind = "counterexample" if isinstance(piece, Witness) else "readings differ"
-            yield f"- {kind}: {_plain(piece.describe(measured=False))}"
+            yield f"- {kind_of(piece)}: {_plain(piece.describe(measured=False))}"
 
 
 def _full(result: Result) -> str:
     claim = result.claim
-    lines = [f"### {claim.id}", "", f"{MARKS[claim.verdict]} · {_plain(claim.ref)}", "", _plain(claim.statement)]
+    where = f"{_plain(claim.ref)}" if claim.origin is Origin.PAPER else f"about {_plain(claim.about)}"
+    lines = [
+        f"### {claim.id}",
+        "",
+        f"{MARKS[claim.verdict]} · {claim.origin.value} · {where}",
+        "",
+        _plain(claim.statement),
+    ]
+    for label, ids in (("Assumed there", claim.assumes), ("Needed besides", claim.needs)):
+        if ids:
+            lines += ["", f"{label}: " + "; ".join(f"{id} ({_plain(ASSUMPTIONS[id].statement)})" for id in ids) + "."]
     if claim.corrected:
         label = "Note" if claim.verdict is Verdict.HOLDS else "Rely on"
         lines += ["", f"{label}: {_plain(claim.corrected)}"]
@@ -136,24 +173,29 @@ def readme(results: Sequence[Result]) -> str:
         _verdicts(results),
         "",
     ]
-    for section, group in _sections(results):
-        lines += [f"## {section}", "", "| claim | paper | verdict | statement | rely on |", "|---|---|---|---|---|"]
-        lines += [*(_row(r.claim) for r in group), ""]
+    for section, groups in _sections(results):
+        lines += [f"## {section}", ""]
+        for group in groups:
+            origin = group[0].claim.origin
+            place = "paper" if origin is Origin.PAPER else "about"
+            lines += [f"{origin.value.capitalize()}:", "", f"| claim | {place} | verdict | statement | rely on |"]
+            lines += ["|---|---|---|---|---|", *(_row(r.claim) for r in group), ""]
     lines += ["## Modules", "", LAYOUT]
     return "\n".join(lines)
 
 
 def page(results: Sequence[Result]) -> str:
     """Every claim in full."""
-    lines = [GENERATED, "# Theory\n", INTRODUCTION, USE, "## Notation\n", NOTATION, _verdicts(results), ""]
-    for section, group in _sections(results):
-        lines += [f"## {section}", "", *(_full(r) for r in group)]
+    lines = [GENERATED, "# Theory\n", INTRODUCTION, USE, _verdicts(results), ""]
+    lines += ["## Notation\n", NOTATION, "## Assumptions\n", _assumptions(), ""]
+    for section, groups in _sections(results):
+        lines += [f"## {section}", "", *(_full(r) for group in groups for r in group)]
     return "\n".join(lines)
 
 
 def render() -> dict[str, str]:
     """Contents of the documents by path; the evidence that goes in is the same on every machine."""
-    results = [check(claim, cases=1) for claim in all_claims().values()]
+    results = [examine(claim, cases=1) for claim in all_claims().values()]
     return dict(zip(PATHS, (readme(results), page(results)), strict=True))
 
 

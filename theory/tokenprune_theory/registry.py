@@ -1,46 +1,35 @@
-"""Claims with their evidence: the verdict is derived from what was measured, then compared with the declared one.
+"""Claims: the verdict is derived from the evidence (:mod:`~tokenprune_theory.evidence`), then held to the declared one.
 
-A claim is a function that gives evidence to a :class:`Run`. There are five kinds of evidence:
-
-``holds``       the statement as it stands, on random instances: the largest violation stays within a tolerance
-``holds_if``    the same under an assumption that the statement needs
-``corrected``   the form that is true instead
-``refutes``     a counterexample to the statement as it stands: the violation must be there
-``depends``     two readings of the statement that give different results
-
-From these follows the verdict: a counterexample makes a claim false, unless an assumption saves it; readings that
-differ make it incomplete; otherwise it holds. Evidence that fails (a law that is violated, a counterexample that is
-none) supports no verdict at all, and so does a claim without evidence.
+A counterexample makes a claim false, unless an assumption saves it; readings that differ make it incomplete; otherwise
+it holds. A claim without evidence, or with evidence that fails, has no verdict.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
 
 import numpy as np
 
 from tokenprune.core.errors import UnknownNameError, closest
+from tokenprune_theory.assumptions import find_assumption
+from tokenprune_theory.evidence import Conflict, Counterexample, Evidence, Exam, Measure, Trial, Unchecked
 
 __all__ = [
     "CLAIMS",
     "Claim",
-    "Conflict",
-    "Law",
-    "Measure",
+    "Origin",
     "Result",
-    "Run",
     "Verdict",
-    "Witness",
     "all_claims",
-    "check",
     "claim",
+    "examine",
     "find_claims",
+    "topic",
 ]
 
 
@@ -53,202 +42,12 @@ class Verdict(enum.Enum):
     INCOMPLETE = "incomplete"
 
 
-Role = Literal["statement", "assumption", "corrected"]
+class Origin(enum.Enum):
+    """Who says it."""
 
-
-def _number(value: object) -> str:
-    """Short decimal form that does not depend on the last bits."""
-    if isinstance(value, bool | str):
-        return str(value)
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.6g}" if abs(float(value)) > 1e-12 or not math.isfinite(float(value)) else "0"
-    if isinstance(value, Sequence | frozenset):
-        return "(" + ", ".join(_number(v) for v in value) + ")"
-    return str(value)
-
-
-@dataclass(frozen=True)
-class Law:
-    """Largest violation over random instances, and the tolerance; NaN fails."""
-
-    label: str
-    error: float
-    tolerance: float
-    cases: int
-    role: Role
-    portable: bool = True
-
-    @property
-    def passed(self) -> bool:
-        """Whether the law held everywhere; one that no instance was a case of (-inf) is no evidence."""
-        return bool(-math.inf < self.error <= self.tolerance)
-
-    def describe(self, measured: bool = True) -> str:
-        """One line; without what was measured (for documents) if asked."""
-        what = f"{self.label}: tolerance {self.tolerance:.0e}" if self.tolerance else f"{self.label}: exact"
-        times = "1 instance" if self.cases == 1 else f"{self.cases} instances"
-        return f"{what}, largest violation {max(0.0, self.error):.1e} over {times}" if measured else what
-
-
-@dataclass(frozen=True)
-class Witness:
-    """A counterexample: the statement claims ``left relation right``, and that is not so by more than ``margin``."""
-
-    label: str
-    left: Any
-    relation: Literal["<=", ">=", "=="]
-    right: Any
-    margin: float
-    portable: bool = True
-    role: Literal["statement"] = "statement"
-
-    @property
-    def passed(self) -> bool:
-        """Whether the statement is violated here."""
-        left, right = self.left, self.right
-        if self.relation == "<=":
-            return bool(left > right + self.margin)
-        if self.relation == ">=":
-            return bool(left < right - self.margin)
-        if isinstance(left, int | float | np.number) and isinstance(right, int | float | np.number):
-            # a NaN is equal to nothing, itself included
-            return not abs(float(left) - float(right)) <= self.margin
-        return bool(left != right)
-
-    def describe(self, measured: bool = True) -> str:
-        """One line: what the statement wants, and what is."""
-        if not measured and not self.portable:
-            return self.label
-        sign = {"<=": "≤", ">=": "≥", "==": "="}[self.relation]
-        return f"{self.label}: not {_number(self.left)} {sign} {_number(self.right)}"
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Two readings of one statement, and what each gives."""
-
-    label: str
-    first: Any
-    second: Any
-    role: Literal["statement"] = "statement"
-
-    @property
-    def passed(self) -> bool:
-        """Whether the readings differ."""
-        if isinstance(self.first, float) and isinstance(self.second, float):
-            return not abs(self.first - self.second) <= 1e-9
-        return bool(self.first != self.second)
-
-    def describe(self, measured: bool = True) -> str:
-        """One line."""
-        return f"{self.label}: {_number(self.first)} or {_number(self.second)}"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number worth knowing that decides nothing."""
-
-    label: str
-    value: float
-
-    def describe(self) -> str:
-        """One line."""
-        return f"{self.label}: {_number(float(self.value))}"
-
-
-Evidence = Law | Witness | Conflict
-
-
-class Run:
-    """Collects the evidence of one claim.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    cases : int
-        Random instances a law is tried on, unless it asks for a share of them.
-    """
-
-    def __init__(self, rng: np.random.Generator, cases: int) -> None:
-        self.rng = rng
-        self.cases = cases
-        self.evidence: list[Evidence] = []
-        self.measures: list[Measure] = []
-
-    def _law(
-        self,
-        role: Role,
-        label: str,
-        violation: Callable[..., Any],
-        draw: Any,
-        tolerance: float,
-        share: float,
-        portable: bool = True,
-    ) -> None:
-        """``draw`` makes an instance from the generator, or is a list of instances; the worst one counts."""
-        if callable(draw):
-            count = max(1, round(self.cases * share))
-            instances: Iterable[Any] = (draw(self.rng) for _ in range(count))
-        else:
-            instances = list(draw)
-        errors = []
-        for instance in instances:
-            error = violation(*instance) if isinstance(instance, tuple) else violation(instance)
-            errors.append(float(np.max(error)))
-        worst = float(np.max(errors)) if errors else math.nan
-        self.evidence.append(Law(label, worst, tolerance, len(errors), role, portable))
-
-    def holds(
-        self,
-        label: str,
-        violation: Callable[..., Any],
-        draw: Any,
-        tolerance: float = 1e-12,
-        share: float = 1.0,
-        portable: bool = True,
-    ) -> None:
-        """Try the statement as it stands: ``violation(*instance)`` must not exceed the tolerance.
-
-        ``portable=False`` keeps the line out of generated documents (it depends on what is installed).
-        """
-        self._law("statement", label, violation, draw, tolerance, share, portable)
-
-    def holds_if(
-        self, label: str, violation: Callable[..., Any], draw: Any, tolerance: float = 1e-12, share: float = 1.0
-    ) -> None:
-        """Try it on instances that satisfy the assumption."""
-        self._law("assumption", label, violation, draw, tolerance, share)
-
-    def corrected(
-        self, label: str, violation: Callable[..., Any], draw: Any, tolerance: float = 1e-12, share: float = 1.0
-    ) -> None:
-        """Try what is true instead."""
-        self._law("corrected", label, violation, draw, tolerance, share)
-
-    def refutes(
-        self,
-        label: str,
-        left: Any,
-        relation: Literal["<=", ">=", "=="],
-        right: Any,
-        margin: float = 1e-9,
-        portable: bool = True,
-    ) -> None:
-        """Show that ``left relation right``, which the statement claims, fails by more than the margin.
-
-        ``portable=False`` keeps the numbers out of generated documents (they depend on the processor's rounding).
-        """
-        self.evidence.append(Witness(label, left, relation, right, margin, portable))
-
-    def depends(self, label: str, first: Any, second: Any) -> None:
-        """Show that two readings give different results."""
-        self.evidence.append(Conflict(label, first, second))
-
-    def measure(self, label: str, value: float) -> None:
-        """Note a number."""
-        self.measures.append(Measure(label, float(value)))
+    PAPER = "the paper says"
+    GUESS = "one might think"
+    OURS = "we add"
 
 
 @dataclass(frozen=True)
@@ -260,8 +59,12 @@ class Claim:
     id : str
     section : str
         Heading under which it is listed.
+    origin : Origin
+        Whether the paper says it, one might think it, or it is added here.
     ref : str
-        Where the paper says it; "beyond" for results that it does not have.
+        Where the paper says it, with the equation; empty for all that it does not say.
+    about : str
+        For these, what of the paper they are about.
     statement : str
     verdict : Verdict
         What the evidence must bear out.
@@ -269,44 +72,82 @@ class Claim:
         The form to rely on; for what holds, the finer print.
     derivation : str
         Why, in a few lines.
+    assumes : tuple of str
+        What the paper assumes there, by id of :data:`~tokenprune_theory.assumptions.ASSUMPTIONS`.
+    needs : tuple of str
+        What the statement needs besides, where it holds only then.
     evidence : callable
     """
 
     id: str
     section: str
+    origin: Origin
     ref: str
+    about: str
     statement: str
     verdict: Verdict
     corrected: str
     derivation: str
-    evidence: Callable[[Run], None] = field(repr=False)
+    assumes: tuple[str, ...]
+    needs: tuple[str, ...]
+    evidence: Callable[[Exam], None] = field(repr=False)
+
+    @property
+    def place(self) -> str:
+        """Where the paper says it, or what of it this is about."""
+        return self.ref or self.about
 
 
 CLAIMS: dict[str, Claim] = {}
 
+Register = Callable[..., Callable[[Callable[[Exam], None]], Callable[[Exam], None]]]
+
 
 def claim(
-    id: str, *, section: str, ref: str, says: str, verdict: Verdict, corrected: str = "", why: str = ""
-) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
-    """Register the decorated function as the evidence of a claim."""
+    id: str,
+    *,
+    section: str,
+    origin: Origin,
+    says: str,
+    verdict: Verdict,
+    ref: str = "",
+    about: str = "",
+    corrected: str = "",
+    why: str = "",
+    assumes: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+) -> Callable[[Callable[[Exam], None]], Callable[[Exam], None]]:
+    """Register the decorated function, which is named like the claim, as its evidence."""
 
-    def add(evidence: Callable[[Run], None]) -> Callable[[Run], None]:
+    def add(evidence: Callable[[Exam], None]) -> Callable[[Exam], None]:
         if id in CLAIMS:
             raise ValueError(f"two claims have the id {id!r}")
-        CLAIMS[id] = Claim(id, section, ref, says, verdict, corrected, " ".join(why.split()), evidence)
+        if bool(ref) != (origin is Origin.PAPER):
+            raise ValueError(f"claim {id!r}: ref is where the paper says it, and {origin.value!r} is what this is")
+        for assumption in assumes + needs:
+            find_assumption(assumption)
+        CLAIMS[id] = Claim(
+            id, section, origin, ref, about, says, verdict, corrected, " ".join(why.split()), assumes, needs, evidence
+        )
         return evidence
 
     return add
 
 
+def topic(section: str) -> tuple[Register, Register, Register]:
+    """Decorators for the claims of one section: what the paper says, what one might think, what is added here."""
+    return tuple(partial(claim, section=section, origin=origin) for origin in Origin)  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class Result:
-    """A claim with the evidence of one run."""
+    """A claim with the evidence of one exam."""
 
     claim: Claim
     evidence: tuple[Evidence, ...]
     measures: tuple[Measure, ...]
     seconds: float
+    unchecked: tuple[Unchecked, ...] = ()
 
     @property
     def failures(self) -> tuple[Evidence, ...]:
@@ -320,8 +161,8 @@ class Result:
             return None
         if any(isinstance(e, Conflict) for e in self.evidence):
             return Verdict.INCOMPLETE
-        roles = {e.role for e in self.evidence if isinstance(e, Law)}
-        if any(isinstance(e, Witness) for e in self.evidence):
+        roles = {e.role for e in self.evidence if isinstance(e, Trial)}
+        if any(isinstance(e, Counterexample) and e.role == "statement" for e in self.evidence):
             return Verdict.ASSUMING if "assumption" in roles else Verdict.FALSE
         # without a counterexample nothing shows that an assumption is needed
         return Verdict.HOLDS if "statement" in roles and "assumption" not in roles else None
@@ -357,9 +198,10 @@ def find_claims(ids: Iterable[str] = ()) -> list[Claim]:
     return [c for c in known.values() if not wanted or c.id in wanted]
 
 
-def check(claim: Claim, cases: int = 200, seed: int = 0) -> Result:
-    """Gather a claim's evidence; the same seed gives the same numbers whichever claims are run with it."""
-    run = Run(np.random.default_rng([seed, zlib.crc32(claim.id.encode())]), cases)
+def examine(claim: Claim, cases: int = 200, seed: int = 0) -> Result:
+    """Gather a claim's evidence; the same seed gives the same numbers whichever claims are examined with it."""
+    exam = Exam(np.random.default_rng([seed, zlib.crc32(claim.id.encode())]), cases, claim.assumes, claim.needs)
     start = time.perf_counter()
-    claim.evidence(run)
-    return Result(claim, tuple(run.evidence), tuple(run.measures), time.perf_counter() - start)
+    claim.evidence(exam)
+    seconds = time.perf_counter() - start
+    return Result(claim, tuple(exam.evidence), tuple(exam.measures), seconds, tuple(exam.unchecked))

@@ -153,7 +153,7 @@ def path_violation(gain: Callable[[int, tuple[int, ...]], float], n: int, tolera
     """
 
     def swaps() -> Iterable[tuple[float, tuple[object, ...]]]:
-        for size in range(n - 1):
+        for size in range(n):
             for picks in itertools.permutations(range(n), size):
                 for i, j in itertools.combinations([k for k in range(n) if k not in picks], 2):
                     one = gain(i, picks) + gain(j, (*picks, i))

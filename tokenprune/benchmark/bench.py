@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import torch
 
+from tokenprune.benchmark.asked import Subject, Synthetic
 from tokenprune.benchmark.clock import machine, peaks
 from tokenprune.benchmark.geometry import build_model, geometry
 from tokenprune.benchmark.measure import Bench, Way
@@ -111,6 +112,8 @@ def bench(
     *,
     seconds: float | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
+    subject: Subject | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure, and write ``results.jsonl`` row by row and ``summary.json`` at the end.
 
@@ -124,6 +127,10 @@ def bench(
         Begin no row after this long.
     progress : callable, optional
         Told how many rows are done, of how many, and which is next.
+    subject : Subject, optional
+        A model and questions of one's own; by default a model of the setup's geometry.
+    about : mapping, optional
+        What else decides the numbers: which model, which questions.
 
     Returns
     -------
@@ -136,30 +143,38 @@ def bench(
         No such geometry, kind or device, or the folder is of another setup; nothing was measured.
     """
     # a folder is begun only for what can be measured
-    kind, device = geometry(setup.geometry).kind(setup.kind or None), usable_device(setup.device)
+    device = usable_device(setup.device)
+    kind = "" if subject is not None else geometry(setup.geometry).kind(setup.kind or None)
     end = None if seconds is None else time.monotonic() + seconds
     made = {case.strategy: identity(case.strategy and build(case.strategy)) for case in wanted}
-    with ResultFolder(out, {**asdict(setup), **machine(device)}) as folder:
+    settings = {**asdict(setup), **(about or {})}
+    with ResultFolder(out, {**settings, **machine(device)}) as folder:
         have = {_key(row) for row in _latest(folder.read(), made)}
         todo = [case for case in wanted if _key(asdict(case)) not in have]
         if todo:
             dtype = getattr(torch, setup.dtype)
-            model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
+            if subject is None:
+                model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
+                subject = Synthetic(model, setup.geometry, kind, setup.words)
             roof = peaks(device, dtype)
             for batch in dict.fromkeys(case.batch for case in todo):
-                inputs = geometry(setup.geometry).inputs(model, kind, batch, setup.words)
-                one = Bench(model, inputs, roof, setup.repeats, setup.warm, setup.backend, setup.bucket)
+                shown = subject.prompts(batch)
+                options = (setup.repeats, setup.warm, setup.backend, setup.bucket)
+                own = None if not shown.samples else shown.text
+                one = Bench(subject.model, shown.inputs, roof, *options, own, shown.processor)
                 for case in (case for case in todo if case.batch == batch):
                     if end is not None and time.monotonic() > end:
                         break
                     progress(len(folder.read()), len(wanted), f"{case.strategy or 'full'} {case.keep or ''} {case.way}")
-                    about = {**asdict(case), "identity": made[case.strategy]}
-                    folder.append([{**about, **_measured(one, case), **_roof(roof)}])
+                    row = {**asdict(case), "identity": made[case.strategy]}
+                    if shown.samples:
+                        row["samples"] = list(shown.samples)
+                    folder.append([{**row, **_measured(one, case), **_roof(roof)}])
                     gc.collect()
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
         rows = _latest(folder.read(), made)
-        summary = {"setup": asdict(setup), "machine": machine(device), "rows": rows}
+        summary = {"setup": settings, "machine": machine(device), "rows": rows}
         write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from tokenprune.hf.compiled import Compiled
 from tokenprune.hf.compiled.programs import Backend
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.hf.encoded import observed
+from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 
 __all__ = ["DECODED", "Bench", "Way"]
@@ -47,13 +48,17 @@ class Bench:
     ----------
     model : PreTrainedModel
     inputs : dict of str to Tensor
-        Prompts of one length that all show the same kind of thing.
+        Prompts that all show the same kind of thing, left-padded to one length.
     peaks : Peaks
     repeats, warm : int
     backend : str
         Of the compiled way.
     bucket : int
         Of the compiled way.
+    text : Text, optional
+        What counts as the question; by default all behind what is shown, as ids are no words.
+    processor : ProcessorMixin, optional
+        Where the text needs one to be found.
     """
 
     model: Any
@@ -63,6 +68,8 @@ class Bench:
     warm: int = 10
     backend: Backend = "graphs"
     bucket: int = 32
+    text: Text | None = None
+    processor: Any = None
     adapter: ModelAdapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,12 +87,22 @@ class Bench:
             made = {"plain": self._plain, "compiled": self._compiled, "loop": self._loop}[way](strategy, keep)
             return {**self._sizes(strategy, keep), **made}
 
+    @property
+    def _own(self) -> bool:
+        """Whether prompts are somebody's questions."""
+        return self.text is not None
+
+    @property
+    def _text(self) -> Text:
+        return asked(self.model) if self.text is None else self.text
+
     def _time(self, call: Any, repeats: int | None = None) -> Timing:
         return timed(call, self.device, self.repeats if repeats is None else repeats, self.warm)
 
     def _request(self, strategy: AnyStrategy, keep: int | None) -> Request:
-        budget: Budget = Budget(1.0 if keep is None else keep)
-        return Request.of(self.model, strategy, budget, None, None, asked(self.model), None)
+        # pictures of one's own may have fewer tokens than a budget, those of a geometry are known
+        budget = Budget(1.0 if keep is None else keep, clip=self._own)
+        return Request.of(self.model, strategy, budget, None, None, self._text, self.processor)
 
     def _quiet(self) -> dict[str, Any]:
         """Random weights must not say that they saw an image."""
@@ -102,7 +119,7 @@ class Bench:
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
-        with attach(self.model, strategy, request.budget, text=asked(self.model)) as run:
+        with attach(self.model, strategy, request.budget, text=self._text, processor=self.processor) as run:
             found |= self._generation()
         if not isinstance(strategy, LayerSchedule):
             found |= self._prefill(run.history[-1].sequence_after)
@@ -242,37 +259,53 @@ class Bench:
 
     def _sizes(self, strategy: AnyStrategy | None, keep: int | None) -> dict[str, Any]:
         """Tokens, FLOPs, cache bytes, and the time below which nothing can get."""
-        ids = self.inputs["input_ids"]
-        rows, visual = len(ids), int(self.adapter.image_mask(ids[:1]).sum())
-        text = ids.shape[1] - visual
-        config = self.model.config.get_text_config()
-        shape = DecoderShape.of(config)
-        request = None if strategy is None else self._request(strategy, keep)
-        units = [visual]
-        if request is not None:
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
+        visual = self.adapter.image_mask(ids).sum(1).tolist()
+        text = [real - shown for real, shown in zip(mask.sum(1).tolist(), visual, strict=True)]
+        shape = DecoderShape.of(self.model.config.get_text_config())
+        units = [[n] for n in visual]
+        if strategy is not None:
             seen = observed(self.adapter, frozenset({"visual"}), self.inputs).seen
-            batch = read_batch(request, ids, self.inputs["attention_mask"].bool(), seen)
-            units = [len(span.positions) for span in batch.layout.spans if span.row == 0]
-        layers = [0] * shape.layers
-        for unit in units:
-            kept = None if strategy is None else strategy.tokens_per_layer(unit, shape.layers, keep or 1.0)
-            layers = [a + b for a, b in zip(layers, kept or [unit] * shape.layers, strict=True)]
-        stay = visual - sum(units)
-        tokens = [text + stay + n for n in layers]
+            spans = read_batch(self._request(strategy, keep), ids, mask, seen).layout.spans
+            units = [[len(span.positions) for span in spans if span.row == row] for row in range(len(ids))]
+        # visual tokens after each layer, of each prompt; what is in no unit stays
+        left = [
+            [
+                shown - sum(mine) + sum(each)
+                for each in zip(*(self._layers(strategy, keep, n) for n in mine), strict=True)
+            ]
+            for shown, mine in zip(visual, units, strict=True)
+        ]
+        tokens = [[said + n for n in layers] for said, layers in zip(text, left, strict=True)]
         head: Tensor = self.model.get_output_embeddings().weight
         weights = sum(_bytes(p) for p in self.adapter.language_model.get_submodule("layers").parameters())
-        flops = rows * (prefill_flops(shape, tokens) + 2 * head.numel())
+        rows = len(ids)
+        flops = sum(prefill_flops(shape, mine) for mine in tokens) + rows * 2 * head.numel()
         prefill, by = self.peaks.floor(weights + _bytes(head), flops)
         return {
-            "visual_tokens": visual,
-            "text_tokens": text,
-            "layer_average": round(layer_average([n + stay for n in layers]), 2),
+            "visual_tokens": _mean(visual),
+            "text_tokens": _mean(text),
+            "layer_average": round(sum(map(layer_average, left)) / rows, 2),
             "prefill_gflops": round(flops / 1e9, 2),
-            "kv_mib": round(rows * kv_bytes(shape, tokens, head.element_size()) / 2**20, 3),
+            "kv_mib": round(sum(kv_bytes(shape, mine, head.element_size()) for mine in tokens) / 2**20, 3),
             "prefill_floor_ms": round(prefill, 4),
             "prefill_floor_by": by,
             "token_floor_ms": round((weights + _bytes(head)) / self.peaks.bytes_per_ms, 4),
         }
+
+    def _layers(self, strategy: AnyStrategy | None, keep: int | None, n: int) -> Sequence[int]:
+        """Tokens of a unit of ``n`` after each layer."""
+        layers = DecoderShape.of(self.model.config.get_text_config()).layers
+        if strategy is None:
+            return [n] * layers
+        asked_for = 1.0 if keep is None else min(keep, n) if self._own else keep
+        return strategy.tokens_per_layer(n, layers, asked_for)
+
+
+def _mean(counts: Sequence[int]) -> float:
+    """A mean, whole where it is."""
+    mean = sum(counts) / len(counts)
+    return int(mean) if mean == int(mean) else round(mean, 2)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -19,6 +19,8 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
+from tokenprune.cli.harness import harness
+from tokenprune.cli.judge import judge
 from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.report import report
@@ -27,6 +29,7 @@ from tokenprune.cli.serve import serve
 from tokenprune.cli.show import show
 from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
+from tokenprune.cli.tune import tune
 from tokenprune.cli.verify import verify
 from tokenprune.core.errors import StoppedError, TokenPruneError
 
@@ -58,6 +61,7 @@ app.command("compare")(compare)
 app.command("show")(show)
 app.command("explore")(explore)
 app.command("ablate")(ablate)
+app.command("tune")(tune)
 app.command("bench")(bench)
 app.command("list")(listing)
 app.command("doctor")(doctor)
@@ -66,10 +70,12 @@ app.command("new")(new)
 app.command("conformance")(conformance)
 app.command("theory")(theory)
 app.command("table")(table)
+app.command("judge")(judge)
 app.command("serve")(serve)
 app.command("verify")(verify)
 app.command("check")(check)
 app.add_typer(scenes, name="scenes")
+app.add_typer(harness, name="harness")
 
 
 def main() -> None:

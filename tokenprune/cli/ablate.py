@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.console import print_table
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import (
+    Data,
+    Frames,
+    Images,
+    Map,
+    MaxNewTokens,
+    Metric,
+    Prompt,
+    SkipUnreadable,
+    Split,
+    questions,
+)
+from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["ablate"]
@@ -34,6 +46,9 @@ def ablate(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    frames: Frames = None,
+    judge: JudgeURL = None,
+    judge_model: JudgeModel = "",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
@@ -51,6 +66,7 @@ def ablate(
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
+    grader = judge_from(judge, judge_model)
     prepared = []
     for ablation in chosen:
         asked = questions(
@@ -65,6 +81,7 @@ def ablate(
             metric=metric,
             skip_unreadable=skip_unreadable,
             max_new_tokens=max_new_tokens,
+            frames=frames,
         )
         about = ablation
         if data is not None:
@@ -97,6 +114,7 @@ def ablate(
                 broke=broken.append,
                 note=lambda text: to.print(text, style="bold yellow", markup=False),
                 progress=moved,
+                judge=grader,
             )
         write_figure(out / ablation.name, ablation, rows)
         print_table(ablation_table(ablation, rows))

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from tokenprune.cli.console import print_table
+from tokenprune.cli.data import Data, Frames, Images, Map, Prompt, Split, questions
 from tokenprune.cli.options import STRATEGIES, numbers, words, words_or_all
 from tokenprune.cli.progress import console, progress
 
@@ -38,19 +39,35 @@ def bench(
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Begin no row after this long.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --data: 'embedded', 'tiny', a folder or a hub id, instead of --geometry.")
+    ] = None,
+    data: Data = None,
+    column_map: Map = "",
+    images: Images = None,
+    split: Split = None,
+    prompt: Prompt = None,
+    frames: Frames = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
-    """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine."""
+    """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine.
+
+    With --data (and --model) prompts are your questions about your pictures, those of usual length; without, noise of
+    a published model's sizes.
+    """
     import torch
     from rich.markup import escape
     from rich.table import Table
 
+    from tokenprune.benchmark.asked import CANDIDATES, Questions
     from tokenprune.benchmark.bench import Setup, cases
     from tokenprune.benchmark.bench import bench as run_bench
     from tokenprune.benchmark.table import EXPENDABLE, HEADER, cells, ordered
     from tokenprune.core.errors import ConfigError, closest
+    from tokenprune.data.items import default_model
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
-    from tokenprune.zoo.loading import DTYPES
+    from tokenprune.zoo.loading import DTYPES, load_model
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind_of_number = dtype or ("float16" if where.startswith("cuda") else "float32")
@@ -58,10 +75,12 @@ def bench(
         raise ConfigError(f"dtype: no {kind_of_number!r}; {closest(kind_of_number, DTYPES)}")
     if backend not in get_args(Backend):
         raise ConfigError(f"backend: no {backend!r}; {closest(backend, get_args(Backend))}")
+    if data is None and model is not None:
+        raise ConfigError("--model is about --data, which is not given; --geometry names sizes")
     setup = Setup(
-        geometry,
+        "" if data is not None else geometry,
         kind,
-        not where.startswith("cuda") if small is None else small,
+        data is None and (not where.startswith("cuda") if small is None else small),
         where,
         kind_of_number,
         text_tokens,
@@ -72,6 +91,17 @@ def bench(
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
     wanted = list(cases(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
+    subject, about = None, None
+    if data is not None:
+        if small is not None or kind:
+            raise ConfigError(f"--{'kind' if kind else 'small'} is about --geometry, and --data is given")
+        asked = questions(
+            data, families=None, limit=CANDIDATES, seed=0, columns=column_map, images=images, split=split,
+            prompt=prompt, frames=frames,
+        )  # fmt: skip
+        name = model or default_model()
+        loaded = load_model(name, where, kind_of_number, trust_remote_code=trust_remote_code)
+        subject, about = Questions(*loaded, asked.items), {"model": name, **asked.config}
     to = console()
     with progress(to) as told:
         rows = run_bench(
@@ -80,6 +110,8 @@ def bench(
             out,
             seconds=seconds,
             progress=told,
+            subject=subject,
+            about=about,
         )
     table = Table(*HEADER)
     for row in ordered(rows):

@@ -38,37 +38,17 @@ def check(
 def _parts(given: str) -> list[tuple[str, Any]]:
     """What is meant, made with its defaults: a class of a file, or every kind's part of that name."""
     from tokenprune.core.errors import UnknownNameError, closest
-    from tokenprune.core.registry import KINDS, build, registry
+    from tokenprune.core.registry import registry
+    from tokenprune.testing.registered import TRIED, made, with_defaults
 
     file, _, name = given.rpartition(":")
     if file.endswith(".py"):
-        return [(name, _made(given, _member(Path(file), name)))]
-    kinds = [kind for kind in KINDS if kind not in ("adapters", "signals", "metrics")]
-    entries = [entry for kind in kinds for entry in registry.entries(kind)]
+        return [(name, with_defaults(given, _member(Path(file), name)))]
+    entries = [entry for kind in TRIED for entry in registry.entries(kind)]
     found = [entry for entry in entries if entry.name == given]
     if not found:
         raise UnknownNameError(f"check: no part {given!r}; {closest(given, [entry.name for entry in entries])}")
-    return [
-        (
-            f"{entry.kind} {given}",
-            build(given) if entry.kind == "strategies" else _made(given, registry.load(entry.kind, given)),
-        )
-        for entry in found
-    ]
-
-
-def _made(given: str, what: Any) -> Any:
-    """An instance with its defaults."""
-    from tokenprune.core.errors import ConfigError
-
-    if not callable(what):
-        return what
-    try:
-        return what()
-    except TypeError as error:
-        raise ConfigError(
-            f"check: {given!r} cannot be made without options ({error}): use tokenprune.testing.check(part) in a test"
-        ) from error
+    return [(f"{entry.kind} {given}", made(entry.kind, given)) for entry in found]
 
 
 def _member(file: Path, name: str) -> Any:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import (
+    Data,
+    Frames,
+    Images,
+    Map,
+    MaxNewTokens,
+    Metric,
+    Prompt,
+    SkipUnreadable,
+    Split,
+    questions,
+)
+from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
 from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
 
 __all__ = ["compare"]
@@ -22,10 +35,11 @@ def compare(
         int | None, typer.Option(min=1, max=1_000_000, help="Questions in all; 238, of --data all.")
     ] = None,
     match: Annotated[
-        str, typer.Option(help="What a budget fixes: 'kept', what each is asked for, or 'layer-average'.")
+        str,
+        typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
     model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; 'auto' spreads a big checkpoint over all.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
@@ -44,6 +58,9 @@ def compare(
     metric: Metric = None,
     skip_unreadable: SkipUnreadable = False,
     max_new_tokens: MaxNewTokens = None,
+    frames: Frames = None,
+    judge: JudgeURL = None,
+    judge_model: JudgeModel = "",
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -52,6 +69,7 @@ def compare(
 
     from tokenprune.cli.console import print_table
     from tokenprune.cli.progress import progress
+    from tokenprune.core.errors import ConfigError
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.compare import answers_in, comparison, environment
@@ -61,8 +79,12 @@ def compare(
     from tokenprune.evaluation.table import expendable, heading, left_over, table
     from tokenprune.report.examples import example_sheets
     from tokenprune.report.report import write_report
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
 
+    team = Team.from_environment()
+    if again and team.size > 1:
+        raise ConfigError("--again is for one process: several would not agree on which attempt they are at")
     name = model or default_model()
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
@@ -70,6 +92,7 @@ def compare(
     check_spelling("--strategies", words(strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
+    grader = judge_from(judge, judge_model)
     asked = questions(
         data,
         families=words_or_all("--families", families),
@@ -82,15 +105,16 @@ def compare(
         metric=metric,
         skip_unreadable=skip_unreadable,
         max_new_tokens=max_new_tokens,
+        frames=frames,
     )
     items = asked.items
-    loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
+    loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name) + asked.notes
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(width=None if Console().is_terminal else 200, quiet=not team.leads)
     for note in notes:
         console.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    with progress(console) as report:
+    with progress(console) if team.leads else nullcontext(lambda *_: None) as report:
         found = comparison(
             loaded,
             processor,
@@ -104,14 +128,20 @@ def compare(
             match=matched,
             again=again or (),
             new_segment=new_segment,
+            team=team,
             note=notes.append,
             facts=environment(name, device, dtype, seed),
             progress=report,
+            judge=grader,
         )
+    if not team.leads:
+        return
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
     examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
-    write_report(found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples)
+    write_report(
+        found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples, found.summary["own_counts"]
+    )
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)
     console.print(heading(facts), markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,21 @@ import typer
 
 if TYPE_CHECKING:
     from tokenprune.data.items import Item
+    from tokenprune.data.own import Benchmark, Hub, OwnData
 
-__all__ = ["Asked", "Data", "Images", "Map", "MaxNewTokens", "Metric", "Prompt", "SkipUnreadable", "Split", "questions"]
+__all__ = [
+    "Asked",
+    "Data",
+    "Frames",
+    "Images",
+    "Map",
+    "MaxNewTokens",
+    "Metric",
+    "Prompt",
+    "SkipUnreadable",
+    "Split",
+    "questions",
+]
 
 SHORTEST = 6
 """Tokens of the longest answer to a painted scene."""
@@ -27,7 +41,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
-        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa. Painted scenes without it."
+        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, msrvtt-qa. "
+        "Painted scenes without it."
     ),
 ]
 Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
@@ -41,6 +56,7 @@ Metric = Annotated[str | None, typer.Option(help="How answers are graded: tokenp
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out questions whose picture cannot be read, and say so.")
 ]
+Frames = Annotated[int | None, typer.Option(min=1, max=1024, help="Read of each video, evenly spread; 8.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer; 6, for --data 16.")]
 
 
@@ -77,6 +93,7 @@ def questions(
     metric: str | None = None,
     skip_unreadable: bool = False,
     max_new_tokens: int | None = None,
+    frames: int | None = None,
 ) -> Asked:
     """Read what the options name; mistakes show before a model is loaded.
 
@@ -86,34 +103,47 @@ def questions(
         Options of ``--data`` without it; anything wrong in a file, with its line.
     """
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import scene_items
+    from tokenprune.data.items import SCENES, scene_items
 
+    if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
+        # painted ones by name, as results call them
+        if families is not None and data != SCENES:
+            raise ConfigError(f"--families: --data {data} names one already")
+        families = families if data == SCENES else [data]
+        data = None
     if data is None:
-        given = {"--map": columns, "--images": images, "--split": split, "--prompt": prompt, "--metric": metric}
+        names = ("--map", "--images", "--split", "--prompt", "--metric", "--frames")
+        given = dict(zip(names, (columns, images, split, prompt, metric, frames), strict=True))
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
-    from tokenprune.data.own import Prompts, find_data, load_data, parse_map
+    from tokenprune.data.own import Hub, Prompts, find_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 
     path, known = find_data(data)
     if metric is not None:
         build_metric(metric)
-    found = load_data(
+    if isinstance(path, Hub) and known:
+        typer.echo(f"{known.name}: no local copy; through datasets from {path}", err=True)
+    found = _loaded(
+        known,
         path,
         name=known.name if known else None,
         columns={**(known.columns if known else {}), **parse_map(columns)},
         images=images,
-        split=split or (known.split if known and path.is_dir() and _has_split(path, known.split) else None),
+        split=split or (known.split if known and _has_split(path, known.split) else None),
+        subset=known.subset if known else "",
+        pictures=known.pictures if known else None,
         prompts=Prompts.parse(prompt) or (known.prompts if known else None),
         metric=metric or (known.metric if known else None),
         drop=known.drop if known else "",
         tasks=families,
-        limit=limit,
+        limit=known.limit if limit is None and known else limit,
         skip_unreadable=skip_unreadable,
+        **({} if frames is None else {"frames": frames}),
     )
     painted = all(item.task.startswith("scenes-") for item in found.items)
     usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST
@@ -126,6 +156,24 @@ def questions(
     return Asked(found.items, config, notes, longest_answer)
 
 
-def _has_split(path: Path, split: str) -> bool:
-    """Whether a local copy is laid out by splits."""
-    return (path / split).is_dir() or any(path.rglob(f"{split}*.parquet")) or (path / "dataset_dict.json").exists()
+def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:
+    """Read; where the hub cannot be asked, say how to get a local copy."""
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.own import Hub, load_data, way_to
+
+    try:
+        return load_data(path, **options)
+    except ConfigError as error:
+        if known is None or not isinstance(path, Hub):
+            raise
+        raise ConfigError(
+            f"{error}. {way_to(known)}; or name the folder that holds a copy: {known.name}=PATH"
+        ) from None
+
+
+def _has_split(path: Path | Hub, split: str) -> bool:
+    """Whether a copy is laid out by splits."""
+    if not isinstance(path, Path):
+        return True
+    files = any(path.rglob(f"{split}*.parquet")) or (path / "dataset_dict.json").exists()
+    return path.is_dir() and ((path / split).is_dir() or files)

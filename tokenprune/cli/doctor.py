@@ -33,6 +33,12 @@ def doctor(
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
+    families: Annotated[
+        bool, typer.Option("--families", help="Instead of one model, a tiny one of every family that ships: a table.")
+    ] = False,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="See which words count in prompts of many kinds, and do nothing else.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a prompt with and without pruning: tokens before and after, and the laws that pruning must keep."""
@@ -47,9 +53,15 @@ def doctor(
     from tokenprune.hf.chat import prompt_inputs, words_of
     from tokenprune.hf.cost import layer_average
     from tokenprune.hf.support import usable_strategies
+    from tokenprune.testing.registered import fault
     from tokenprune.zoo.loading import load_model
 
+    if families:
+        _families(strategy, as_json)
+        return
     loaded, processor = load_model(model, device, dtype, trust_remote_code=trust_remote_code)
+    if questions:
+        raise typer.Exit(_questions(loaded, processor, as_json=as_json))
     inputs = prompt_inputs(processor, [open_image(image)], [question]).to(device)
     strategy = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()]
     names = strategy or usable_strategies(adapter_for(loaded))
@@ -64,6 +76,8 @@ def doctor(
             )
     found, broken = [], []
     for name in names:
+        if (wrong := fault(name)) is not None:
+            broken.append(wrong)
         try:
             filmed = clip is not None and "frames" in build(name).requires
             shown = clip if filmed else inputs
@@ -110,6 +124,36 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _questions(model: Any, processor: Any, *, as_json: bool) -> int:
+    """Print, by kind of prompt, how often exactly the user's words count; the exit status."""
+    from rich.table import Table
+
+    from tokenprune.diagnostics.asked import KINDS
+    from tokenprune.diagnostics.questions import read_questions
+    from tokenprune.hf.adapters.base import adapter_for
+
+    adapter = adapter_for(model)
+    found = list(read_questions(processor, adapter.image_token_ids, adapter.special_ids))
+    if not found:
+        typer.echo("this model's tokenizer knows too few words to write any of the prompts", err=True)
+        return 1
+    if as_json:
+        typer.echo(json.dumps([vars(one) for one in found], indent=1))
+    else:
+        table = Table("kind of prompt", "exactly the user's words count", "guesses, which warn")
+        for kind in KINDS:
+            if several := [one for one in found if one.kind == kind]:
+                right, warned = (
+                    sum(good) for good in zip(*((not o.wrong, bool(o.warned)) for o in several), strict=True)
+                )
+                table.add_row(kind, f"{right} of {len(several)}", str(warned))
+        print_table(table, ())
+    for one in found:
+        if one.wrong:
+            typer.echo(f"{one.name}, read by the {one.reader}: {one.wrong}", err=True)
+    return int(any(one.wrong for one in found))
+
+
 def _shown(prompt: Sequence[tuple[bool, Sequence[str]]], counts: bool) -> str:
     """Tokens that count or do not, as they are between bars, newlines written out."""
     stretches = ("|".join(tokens) for counted, tokens in prompt if counted == counts)
@@ -129,18 +173,44 @@ def _trouble(found: Diagnosis) -> str:
 
 def _clip(name: str, model: Any) -> tuple[Any, Unit | None]:
     """A prompt that shows a video, and its unit, where a tiny model reads any: what compares frames is tried on it."""
-    from tokenprune.hf.adapters.base import adapter_for
+    from tokenprune.diagnostics.matrix import video_of
     from tokenprune.zoo.loading import TINY
-    from tokenprune.zoo.tiny import tiny_inputs
 
-    adapter = adapter_for(model)
-    if not name.startswith(TINY) or "frames" not in adapter.layouts:
-        return None, None
-    inputs = {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        for key, value in tiny_inputs(name.removeprefix(TINY), "video", 1).items()
-    }
-    return inputs, "sample" if adapter.frames_apart else None
+    filmed = video_of(model, name.removeprefix(TINY)) if name.startswith(TINY) else None
+    return (None, None) if filmed is None else filmed
+
+
+def _families(strategy: Sequence[str] | None, as_json: bool) -> None:
+    """Strategies by families: ok, BROKEN or refused, and why."""
+    import warnings
+    from dataclasses import asdict
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.core.errors import SubstituteWarning
+    from tokenprune.core.registry import list_strategies
+    from tokenprune.diagnostics.matrix import matrix
+    from tokenprune.zoo.tiny import FAMILIES
+
+    names = [name for text in strategy or () for name in words_or_all("--strategies", text) or ()] or list_strategies()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubstituteWarning)
+        cells = list(matrix(list(FAMILIES), names))
+    if as_json:
+        typer.echo(json.dumps([asdict(cell) for cell in cells], indent=1))
+    else:
+        table = Table("strategy", *FAMILIES)
+        for name in names:
+            table.add_row(escape(name), *(cell.short for cell in cells if cell.strategy == name))
+        print_table(table, ())
+        for why in sorted({f"{cell.strategy}: - {cell.refused}" for cell in cells if cell.refused}):
+            typer.echo(why)
+    broken = [cell for cell in cells if cell.wrong]
+    for cell in broken:
+        typer.echo(f"{cell.strategy} on {cell.family}: {cell.wrong}", err=True)
+    if broken:
+        raise typer.Exit(1)
 
 
 def _usual_budget(model: Any, inputs: Any) -> int | float:

@@ -19,12 +19,16 @@ def listing(
     pattern: Annotated[
         str, typer.Argument(help="Wildcard on the name, e.g. 'mi*'; a whole name is told in full.")
     ] = "*",
-    check: Annotated[bool, typer.Option(help="Import everything and report what is broken; exit 1 if any is.")] = False,
+    check: Annotated[
+        bool, typer.Option(help="Import and try everything, report what is broken or wrong; exit 1 if any is.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Only strategies whose signals this model can give; with 'signals', those signals."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="With --check: how long one import may take.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="With --check: how long importing and trying one may take.")
+    ] = 60.0,
     names: Annotated[bool, typer.Option("--names", help="Names and origins only; imports no plugin.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; imports no plugin unless --check.")] = False,
@@ -52,13 +56,14 @@ def listing(
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))
         entries = [entry for entry in entries if entry.kind == "strategies" and entry.name in fits]
-    states = checked(entries, seconds) if check else {}
+    states = checked(entries, seconds, ("tokenprune.testing.registered", "tried")) if check else {}
     rows = []
     for entry in entries:
-        status = states.get((entry.kind, entry.name), "")
+        row = {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "target": entry.target, "status": ""}
+        if (state := states.get((entry.kind, entry.name))) is not None:
+            row |= {"status": "ok" if state.ok else state.said, "tried": state.said if state.ok else ""}
         if entry.clashes:
-            status = "clash with " + "; ".join(entry.clashes)
-        row = {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "target": entry.target, "status": status}
+            row["status"] = "clash with " + "; ".join(entry.clashes)
         rows.append(row)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -83,7 +88,8 @@ def _print_origins(rows: list[dict[str, str]], wide: bool) -> None:
 
     from tokenprune.cli.console import print_table
 
-    table = Table("kind", "name", "origin", "target", *(["status"] if any(r["status"] for r in rows) else []))
+    told = [name for name in ("status", "tried") if any(row.get(name) for row in rows)]
+    table = Table("kind", "name", "origin", "target", *told)
     for row in rows:
         table.add_row(*(escape(row[str(column.header)]) for column in table.columns))
     print_table(table, ("target",), wide=wide)

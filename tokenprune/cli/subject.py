@@ -22,8 +22,9 @@ def found(items: Sequence[Item], name: str) -> tuple[Image.Image, Question, Sequ
         raise ConfigError(f"IMAGE {name!r}: no question of --data has this id; {closest(name, by_id)}")
     item = by_id[name]
     picture = item.image()
-    if isinstance(picture, tuple):
-        raise ConfigError(f"IMAGE {name!r}: this question is about {len(picture)} pictures, and one is drawn")
+    if not hasattr(picture, "convert"):
+        what = f"{len(picture)} pictures" if isinstance(picture, tuple) else "a video"
+        raise ConfigError(f"IMAGE {name!r}: this question is about {what}, and one picture is drawn")
     others = [other.question for other in items if other.image_id == item.image_id and other is not item]
     return picture, item.question, others
 

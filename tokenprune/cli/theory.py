@@ -18,7 +18,7 @@ def theory(
         typer.Option("--claim", help="Show this claim in full, with numbers and derivation; repeatable."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    cases: Annotated[int, typer.Option(min=1, help="Random instances a law is tried on.")] = 200,
+    cases: Annotated[int, typer.Option(min=1, help="Random instances a statement is tried on.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random instances.")] = 0,
 ) -> None:
     """Check every statement of the paper's theory: what holds, what needs an assumption, what is false.
@@ -30,7 +30,7 @@ def theory(
     report = importlib.import_module("tokenprune_theory.report")
     chosen = registry.find_claims(claim or ())
     start = time.perf_counter()
-    results = [registry.check(one, cases, seed) for one in chosen]
+    results = [registry.examine(one, cases, seed) for one in chosen]
     if json:
         typer.echo(json_module.dumps(report.as_json(results, cases, seed), ensure_ascii=False, indent=2))
     elif claim:

@@ -38,7 +38,8 @@ def raster_neighbours(places: Tensor, chosen: Tensor, valid: Tensor) -> Tensor:
     A neighbour beyond the end of a row is the next row's first token; beyond the first or last row it is the first or
     last token of all.
     """
-    width = places[..., 2].amax(1, keepdim=True) + 1
+    together = places[:, :, None, 0] == places[:, None, :, 0]
+    width = torch.where(together, places[:, None, :, 2], -1).amax(2) + 1  # of the picture that a token lies in
     last = valid.sum(1, keepdim=True) - 1
     place = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
     local = torch.zeros_like(chosen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from tokenprune.components.aggregators import Max, Mean
 from tokenprune.components.normalizers import Softmax
 from tokenprune.components.priors import Uniform
+from tokenprune.core.draws import fingerprint, place_noise, reseeded
 from tokenprune.core.errors import (
     ConfigError,
     DegenerateRelevanceWarning,
@@ -259,14 +259,17 @@ class ReceivedAttention(Scorer):
 class Random(Scorer):
     """Independent uniform numbers: the baseline that every method has to beat.
 
+    A draw belongs to a picture: it follows from its pixels (of features without ``noise``: from its tokens) and the
+    seed, and is the same in any batch, in any call, on every device. Copies of a picture keep the same tokens.
+
     Parameters
     ----------
     seed : int, default 0
-        The same seed and shape give the same numbers on every device; rows of a batch differ.
     """
 
     seed: int = 0
     requires = frozenset({"visual"})
+    prefers = frozenset({"noise"})
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -274,11 +277,7 @@ class Random(Scorer):
 
     def score(self, features: Features) -> Tensor:
         """Uniform in [0, 1), (B, N), float64."""
-        return _drawn(self.seed, features.batch, features.n_visual, features.device)
-
-
-@lru_cache(maxsize=32)
-def _drawn(seed: int, batch: int, n: int, device: torch.device) -> Tensor:
-    # remembered because a copy to an accelerator makes the host wait
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch, n, generator=generator, dtype=torch.float64).to(device)
+        if "noise" in features:
+            return reseeded(features["noise"], self.seed)
+        mask = features.visual_mask
+        return reseeded(place_noise(fingerprint(features.visual, mask), features.n_visual, mask), self.seed)

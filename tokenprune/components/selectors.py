@@ -26,6 +26,7 @@ from tokenprune.core.kinds import (
     check_number,
     picks_by_kernel,
 )
+from tokenprune.core.optimality import Optimality
 from tokenprune.core.ranking import TopK, relevance, top_k, within_budget
 from tokenprune.kernels.host import constant
 
@@ -110,6 +111,12 @@ class Greedy(Selector):
             rows.append(picks + [-1] * (max(problem.counts) - count))
         return torch.tensor(rows, dtype=torch.long, device=problem.scores.device).view(len(rows), -1)
 
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """By the objective."""
+        if self.repeats:
+            return super().optimality(problem, picks)
+        return self.objective.optimality(problem, picks)
+
     def _vectorized(self, problem: Problem) -> Tensor:
         state = self.objective.start(problem.features, problem.scores)
         if problem.context is not None:
@@ -186,8 +193,8 @@ class TwoStage(Selector):
         check_number(self, "share", 0, 1)
         check_count(self, "reserve", 0)
 
-    def select(self, problem: Problem) -> Tensor:
-        """Round 1 best first, then round 2, then the places held back."""
+    def _rounds(self, problem: Problem) -> tuple[Tensor, Problem, tuple[int, ...]]:
+        """Picks of round 1, what is left to round 2, and the places held back."""
         scores = problem.scores if self.salience is None else relevance(self.salience, problem.features)
         reserved = tuple(min(self.reserve, k) for k in problem.counts)
         first = tuple(round_one(self.share, k, self.reserve) for k in problem.counts)
@@ -199,11 +206,25 @@ class TwoStage(Selector):
             context=salient if self.seed_redundancy else None,
             sizes=tuple(n - f for n, f in zip(problem.size(), first, strict=True)),
         )
+        return salient, rest, reserved
+
+    def select(self, problem: Problem) -> Tensor:
+        """Round 1 best first, then round 2, then the places held back."""
+        salient, rest, reserved = self._rounds(problem)
         filled = self.fill.select(rest)
-        if not any(reserved) and len(set(first)) == 1:
+        first = {k - left for k, left in zip(problem.counts, rest.counts, strict=True)}
+        if not any(reserved) and len(first) == 1:
             return torch.cat([salient, filled], dim=1)  # no padding comes before a pick
-        held = top_k(torch.zeros_like(scores), reserved, _without(rest.available, filled))
+        held = top_k(torch.zeros_like(problem.scores), reserved, _without(rest.available, filled))
         return left_aligned(torch.cat([salient, filled, held], dim=1))[:, : max(problem.counts)]
+
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """Of round 2, given the picks of round 1, which are the largest scores."""
+        salient, rest, _ = self._rounds(problem)
+        begin = (salient >= 0).sum(1, keepdim=True)
+        place = begin + torch.arange(max(rest.counts), device=picks.device)
+        filled = picks.gather(1, place.clamp_max(picks.shape[1] - 1))
+        return self.fill.optimality(rest, within_budget(filled, rest.counts))
 
 
 @dataclass(frozen=True)
@@ -289,6 +310,15 @@ class Candidates(Selector):
     def nested(self) -> bool:  # type: ignore[override]
         """As ``fill``."""
         return self.fill.nested
+
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """Of ``fill``, among the candidates; not where these were too few."""
+        if self.signal in problem.features:
+            allowed = problem.available & problem.features[self.signal].bool()
+            if any(k > n for k, n in zip(problem.counts, allowed.sum(1).tolist(), strict=True)):
+                return super().optimality(problem, picks)
+            problem = replace(problem, available=allowed, sizes=None)
+        return self.fill.optimality(problem, picks)
 
     def select(self, problem: Problem) -> Tensor:
         """Candidates first."""

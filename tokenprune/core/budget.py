@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tokenprune.core.errors import BudgetError, closest
+
+if TYPE_CHECKING:
+    from tokenprune.core.adaptive import BudgetRule
 
 __all__ = ["Budget", "Keep", "Unit"]
 
@@ -31,6 +34,11 @@ class Budget:
         (its thumbnail counts as one), each "frame" of a video, or all images of a "sample".
     clip : bool, default False
         Let units with fewer tokens than the count keep all they have instead of raising.
+    adaptive : BudgetRule, str or mapping, optional
+        A rule by which each unit keeps as many as it needs, or its name with options (``tokenprune list budgets``);
+        ``keep`` then caps each unit, or is the average where the batch shares its tokens.
+    floor, ceiling, shared, bucket
+        Of the rule; see :class:`~tokenprune.core.adaptive.Adaptive`.
 
     Raises
     ------
@@ -41,6 +49,11 @@ class Budget:
     keep: Keep
     unit: Unit = "image"
     clip: bool = False
+    adaptive: BudgetRule | str | Mapping[str, Any] | None = None
+    floor: int | float = 1
+    ceiling: int | float | None = None
+    shared: bool = False
+    bucket: int = 1
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
@@ -55,15 +68,26 @@ class Budget:
                 raise BudgetError("keep is an empty sequence: give one budget for each unit")
         for one in self.keep if isinstance(self.keep, tuple) else (self.keep,):
             _check(one)
+        if self.adaptive is not None:
+            from tokenprune.core.registry import build_component  # which knows budgets
+
+            object.__setattr__(self, "adaptive", build_component("budgets", self.adaptive))
+        elif (self.floor, self.ceiling, self.shared, self.bucket) != (1, None, False, 1):
+            raise BudgetError("floor, ceiling, shared and bucket are about adaptive=, which is not given")
+
+    @property
+    def fixed(self) -> Budget:
+        """The same without its rule."""
+        return Budget(self.keep, self.unit, self.clip)
 
     @classmethod
     def of(cls, keep: Keep | Budget, unit: Unit | None = None) -> Budget:
         """Make a budget from what a caller gave; ``unit`` overrides the budget's own."""
         budget = keep if isinstance(keep, Budget) else cls(keep)
-        return budget if unit is None else cls(budget.keep, unit, budget.clip)
+        return budget if unit is None else replace(budget, unit=unit)
 
     def counts(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Tokens to keep of units with ``sizes`` tokens.
+        """Tokens to keep of units with ``sizes`` tokens; what is asked for, where a rule decides.
 
         Raises
         ------

@@ -13,6 +13,8 @@ __all__ = [
     "DuplicateNameError",
     "FeatureError",
     "FeatureTypeError",
+    "FontWarning",
+    "JudgeError",
     "MissingSignalError",
     "NestedAttachError",
     "NonFiniteError",
@@ -99,6 +101,10 @@ class UnsupportedError(TokenPruneError, ValueError):
     """The model, or this way of calling it, is not supported; the message names what is."""
 
 
+class JudgeError(TokenPruneError, ValueError):
+    """A judge refuses to be asked, or cannot be reached; what it said so far is kept."""
+
+
 class NestedAttachError(UnsupportedError):
     """A second ``attach`` on a model that already has one (indices would be relative to one another)."""
 
@@ -133,6 +139,10 @@ class NothingPrunedWarning(TokenPruneWarning):
 
 class QuestionWarning(TokenPruneWarning):
     """Which tokens of a prompt are the user's own words is a guess; the message says what to pass to be sure."""
+
+
+class FontWarning(TokenPruneWarning):
+    """No font on this machine has a character: a picture shows a mark in its place."""
 
 
 class NotCompiledWarning(TokenPruneWarning):

@@ -30,6 +30,7 @@ __all__ = [
     "SIGNALS",
     "Features",
     "Grid",
+    "Layout",
     "Signal",
     "is_signal",
     "on_host",
@@ -90,6 +91,7 @@ SIGNALS: Final[Mapping[str, Signal]] = {
         ),
         Signal("pooling_attention", "b h n", "attention of the encoder's pooling head to each patch, after softmax"),
         Signal("survivors", "b n", "1 at patches that are left after a stage inside the encoder, 0 elsewhere"),
+        Signal("noise", "b n", "a uniform number for each token, drawn from its picture's pixels and its place"),
         Signal("joint_visual", "b n c", "patches in the joint space of a contrastive model (CLIP)"),
         Signal("joint_text", "b s c", "text segments in that joint space"),
         Signal("attention", "b h r n", "attention rows of the language model over the visual tokens, after softmax"),
@@ -173,6 +175,10 @@ class Grid:
         return torch.cartesian_prod(*axes).reshape(-1, 3)
 
 
+Layout = Grid | Sequence[Grid | Sequence[Grid]]
+"""Where visual tokens lie: alike in all rows, or for each row, or for each picture of each row."""
+
+
 class Features:
     """The tensors a strategy may look at; one row per pruning unit.
 
@@ -184,9 +190,10 @@ class Features:
         The prompt's tokens in the same space. Strategies that ignore the prompt need none.
     visual_mask, text_mask : bool Tensor, (B, N) and (B, T), optional
         True where a token is real. Padding is never scored, never selected and never normalised over.
-    grid : Grid or sequence of Grid, optional
+    grid : Grid, or sequence of Grid or of sequences of Grid, optional
         Where the visual tokens lie; ``grid.size`` must equal N. A sequence has one for each row, whose real tokens are
-        the first ``grid.size``.
+        the first ``grid.size``; a row of several pictures, one behind the other (a thumbnail and its tiles), has a
+        sequence of its own.
     extra : mapping of str to Tensor, optional
         Signals of your own, batch first.
     **signals : Tensor
@@ -210,7 +217,7 @@ class Features:
         A keyword that is no signal's name.
     """
 
-    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "grids", "text_mask", "visual_mask")
+    __slots__ = ("_counts", "_signals", "_valid", "checked", "grid", "grids", "pictures", "text_mask", "visual_mask")
 
     def __init__(
         self,
@@ -219,7 +226,7 @@ class Features:
         *,
         visual_mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        grid: Grid | Sequence[Grid] | None = None,
+        grid: Layout | None = None,
         extra: Mapping[str, Tensor] | None = None,
         check: bool = True,
         sizes: Sequence[int] | None = None,
@@ -246,8 +253,11 @@ class Features:
             raise FeatureError("text_mask was given without text")
         n_text = 0 if text is None else text.shape[1]
         self.text_mask = _checked_mask("text_mask", text_mask, (batch, n_text), visual.device, "text token", check)
-        self.grids = _checked_grids(grid, visual, self.visual_mask, check)
-        """Where each row's tokens lie, or None."""
+        self.pictures = _checked_grids(grid, visual, self.visual_mask, check)
+        """Where each row's tokens lie, picture after picture, or None."""
+        alone = self.pictures is not None and all(len(row) == 1 for row in self.pictures)
+        self.grids = tuple(row[0] for row in self.pictures) if alone and self.pictures is not None else None
+        """Where each row's tokens lie, if each row is one picture or video, or None."""
         common = set(self.grids or ())
         self.grid = common.pop() if len(common) == 1 and next(iter(common)).size == n else None
         """Where all rows' tokens lie, where that is the same."""
@@ -334,7 +344,8 @@ class Features:
         return self.visual_mask.sum(1, keepdim=True).to(dtype).log()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._signals or (name in LAYOUTS and self.grids is not None)
+        laid_out = self.grids if name == "frames" else self.pictures
+        return name in self._signals or (name in LAYOUTS and laid_out is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._signals)
@@ -351,6 +362,11 @@ class Features:
 
     def _frame_numbers(self) -> Tensor:
         """Frame of each token, int64 (B, N), -1 at padding."""
+        if self.grids is None and self.pictures is not None:
+            raise MissingSignalError(
+                "'frames' is needed (which frame each visual token belongs to), and a row holds several pictures that "
+                "are no frames of one size"
+            )
         if self.grids is None:
             raise MissingSignalError(
                 "'frames' is needed (which frame each visual token belongs to), and it is not known where the tokens "
@@ -361,15 +377,19 @@ class Features:
         return torch.stack(rows).masked_fill(~self._valid, -1)
 
     def _coordinates(self, name: str) -> Tensor:
-        """Frame, row and column of each token, int64 (B, N, 3), -1 at padding."""
-        if self.grids is None:
+        """Frame, row and column of each token, int64 (B, N, 3), -1 at padding; frames of all pictures count on."""
+        if self.pictures is None:
             raise MissingSignalError(
                 f"{name!r} is needed (row and column of each visual token), and it is not known where the tokens lie: "
                 "give Features(grid=Grid(height, width)), or one grid for each row"
             )
         found = torch.full((self.batch, self.n_visual, 3), -1, device=self.device)
-        for row, grid in zip(found.unbind(0), self.grids, strict=True):
-            row[: grid.size] = grid.coordinates(self.device)
+        for row, grids in zip(found.unbind(0), self.pictures, strict=True):
+            start = frame = 0
+            for grid in grids:
+                row[start : start + grid.size] = grid.coordinates(self.device)
+                row[start : start + grid.size, 0] += frame
+                start, frame = start + grid.size, frame + grid.frames
         return found
 
     def replace(self, **changes: object) -> Features:
@@ -379,7 +399,7 @@ class Features:
         own: dict[str, object] = {
             "visual_mask": self.visual_mask,
             "text_mask": self.text_mask,
-            "grid": self.grids if self.grid is None else self.grid,
+            "grid": self.pictures if self.grid is None else self.grid,
             "extra": extra,
         }
         if not {"visual", "visual_mask"} & changes.keys():
@@ -455,26 +475,29 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
 
 
 def _checked_grids(
-    grid: Grid | Sequence[Grid] | None, visual: Tensor, mask: Tensor | None, check: bool
-) -> tuple[Grid, ...] | None:
-    """One grid a row; ``check`` reads the mask to see whether the real tokens lie on the grids."""
+    grid: Layout | None, visual: Tensor, mask: Tensor | None, check: bool
+) -> tuple[tuple[Grid, ...], ...] | None:
+    """The grids of each row; ``check`` reads the mask to see whether the real tokens lie on them."""
     if grid is None:
         return None
     batch, n = visual.shape[:2]
-    grids = (grid,) * batch if isinstance(grid, Grid) else grid
-    if not isinstance(grids, Sequence) or not all(isinstance(one, Grid) for one in grids):
-        raise FeatureTypeError(f"grid must be a tokenprune.Grid, or one for each row, got {_describe(grid)}")
+    rows = [grid] * batch if isinstance(grid, Grid) else list(grid) if isinstance(grid, Sequence) else [grid]
+    grids = [(row,) if isinstance(row, Grid) else tuple(row) if isinstance(row, Sequence) else () for row in rows]
+    if not all(row and all(isinstance(one, Grid) for one in row) for row in grids):
+        raise FeatureTypeError(
+            "grid must be a tokenprune.Grid, or one for each row (several for a row of several pictures), got "
+            f"{_describe(grid)}"
+        )
     if len(grids) != batch:
         raise FeatureError(f"grid has {len(grids)} grids for {batch} rows of visual (shape {tuple(visual.shape)})")
-    for row, one in enumerate(grids):
-        fits = one.size == n or (one.size < n and not isinstance(grid, Grid))
-        if fits and check and one.size < n:
-            fits = mask is not None and not bool(mask[row, one.size :].any())
+    for row, several in enumerate(grids):
+        size = sum(one.size for one in several)
+        fits = size == n or (size < n and not isinstance(grid, Grid))
+        if fits and check and size < n:
+            fits = mask is not None and not bool(mask[row, size:].any())
         if not fits:
             where = "" if isinstance(grid, Grid) else f" in row {row}"
-            raise FeatureError(
-                f"grid has {one.size} cells{where} but visual has {n} tokens (shape {tuple(visual.shape)})"
-            )
+            raise FeatureError(f"grid has {size} cells{where} but visual has {n} tokens (shape {tuple(visual.shape)})")
     return tuple(grids)
 
 

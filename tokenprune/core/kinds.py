@@ -20,6 +20,7 @@ from torch import Tensor
 from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, closest
 from tokenprune.core.features import Features
 from tokenprune.core.groups import Picks
+from tokenprune.core.optimality import Optimality, submodular_optimality
 
 __all__ = [
     "BEFORE_THE_PICKS",
@@ -248,6 +249,16 @@ class Objective(Component):
         """
         return None
 
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """What picks are worth, and what no picks of as many tokens exceed; by default from what is declared.
+
+        Raises
+        ------
+        ConfigError
+            No bound is known for this objective.
+        """
+        return submodular_optimality(self, problem, picks)
+
     def oracle(self, state: State, row: int) -> Oracle:
         """Return one row's gains, a candidate at a time, given the *start* state; the default replays the batch."""
         return _Replay(self, state, row)
@@ -356,6 +367,16 @@ class Selector(Component):
     def choose(self, problem: Problem) -> Picks:
         """Return the picks with what else is known of them; by default those of :meth:`select` and nothing more."""
         return Picks(self.select(problem))
+
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """How far picks are from the best, by what they were chosen for: computed on request.
+
+        Raises
+        ------
+        ConfigError
+            They were not chosen to maximise anything of which the best is bounded.
+        """
+        raise ConfigError(f"{self!r} maximises no objective whose best picks are bounded")
 
 
 @dataclass(frozen=True)

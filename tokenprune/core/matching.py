@@ -13,11 +13,12 @@ from tokenprune.core.budget import Budget
 from tokenprune.core.errors import ConfigError, UnreachableBudgetError, closest
 from tokenprune.core.strategy import AnyStrategy
 
-__all__ = ["Match", "checked_match", "matched_keep"]
+__all__ = ["Match", "asked_keep", "checked_match", "matched_keep"]
 
-Match = Literal["kept", "layer-average"]
+Match = Literal["kept", "layer-average", "share"]
 """What is equal between strategies at one budget: ``kept``, the number that each is asked for (what it means is the
-strategy's own affair, as published); ``layer-average``, the visual tokens that layers process on average."""
+strategy's own affair, as published); ``layer-average``, the visual tokens that layers process on average; ``share``,
+what each is asked for in per cent of a picture's tokens, where pictures differ in how many they have."""
 
 
 def checked_match(match: str) -> Match:
@@ -32,6 +33,20 @@ def checked_match(match: str) -> Match:
         if match == known:
             return known  # type: ignore[no-any-return]
     raise ConfigError(f"match: no {match!r}; {closest(match, get_args(Match))}")
+
+
+def asked_keep(match: Match, strategy: AnyStrategy, budget: int, n_visual: int, n_layers: int) -> int | float:
+    """What a strategy is asked for at a budget, for a unit of ``n_visual`` tokens; never more than these.
+
+    Raises
+    ------
+    UnreachableBudgetError
+        No budget of the strategy has this average.
+    """
+    if match == "share":
+        return budget / 100
+    few = min(budget, n_visual)
+    return few if match == "kept" else matched_keep(strategy, few, n_visual, n_layers)
 
 
 def matched_keep(strategy: AnyStrategy, target: int | float, n_visual: int, n_layers: int) -> int:

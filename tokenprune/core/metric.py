@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from tokenprune.core.errors import ConfigError
 from tokenprune.core.kinds import Component
 
-__all__ = ["Graded", "Metric"]
+__all__ = ["Graded", "JudgedMetric", "Metric"]
 
 
 class Graded(Protocol):
@@ -52,3 +53,40 @@ class Metric(Component):
             Lines of results.jsonl of one row and part of a data set; every draw counts.
         """
         return {}
+
+
+class JudgedMetric(Metric):
+    """A metric whose grade another language model gives, after all answers are there.
+
+    Answers are written down without a grade; what a judge says is kept beside them
+    (:mod:`tokenprune.evaluation.judge`), so that a judge that fails costs no answer.
+    """
+
+    @abstractmethod
+    def messages(self, answer: Mapping[str, Any]) -> list[dict[str, str]]:
+        """What a judge is asked about an answer, as chat messages.
+
+        Parameters
+        ----------
+        answer : mapping
+            A line of results.jsonl: ``question``, ``answer`` (one, or a list) and ``prediction``.
+        """
+
+    @abstractmethod
+    def verdict(self, reply: str) -> dict[str, bool | float]:
+        """Read a judge's reply strictly.
+
+        Returns
+        -------
+        dict
+            ``correct``, a bool or a number in 0..1, and further numbers by name.
+
+        Raises
+        ------
+        ConfigError
+            It is no verdict; says what one is, for the judge to read.
+        """
+
+    def score(self, prediction: str, question: Graded) -> bool | float:
+        """Refuse: a judge gives the grade."""
+        raise ConfigError(f"{type(self).__name__}: a judge grades these answers: tokenprune judge DIR")

@@ -18,6 +18,7 @@ from tokenprune.core.kinds import (
     Scorer,
     Selector,
 )
+from tokenprune.core.optimality import Optimality, top_optimality
 from tokenprune.kernels import LONGEST_SORT, usable
 from tokenprune.kernels.host import constant
 
@@ -51,6 +52,10 @@ class TopK(Selector):
     def select(self, problem: Problem) -> Tensor:
         """Best first."""
         return top_k(problem.scores, problem.counts, problem.available)
+
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """By the sum of the scores, of which these are the best."""
+        return top_optimality(problem, picks)
 
 
 def relevance(scorer: Scorer, features: Features) -> Tensor:

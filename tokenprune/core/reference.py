@@ -14,16 +14,28 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from torch import Tensor
 
 from tokenprune.core.errors import PluginError, UnknownNameError, closest
-from tokenprune.core.features import SIGNALS, Features
+from tokenprune.core.features import LAYOUTS, Features, is_signal, signal_of
 
-__all__ = ["GROUP", "Reference", "list_references", "load_reference"]
+__all__ = ["GROUP", "Reference", "list_references", "load_reference", "reading"]
 
 GROUP: Final = "tokenprune.references"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def reading(**signals: str) -> Callable[[Function], Function]:
+    """Say which signals parameters stand for whose names cannot be written as one: ``keys="wide_keys@-1"``."""
+
+    def noted(function: Function) -> Function:
+        function.signals = signals  # type: ignore[attr-defined]
+        return function
+
+    return noted
 
 
 @dataclass(frozen=True)
@@ -69,17 +81,20 @@ class Reference:
         """What the function reads of one row of a batch, by parameter: without the batch axis and without padding."""
         real = None if features.visual_mask is None else features.visual_mask[row].nonzero().flatten()
         given: dict[str, Any] = {}
-        for name, parameter in inspect.signature(self.function).parameters.items():
+        renamed: dict[str, str] = getattr(self.function, "signals", {})
+        for parameter_name, parameter in inspect.signature(self.function).parameters.items():
+            name = renamed.get(parameter_name, parameter_name)
+            needed = (is_signal(name) or name in LAYOUTS) and parameter.default is parameter.empty
             if name == "row":
                 given["row"] = row
-            elif name in features or (name in SIGNALS and parameter.default is parameter.empty):
+            elif name in features or needed:
                 value = features[name][row]  # raises where a signal is missing
-                letters = SIGNALS[name].shape.split()[1:] if name in SIGNALS else ["n"]
+                letters = signal_of(name).shape.split()[1:] if is_signal(name) else ["n"]
                 if real is not None and "n" in letters:
                     value = value.index_select(letters.index("n"), real)
                 if name == "text" and features.text_mask is not None:
                     value = value[features.text_mask[row]]
-                given[name] = value
+                given[parameter_name] = value
         return given
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tokenprune.core.errors import (
@@ -30,7 +31,17 @@ from tokenprune.core.errors import (
 from tokenprune.core.kinds import Component
 from tokenprune.core.strategy import AnyStrategy, Strategy
 
-__all__ = ["KINDS", "Entry", "Registry", "build", "build_component", "list_components", "list_strategies", "register"]
+__all__ = [
+    "KINDS",
+    "Entry",
+    "Registry",
+    "build",
+    "build_component",
+    "list_components",
+    "list_strategies",
+    "register",
+    "strategy_in",
+]
 
 KINDS: Final = {
     "strategies": "strategy",
@@ -41,6 +52,7 @@ KINDS: Final = {
     "pairwise": "pairs",
     "objectives": "objective",
     "selectors": "selector",
+    "budgets": "rule",
     "mergers": "merger",
     "stages": "stage",
     "adapters": "adapter",
@@ -49,7 +61,11 @@ KINDS: Final = {
 }
 """Kind (entry-point group ``tokenprune.<kind>``) and the option name under which parts of that kind are nested."""
 
-_KIND_OF_OPTION: Final = {option: kind for kind, option in KINDS.items()} | {"salience": "scorers", "fill": "selectors"}
+# an option called "signal" is the name of one that a part reads; collectors are no parts of parts
+_KIND_OF_OPTION: Final = {option: kind for kind, option in KINDS.items() if kind != "signals"} | {
+    "salience": "scorers",
+    "fill": "selectors",
+}
 
 T = TypeVar("T")
 
@@ -193,6 +209,8 @@ class Registry:
             if options:
                 raise UnknownOptionError(f"{strategy!r} is built already: options {sorted(options)} cannot be applied")
             return strategy
+        if isinstance(strategy, str) and strategy.endswith((".yaml", ".yml")):
+            return self.build(strategy_in(Path(strategy)), **options)
         if isinstance(strategy, Mapping):
             parts = {**strategy, **options}
             if "strategy" in parts:
@@ -241,6 +259,24 @@ class Registry:
             raise OptionTypeError(f"{what}: {error}") from error
         except (Exception, SystemExit) as error:
             raise PluginError(f"{what} ({_target(factory)}) cannot be made: {type(error).__name__}: {error}") from error
+
+
+def strategy_in(path: Path) -> str | Mapping[str, Any]:
+    """The strategy in a YAML file: what is under ``strategy`` where there is more, else all of it.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or holds no strategy.
+    """
+    from tokenprune.core.documents import read_yaml
+
+    given = read_yaml(path)
+    if isinstance(given, Mapping) and "tuned" in given:
+        given = given.get("strategy")
+    if not isinstance(given, str | Mapping) or not given:
+        raise ConfigError(f"{path}: a strategy is a name or a mapping of parts, got {given!r}")
+    return given
 
 
 def _ships(entry: Entry) -> bool:
@@ -384,7 +420,8 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
     Parameters
     ----------
     strategy : AnyStrategy, str or mapping
-        A strategy, which is returned; a registered name, with options where one line has to do
+        A strategy, which is returned; a YAML file that holds one (``strategy.yaml``); a registered name,
+        with options where one line has to do
         (``"mi-pruner:lam=0.7:tau=0.02"``); or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a
         name, a mapping with "name" and options, or an object. A mapping with "strategy" is a name with options, as
         read from YAML.

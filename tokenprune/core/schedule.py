@@ -444,10 +444,11 @@ class LayerSchedule(AnyStrategy):
             raise UnsupportedError(
                 f"strategy {self.name!r} acts at several places of the language model: run it with tokenprune.attach"
             )
+        _, budget = self.under(Budget.of(keep, unit))
         sizes = tuple(features.counts())
         event = self.events[0]
         n_layers = self.reference_layers or event.after_layer + 2
-        context = self.begin(Budget.of(keep, unit).counts(sizes), sizes, n_layers)
+        context = self.begin(budget.counts(sizes), sizes, n_layers)
         return event.decide(features, replace(context, layer=context.layers[0]))[0]
 
 

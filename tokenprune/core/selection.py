@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from tokenprune.core.errors import ConfigError, FeatureError, NonFiniteError
 from tokenprune.core.groups import Groups
 from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Merged
+from tokenprune.core.optimality import Optimality
 from tokenprune.kernels import LONGEST_SORT, usable
 
 __all__ = ["Selection"]
@@ -39,6 +42,8 @@ class Selection:
         True at real tokens; None where there is no padding.
     groups : Groups or None
         What else the selector found: segments, roles, who joins whom.
+    optimality : Optimality or None
+        How far the picks are from the best, where that was asked for: see :meth:`tokenprune.Strategy.assess`.
     """
 
     indices: Tensor
@@ -49,6 +54,7 @@ class Selection:
     merged: Merged | None = None
     valid: Tensor | None = None
     groups: Groups | None = None
+    optimality: Optimality | None = None
 
     @classmethod
     def from_order(
@@ -151,6 +157,11 @@ class Selection:
         """Kept positions of one unit, ascending, without padding."""
         return [int(i) for i in self.indices[b, : int(self.counts[b])].tolist()]
 
+    def units(self, chosen: Sequence[int]) -> Selection:
+        """The selection of some of the units, in the order given."""
+        found: Selection = _of_rows(self, list(chosen))
+        return found
+
     def __eq__(self, other: object) -> bool:
         """Whether two are equal in all that they hold, to the bit; tokens kept in another order are not."""
         if not isinstance(other, Selection):
@@ -161,7 +172,10 @@ class Selection:
 
     def __repr__(self) -> str:
         kept = torch.unique(self.counts).tolist()
-        return f"Selection(units={len(self.counts)}, kept={kept[0] if len(kept) == 1 else kept} of {self.n_visual})"
+        told = "" if self.optimality is None else f", {self.optimality!r}"
+        return (
+            f"Selection(units={len(self.counts)}, kept={kept[0] if len(kept) == 1 else kept} of {self.n_visual}{told})"
+        )
 
 
 def _equal(a: object, b: object) -> bool:
@@ -172,3 +186,14 @@ def _equal(a: object, b: object) -> bool:
     if is_dataclass(a) and not isinstance(a, type) and type(a) is type(b):
         return all(_equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(a))
     return a == b
+
+
+def _of_rows(value: Any, rows: list[int]) -> Any:
+    """Rows of every tensor in it."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {name: _of_rows(one, rows) for name, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _of_rows(getattr(value, one.name), rows) for one in fields(value)})
+    return value

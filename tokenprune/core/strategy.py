@@ -11,9 +11,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tokenprune.core.adaptive import Adaptive, BudgetRule
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.encoder_kinds import EncoderStage
-from tokenprune.core.errors import ConfigError, FeatureError, OptionTypeError, UnreachableBudgetError
+from tokenprune.core.errors import (
+    BudgetError,
+    ConfigError,
+    FeatureError,
+    MissingSignalError,
+    OptionTypeError,
+    UnreachableBudgetError,
+    UnsupportedError,
+)
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.groups import offset_groups
 from tokenprune.core.indexing import gather_tokens, left_aligned
@@ -72,6 +81,21 @@ class AnyStrategy(ABC):
     def uses_budget(self) -> bool:
         """False where how many tokens stay follows from the data and the strategy's options alone."""
         return True
+
+    def under(self, budget: Budget) -> tuple[AnyStrategy, Budget]:
+        """The strategy that a budget's rule makes of this one, with what is left of the budget.
+
+        Raises
+        ------
+        UnsupportedError
+            The budget has a rule, and what acts here takes fixed budgets only.
+        """
+        if budget.adaptive is None:
+            return self, budget
+        raise UnsupportedError(
+            f"strategy {self.name!r} acts between layers and takes no Budget(adaptive=...): give a count or a ratio, "
+            "or use a strategy that acts in front of the language model"
+        )
 
     def tokens_per_layer(self, n_visual: int, n_layers: int, keep: int | float) -> tuple[int, ...]:
         """Visual tokens that each decoder layer processes, for one unit of ``n_visual`` tokens.
@@ -179,6 +203,33 @@ class Strategy(AnyStrategy):
         """As the selector."""
         return self.selector.uses_budget
 
+    def _need(self, name: str, features: Features, given: Container[str]) -> None:
+        """Raise where a signal is missing, naming it and the part that reads it."""
+        try:
+            features[name]
+        except MissingSignalError as error:
+            asked = (part for whole in (self.scorer, self.selector, self.merger) if whole for part in whole.parts())
+            reader = next((part for part in asked if name in part.reads(given)), self)
+            raise MissingSignalError(f"{error}. {reader!r} reads it") from None
+
+    def under(self, budget: Budget) -> tuple[Strategy, Budget]:
+        """With a selector that keeps as many picks as the budget's rule says."""
+        if budget.adaptive is None:
+            return self, budget
+        assert isinstance(budget.adaptive, BudgetRule)
+        if self.stage is not None:
+            raise UnsupportedError(
+                f"strategy {self.name!r} drops patches inside the encoder, before anything is known that "
+                "Budget(adaptive=...) could decide by: give a count or a ratio"
+            )
+        if self.selector.own_counts:
+            raise BudgetError(
+                f"strategy {self.name!r} decides itself how many tokens it keeps, and Budget(adaptive=...) would do so "
+                "again: give a count or a ratio"
+            )
+        rule = Adaptive(budget.adaptive, self.selector, budget.floor, budget.ceiling, budget.shared, budget.bucket)
+        return replace(self, selector=rule), budget.fixed
+
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """Choose the tokens to keep.
 
@@ -204,10 +255,13 @@ class Strategy(AnyStrategy):
         if not isinstance(features, Features):
             raise OptionTypeError(f"features must be a tokenprune.Features, got {type(features).__name__}")
         budget = Budget.of(keep, unit)
+        if budget.adaptive is not None:
+            strategy, fixed = self.under(budget)
+            return strategy.select(features, fixed)
         given = frozenset(features)
         if given not in self._complete:
             for name in sorted(self.reads(given)):
-                features[name]  # raises, naming what is missing
+                self._need(name, features, given)
             self._complete.add(given)
         if budget.unit == "frame":
             return self._select_frames(features, budget)
@@ -215,7 +269,7 @@ class Strategy(AnyStrategy):
         counts = budget.counts(sizes)
         # autocast would lower similarities to half precision behind the parts' backs, and reorder tokens
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            scores = self._scores(features)
+            scores = self.scores(features)
             picks = self.selector.choose(Problem(features, scores, counts, features.valid(), sizes=sizes))
             _check_order(picks.order, counts, features, self.selector)
             merged = None if self.merger is None else self.merger.merge_picks(features, picks)
@@ -223,12 +277,52 @@ class Strategy(AnyStrategy):
         selection = Selection.from_order(picks.order, features.n_visual, known, merged, features.visual_mask)
         return selection if picks.groups is None else replace(selection, groups=picks.groups)
 
+    def assess(self, features: Features, selection: Selection) -> Selection:
+        """The selection with its :attr:`~tokenprune.core.selection.Selection.optimality`: how far it is from the best.
+
+        Computed on request, not with every selection: the picks are replayed, and what no picks of as many tokens can
+        exceed is bounded by what the objective is known to be. A row is a unit; for frames of their own budgets give
+        ``features.frames()`` and a selection of these.
+
+        Parameters
+        ----------
+        features : Features
+            Those that the tokens were selected by.
+        selection : Selection
+
+        Raises
+        ------
+        ConfigError
+            The selector maximises nothing of which the best is bounded.
+        FeatureError
+            The selection is of other features.
+
+        Examples
+        --------
+        >>> import torch, tokenprune as tp
+        >>> strategy = tp.build({"selector": {"name": "greedy", "objective": "pmi-coverage"}})
+        >>> features = tp.Features(visual=torch.randn(1, 16, 8), text=torch.randn(1, 5, 8))
+        >>> chosen = strategy.assess(features, strategy.select(features, keep=4))
+        >>> bool(chosen.optimality.ratio >= 1 - 1 / 2.72)
+        True
+        """
+        if selection.n_visual != features.n_visual or len(selection.order) != features.batch:
+            raise FeatureError(
+                f"selection is of {len(selection.order)} rows of {selection.n_visual} tokens, features of "
+                f"{features.batch} rows of {features.n_visual}: give the features that it was selected by"
+            )
+        counts = tuple(int(count) for count in selection.counts.tolist())
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            problem = Problem(features, self.scores(features), counts, features.valid(), sizes=tuple(features.counts()))
+            return replace(selection, optimality=self.selector.optimality(problem, selection.order))
+
     @cached_property
     def _complete(self) -> set[frozenset[str]]:
         """Sets of signals that are known to be enough: parts do not change, and asking all of them takes time."""
         return set()
 
-    def _scores(self, features: Features) -> Tensor:
+    def scores(self, features: Features) -> Tensor:
+        """What the selector is given, (B, N): what the scorer says, zeros without one."""
         if self.scorer is None:
             return torch.zeros(features.batch, features.n_visual, device=features.device)
         return relevance(self.scorer, features)

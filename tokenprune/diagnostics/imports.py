@@ -1,4 +1,4 @@
-"""Whether plugins can be imported, tried in a process of their own: one may hang, end the process, or print."""
+"""Whether plugins can be imported and tried, in a process of their own: one may hang, end the process, or print."""
 
 from __future__ import annotations
 
@@ -8,37 +8,44 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO
 
 from tokenprune.core.registry import Entry
 
-__all__ = ["checked"]
+__all__ = ["Tried", "checked"]
 
 _WORKER = """
 import json, os, sys
 told = os.fdopen(os.dup(1), "w", buffering=1)  # what plugins print goes elsewhere
 os.dup2(2, 1)
 sys.path[:] = json.loads(sys.stdin.readline())
+then = json.loads(sys.stdin.readline())
+from importlib import import_module
 from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.registry import registry
+tries = [] if then is None else [getattr(import_module(then[0]), then[1])]
 print("ready", file=told)
 for line in sys.stdin:
     kind, name = json.loads(line)
+    said = [False, ""]
     try:
         registry.load(kind, name)
-        said = "ok"
+        said = [True, "imported"]
+        for one in tries:
+            said = list(one(kind, name))
     except TokenPruneError as error:
-        said = str(error)
+        said = [False, str(error)]
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}"
+        said = [False, f"{type(error).__name__}: {error}"]
     print(json.dumps(said), file=told)
 """
 
 
 class _Worker:
-    """A Python process that imports what it is told to."""
+    """A Python process that imports what it is told to, and tries it."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: tuple[str, str] | None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _WORKER],
             stdin=subprocess.PIPE,
@@ -52,6 +59,7 @@ class _Worker:
         self.lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         self.say(sys.path)
+        self.say(then)
         # importing torch takes its time, and is nobody's plugin
         self.hear(600)
 
@@ -74,39 +82,50 @@ class _Worker:
         self.stdin.close()
 
 
-def checked(entries: Sequence[Entry], seconds: float = 60.0) -> dict[tuple[str, str], str]:
-    """Import each entry's module in another process.
+@dataclass(frozen=True)
+class Tried:
+    """Whether an entry is sound, and what was done with it, or what is wrong."""
+
+    ok: bool
+    said: str
+
+
+def checked(
+    entries: Sequence[Entry], seconds: float = 60.0, then: tuple[str, str] | None = None
+) -> dict[tuple[str, str], Tried]:
+    """Import each entry's module in another process, and do with it what is asked for.
 
     Parameters
     ----------
     entries : sequence of Entry
-        Names registered in this process only are imported already, and "ok".
+        Names registered in this process only are imported already; the other process does not know them.
     seconds : float, default 60
         How long each may take; a slower one is given up, and the others go on in a new process.
+    then : (module, function), optional
+        Called there with kind and name after the import; returns whether all is well, and a line about it.
 
     Returns
     -------
-    dict of (kind, name) to str
-        "ok", or why not.
+    dict of (kind, name) to Tried
     """
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str], Tried] = {}
     worker: _Worker | None = None
     try:
         for entry in entries:
             key = (entry.kind, entry.name)
             if entry.clashes or entry.origin.startswith("registered in "):
-                found[key] = "ok"
+                found[key] = Tried(True, "imported")
                 continue
-            worker = worker or _Worker()
+            worker = worker or _Worker(then)
+            line = ""
             try:
                 worker.say(key)
                 line = worker.hear(seconds)
-                found[key] = json.loads(line) if line else _died(entry)
+                found[key] = Tried(*json.loads(line)) if line else _died(entry)
             except queue.Empty:
-                line = ""
-                found[key] = f"{entry.origin} ({entry.target}): its import took longer than {seconds:g} s"
+                what = "its import" if then is None else "its import, or trying it,"
+                found[key] = Tried(False, f"{entry.origin} ({entry.target}): {what} took longer than {seconds:g} s")
             except BrokenPipeError:
-                line = ""
                 found[key] = _died(entry)
             if not line:
                 worker.end()
@@ -117,5 +136,5 @@ def checked(entries: Sequence[Entry], seconds: float = 60.0) -> dict[tuple[str, 
     return found
 
 
-def _died(entry: Entry) -> str:
-    return f"{entry.origin} ({entry.target}): its import ended the process"
+def _died(entry: Entry) -> Tried:
+    return Tried(False, f"{entry.origin} ({entry.target}): its import ended the process")

@@ -19,6 +19,7 @@ from tokenprune.evaluation.answered import answers_in
 from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.conditions import SCALE
 from tokenprune.evaluation.failures import Failure
+from tokenprune.evaluation.judge import Judge
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
 
@@ -72,6 +73,7 @@ def ablate(
     broke: Callable[[Failure], None] = lambda failure: None,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    judge: Judge | None = None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
 
@@ -94,6 +96,8 @@ def ablate(
     note : callable
         Called with what a reader must know; warns by default.
     progress : callable
+    judge : Judge, optional
+        Grades answers whose metric needs one.
     """
     rows = ablation.rows()
     found = comparison(
@@ -109,6 +113,7 @@ def ablate(
         note=note,
         facts=facts,
         progress=progress,
+        judge=judge,
     )
     for one in found.failed:
         broke(one)

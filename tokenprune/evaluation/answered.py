@@ -10,12 +10,13 @@ from typing import Any
 
 from tokenprune.core.errors import ConfigError
 from tokenprune.evaluation.conditions import ORACLE, RANDOM, RANDOM_DRAWS
+from tokenprune.evaluation.judge.journal import pending, with_verdicts
 from tokenprune.evaluation.summary import in_order
 from tokenprune.results.lines import ANSWERS, parsed, read_results
 from tokenprune.results.provenance import short
 from tokenprune.results.schema import check_schema
 
-__all__ = ["Answered", "Incomplete", "answered", "answers_in", "config_of", "described"]
+__all__ = ["Answered", "Incomplete", "answered", "answers_in", "config_of", "current_lines", "described"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,20 @@ class Incomplete:
     strategy : str
     keep : int
     answered, of : int
-        Answers there are, and are needed: each draw counts.
+        Answers there are, and are needed: each draw counts, and one without a judge's verdict does not.
+    ungraded : int
+        Answers that wait for a judge.
     """
 
     strategy: str
     keep: int
     answered: int
     of: int
+    ungraded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "ungraded" or value}
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,13 @@ class Answered:
         Of rows that answered every question, in an order that does not depend on that of the file.
     incomplete : list of Incomplete
         The other rows.
+    unjudged : int
+        Answers that wait for a judge; their rows are incomplete.
     """
 
     lines: list[dict[str, Any]]
     incomplete: list[Incomplete]
+    unjudged: int = 0
 
 
 def config_of(out: Path) -> dict[str, Any]:
@@ -106,7 +113,25 @@ def answered(out: Path, samples: Container[str] | None = None) -> Answered:
         A file is damaged, two lines contradict each other, or a line belongs to another run.
     """
     config = config_of(out)
-    run, stands_for = short(config), described(out)
+    said = with_verdicts(out, in_order(current_lines(out, samples)))
+    count = Counter((line["strategy"], line["keep"]) for line in said)
+    waiting = Counter((line["strategy"], line["keep"]) for line in pending(said))
+    lines = [line for line in said if line["correct"] is not None]
+    asked, located = config["questions"]["n"], config["questions"]["located"]
+    incomplete = []
+    for (label, keep), n in sorted(count.items(), key=lambda row: (-row[0][1], row[0][0])):
+        given = n - waiting[label, keep]
+        needed = {RANDOM: RANDOM_DRAWS * asked, ORACLE: located}.get(label, asked)
+        if given < needed:
+            incomplete.append(Incomplete(label, keep, given, needed, waiting[label, keep]))
+    left_out = {(row.strategy, row.keep) for row in incomplete}
+    whole = [line for line in lines if (line["strategy"], line["keep"]) not in left_out]
+    return Answered(whole, incomplete, waiting.total())
+
+
+def current_lines(out: Path, samples: Container[str] | None = None) -> list[dict[str, Any]]:
+    """Lines of what each label stands for now, in the order of the file, without verdicts; see :func:`answered`."""
+    run, stands_for = short(config_of(out)), described(out)
     lines = []
     for line in read_results(out, ANSWERS):
         if line["run"] != run:
@@ -118,16 +143,7 @@ def answered(out: Path, samples: Container[str] | None = None) -> Answered:
         wanted = samples is None or line["sample"] in samples
         if wanted and line["identity"] == stands_for.get(line["strategy"], {}).get("identity"):
             lines.append(line)
-    lines = in_order(lines)
-    asked, located = config["questions"]["n"], config["questions"]["located"]
-    incomplete = []
-    count = Counter((line["strategy"], line["keep"]) for line in lines)
-    for (label, keep), given in sorted(count.items(), key=lambda row: (-row[0][1], row[0][0])):
-        needed = {RANDOM: RANDOM_DRAWS * asked, ORACLE: located}.get(label, asked)
-        if given < needed:
-            incomplete.append(Incomplete(label, keep, given, needed))
-    left_out = {(row.strategy, row.keep) for row in incomplete}
-    return Answered([line for line in lines if (line["strategy"], line["keep"]) not in left_out], incomplete)
+    return lines
 
 
 def answers_in(out: Path, samples: Container[str] | None = None) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -12,15 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tokenprune.core.budget import Unit
+from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.core.strategy import AnyStrategy
+from tokenprune.data.video import Video
 from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.chat import Pictures, prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
 from tokenprune.hf.support import signals_for
 
-__all__ = ["Box", "QuestionBatch", "Shown", "box_overlap", "first_of"]
+__all__ = ["Box", "QuestionBatch", "Shown", "box_overlap", "first_of", "grey"]
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels of a picture."""
@@ -48,8 +51,16 @@ def box_overlap(boxes: Sequence[Box], grid: Grid, size: tuple[int, int]) -> Tens
 
 
 def first_of(pictures: Pictures) -> Image.Image:
-    """A picture, or the first of several."""
+    """A picture, the first of several, or the first frame of a video."""
+    if isinstance(pictures, Video):
+        return pictures.frames[0]
     return pictures if isinstance(pictures, Image.Image) else pictures[0]
+
+
+def grey(pictures: Pictures) -> Pictures:
+    """What stands in for a picture, or for a video as long as the given one, that says nothing."""
+    blank = Image.new("RGB", first_of(pictures).size, "grey")
+    return replace(pictures, frames=(blank,) * len(pictures.frames)) if isinstance(pictures, Video) else blank
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,8 @@ class QuestionBatch:
     ----------
     model, processor
         As :func:`tokenprune.zoo.loading.load_model` returns them.
-    pictures : sequence of Image or sequence of sequence of Image
-        What each question is about; where some are about several pictures, nobody knows where tokens lie.
+    pictures : sequence of Image, of sequence of Image or of Video
+        What each question is about; where some are about several pictures or videos, nobody knows where tokens lie.
     names : sequence of str
         Equal for the same picture.
     questions : sequence of str
@@ -108,6 +119,14 @@ class QuestionBatch:
     ) -> None:
         self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
         self.adapter = adapter_for(model)
+        # a video is one unit, also where a model shows its frames as pictures of their own
+        video = any(isinstance(shown, Video) for shown in pictures)
+        self.unit: Unit = "sample" if video and self.adapter.frames_apart else "image"
+        if video and "frames" not in self.adapter.layouts:
+            raise UnsupportedError(
+                f"{type(model).__name__} reads no videos; give some frames of each as pictures: a column 'images' with "
+                "a list of files"
+            )
         self.signals = self.adapter.available | signals_for(self.adapter, strategies)
         self.sizes = tuple(first_of(picture).size for picture in pictures)
         distinct = dict(zip(names, pictures, strict=True))
@@ -194,7 +213,7 @@ class QuestionBatch:
 
     def _probe(self, shift: int) -> list[tuple[int, int]]:
         """Question and prunable tokens of each unit, found out by pruning; the choice does not matter here."""
-        with torch.no_grad(), attach(self.model, "random", 1.0, processor=self.processor) as run:
+        with torch.no_grad(), attach(self.model, "random", 1.0, unit=self.unit, processor=self.processor) as run:
             self.model(**self._prompts(shift)[0])
         prefill = run.history[-1]
         return [(row, len(places)) for row, places in zip(prefill.rows, prefill.places, strict=True)]

@@ -29,15 +29,23 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.judge import Judge
+from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
+from tokenprune.evaluation.kept import kept_by_task
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.hf.chat import check_questions
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import providers
 from tokenprune.results.lines import ANSWERS
 from tokenprune.results.provenance import provenance, short
 from tokenprune.results.schema import check_schema
-from tokenprune.results.store import ResultFolder, segment, write_atomically
+from tokenprune.results.store import segment, write_atomically
+from tokenprune.results.team import Team, TeamFolder
+
+_SHOWN = 5
+"""Reasons why there is no verdict that are told."""
 
 __all__ = ["Comparison", "answers_in", "compare", "comparison", "environment", "summary_of"]
 
@@ -100,9 +108,11 @@ def comparison(
     match: Match = "kept",
     again: Sequence[str] = (),
     new_segment: bool = False,
+    team: Team | None = None,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    judge: Judge | None = None,
 ) -> Comparison:
     """Ask every strategy every question at every budget; write results.jsonl and summary.json.
 
@@ -125,19 +135,25 @@ def comparison(
         Longest answer; to be part of ``config`` where it may vary.
     match : str, default "kept"
         What is equal between the rows of one budget: ``kept``, what each strategy is asked for; ``layer-average``, the
-        visual tokens that layers process on average, for which each strategy's own budget is solved. Part of the
-        configuration.
+        visual tokens that layers process on average, for which each strategy's own budget is solved; ``share``, per
+        cent of each picture's tokens. Part of the configuration.
     again : sequence of str
         Labels that are asked again though they are what they were.
     new_segment : bool, default False
         Whether a run that differs from what ``out`` holds goes into a folder of its own, ``out/segments/<run>``, and is
         not refused.
+    team : Team, optional
+        Which of several processes that fill the folder together this one is; alone by default. Where this is not the
+        one that leads, the comparison that is returned holds no table.
     note : callable
         Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
         follow from the data and are not the budget. Warns by default.
     facts : mapping, optional
         Environment, for the summary.
     progress : callable
+    judge : Judge, optional
+        Grades answers whose metric needs one, when all are there; without, they wait for
+        :func:`tokenprune.evaluation.judged.judge_folder`.
 
     Returns
     -------
@@ -152,7 +168,10 @@ def comparison(
         Ctrl-C; says how far it came.
     """
     checked_match(match)
+    if match == "share" and (wrong := [keep for keep in budgets if keep > 100]):
+        raise ConfigError(f"budgets {wrong}: with match 'share' they are per cent of a picture's tokens, 100 at most")
     _check_items(items)
+    check_questions(processor, (item.question.prompt for item in items))
     failed: list[Failure] = []
     rows = conditions(strategies, budgets, note, _noted(failed, note))
     if strange := set(again) - {row.label for row in rows}:
@@ -161,7 +180,7 @@ def comparison(
     with turn_of(model):
         first = question_batch(model, processor, items[:1])
         size = max(size for _, size in first.units)
-    if large := [keep for keep in dict.fromkeys(budgets) if keep > size]:
+    if large := [keep for keep in dict.fromkeys(budgets) if keep > size and match != "share"]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
     unmatched = _impossible(rows, first, items)
     if match == "layer-average":
@@ -173,8 +192,10 @@ def comparison(
     folder_path = segment(out, record, new_segment)
     way_out = "use another --out, or --new-segment to keep both, apart"
     # a model serves one comparison at a time: they exchange functions of its layers
-    with turn_of(model), ResultFolder(folder_path, record, ANSWERS, way_out) as folder:
-        rows, changed = _describe(folder, rows, again)
+    with turn_of(model), TeamFolder(folder_path, record, ANSWERS, way_out, team) as folder:
+        rows, changed, stands_for = _describe(folder.path, rows, again)
+        if folder.team.leads:
+            write_atomically(folder.path / "strategies.json", json.dumps(stands_for, indent=1) + "\n")
         for label in changed:
             note(f"{label} is not what it was when {str(folder_path)!r} was filled: it is asked again")
         reached = (0, 0)
@@ -199,15 +220,32 @@ def comparison(
         except KeyboardInterrupt:
             done, total = reached
             raise StoppedError(f"stopped at {done} of {total} answers; the same command goes on") from None
+        if not folder.team.leads:
+            return Comparison(folder_path, [], {}, failed)
+        failed += _new([Failure(**one) for one in folder.failures()], failed)
+        folder.gather()
+        _judged(folder_path, judge, note, progress)
         left_out = [{"strategy": label, "keep": keep, "reason": reason} for (label, keep), reason in unmatched.items()]
-        about = {**(facts or {}), **_about(record), "match": match}
+        about = {**(facts or {}), **_about(record), "match": match, **judge_facts(folder_path)}
         table, document = summary_of(folder_path, about, left_out, [one.as_dict() for one in failed])
-        document["own_counts"] = _own_counts(rows, table)
+        document["own_counts"] = _own_counts(rows, table, answers_in(folder_path))
         for said in document["own_counts"]:
             note("{strategy} at {keep} keeps counts of its own ({budget}): {left:.1f} tokens are left".format(**said))
         write_failures(folder_path, failed)
         write_atomically(folder_path / "summary.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return Comparison(folder_path, table, document, failed)
+
+
+def _judged(
+    folder: Path, judge: Judge | None, note: Callable[[str], None], progress: Callable[[int, int, str], None]
+) -> None:
+    """Have answers graded that need a judge, or say that they wait."""
+    if judge is None:
+        if waiting := answered(folder).unjudged:
+            note(f"{waiting} answers wait for a judge; {WAY_OUT}".replace("DIR", str(folder)))
+        return
+    for why in list(dict.fromkeys(judge_answers(folder, judge, progress).without))[:_SHOWN]:
+        note(f"an answer has no grade: {why}")
 
 
 def summary_of(
@@ -281,10 +319,17 @@ def _left_out(reasons: Mapping[tuple[str, int], str]) -> list[str]:
     ]
 
 
+def _new(others: Sequence[Failure], mine: Sequence[Failure]) -> list[Failure]:
+    """Failures that are not known yet, each row once."""
+    known = {(one.strategy, one.keep) for one in mine}
+    first = {(one.strategy, one.keep): one for one in reversed(others)}
+    return [one for row, one in first.items() if row not in known]
+
+
 def _describe(
-    folder: ResultFolder, rows: Sequence[Condition], again: Sequence[str]
-) -> tuple[list[Condition], list[str]]:
-    """Write what each label stands for into ``strategies.json``.
+    folder: Path, rows: Sequence[Condition], again: Sequence[str]
+) -> tuple[list[Condition], list[str], dict[str, dict[str, Any]]]:
+    """What each label stands for.
 
     Returns
     -------
@@ -292,9 +337,11 @@ def _describe(
         Those given, with the attempt that each is at.
     changed : list of str
         Labels that stood for something else.
+    stands_for : dict
+        For ``strategies.json``.
     """
-    before = described(folder.path)
-    stopped = {row.strategy for row in answered(folder.path).incomplete}
+    before = described(folder)
+    stopped = {row.strategy for row in answered(folder).incomplete} if again else set()
     numbered, changed = [], {}
     for row in rows:
         made, _, attempt = before.get(row.label, {"identity": row.identity})["identity"].partition("+")
@@ -312,8 +359,7 @@ def _describe(
         }
         for row in numbered
     }
-    write_atomically(folder.path / "strategies.json", json.dumps(before | now, indent=1) + "\n")
-    return numbered, list(changed)
+    return numbered, list(changed), before | now
 
 
 def _check_items(items: Sequence[Item]) -> None:
@@ -341,7 +387,9 @@ def _impossible(
     return found
 
 
-def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+def _own_counts(
+    rows: Sequence[Condition], table: Sequence[SummaryRow], lines: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows that keep other counts than the budget, because these follow from the data."""
     left = {(row.strategy, row.keep): row.kept_tokens for row in table if (row.task, row.metric) == ("all", "accuracy")}
     found = []
@@ -349,7 +397,9 @@ def _own_counts(rows: Sequence[Condition], table: Sequence[SummaryRow]) -> list[
         kept = left.get((row.label, row.keep))
         if row.strategy is not None and row.strategy.own_counts and kept is not None and kept != row.keep:
             budget = "aimed at" if row.strategy.uses_budget else "free"
-            found.append({"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept})
+            mine = [line for line in lines if (line["strategy"], line["keep"]) == (row.label, row.keep)]
+            about = {"strategy": row.label, "keep": row.keep, "budget": budget, "left": kept}
+            found.append({**about, "by_task": kept_by_task(mine)})
     return found
 
 

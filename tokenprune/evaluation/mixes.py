@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenprune.core.documents import read_yaml
 from tokenprune.core.errors import ConfigError, PluginError
+from tokenprune.core.registry import strategy_in
 from tokenprune.evaluation.conditions import strategy_names
 
 __all__ = ["chosen_rows", "read_mix", "run_files"]
@@ -66,8 +67,9 @@ def _line_in(file: Path, error: BaseException) -> str:
 def read_mix(path: Path) -> list[Row]:
     """Rows from a YAML file.
 
-    A list of names, or of mappings of ``label`` and ``strategy``; or one mapping of labels to strategies. A strategy
-    is what :func:`tokenprune.build` takes: a name, ``{strategy: NAME, option: ...}``, or parts.
+    What ``tokenprune tune`` wrote; or a list of names, or of mappings of ``label`` and ``strategy``; or one mapping of
+    labels to strategies. A strategy is what :func:`tokenprune.build` takes: a name, ``{strategy: NAME, option: ...}``,
+    or parts.
 
     Raises
     ------
@@ -75,6 +77,9 @@ def read_mix(path: Path) -> list[Row]:
         The file cannot be read or holds something else; names it and shows what is accepted.
     """
     given = read_yaml(path)
+    if isinstance(given, Mapping) and "tuned" in given:
+        # a tuned strategy names itself and where it comes from
+        given = [{"label": str(given.get("label", path.stem)), "strategy": strategy_in(path)}]
     accepted = "a list of names or of {label: ..., strategy: ...}, or a mapping of labels to strategies"
     if isinstance(given, Mapping) and given:
         given = [{"label": str(label), "strategy": strategy} for label, strategy in given.items()]

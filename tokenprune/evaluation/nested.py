@@ -40,7 +40,7 @@ class NestedSelection(AnyStrategy):
     def select(self, features: Features, keep: Keep | Budget, *, unit: Unit | None = None) -> Selection:
         """The first picks of what was selected before, where that was of the same features and no fewer."""
         budget = Budget.of(keep, unit)
-        if budget.unit == "frame":
+        if budget.unit == "frame" or budget.adaptive is not None:
             return self.strategy.select(features, budget)
         counts = torch.tensor(budget.counts(features.counts()), device=features.device)
         if self.known is None or not (_same(self.known[0], features) and bool((self.known[1].counts >= counts).all())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Column:
     family : str
         Part of the benchmark.
     best : str
-        "highest", or "none" where no value is better than another.
+        "highest", "lowest", or "none" where no value is better than another.
     scenes : mapping
         "metric" and "scale" on painted scenes, where they differ.
     """
@@ -86,6 +86,14 @@ class PaperTable:
     columns : tuple of Column
     values : mapping
         Budget (or "full") -> strategy -> numbers by column.
+    specs : mapping of str to str
+        What a row's name stands for, where it is no strategy's.
+    by_data : mapping
+        Benchmark -> row -> what it stands for there: options that the paper tunes by the kind of questions.
+    measure : str
+        "answers", or "speed".
+    geometry : str
+        Sizes of the model, for speed.
     """
 
     name: str
@@ -96,6 +104,10 @@ class PaperTable:
     strategies: tuple[str, ...]
     columns: tuple[Column, ...]
     values: Mapping[Any, Mapping[str, Sequence[float]]]
+    specs: Mapping[str, str] = field(default_factory=dict)
+    by_data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    measure: str = "answers"
+    geometry: str = ""
 
     @classmethod
     def read(cls, path: Path) -> PaperTable:
@@ -113,6 +125,7 @@ class PaperTable:
             made = cls(path.stem, budgets=budgets, strategies=strategies, columns=columns, **given)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path}: no table: {' '.join(str(error).split())}") from error
+        made._check(path)
         known = {FULL, *made.budgets}
         for budget, rows in made.values.items():
             for strategy, numbers in rows.items():
@@ -122,6 +135,23 @@ class PaperTable:
                         f"no such budget"
                     )
         return made
+
+    def _check(self, path: Path) -> None:
+        """Raise for names that mean nothing."""
+        named = {*self.specs, *(row for rows in self.by_data.values() for row in rows)}
+        if (strange := named - set(self.strategies)) or (strange := set(self.by_data) - set(self.data)):
+            raise ConfigError(f"{path}: specs, by_data: no row or column is about {sorted(strange)[0]!r}")
+        if self.measure not in ("answers", "speed") or len({isinstance(budget, str) for budget in self.budgets}) > 1:
+            raise ConfigError(f"{path}: measure is answers or speed, and budgets are counts or shares, not both")
+
+    @property
+    def shares(self) -> bool:
+        """Whether budgets are shares of a picture's tokens."""
+        return isinstance(self.budgets[0], str)
+
+    def spec(self, row: str, data: str) -> str:
+        """What a row stands for on a benchmark, as :func:`tokenprune.build` takes it."""
+        return self.by_data.get(data, {}).get(row) or self.specs.get(row, row)
 
     @property
     def rows(self) -> list[tuple[str, int | str]]:
@@ -133,34 +163,13 @@ class PaperTable:
         """Benchmarks that it needs, each once."""
         return list(dict.fromkeys(column.data for column in self.columns))
 
-    def counts(self, n_visual: int | None) -> dict[int | str, int]:
-        """Tokens of each budget.
-
-        Parameters
-        ----------
-        n_visual : int or None
-            Visual tokens of every picture; None where pictures differ.
-
-        Raises
-        ------
-        ConfigError
-            A budget is a share and pictures differ.
-        """
-        found: dict[int | str, int] = {}
-        for budget in self.budgets:
-            if isinstance(budget, int):
-                found[budget] = budget
-            elif n_visual is None:
-                raise ConfigError(
-                    f"{self.name}: budget {budget}: a comparison has one count of tokens a row, and pictures of this "
-                    "data differ in how many they have; painted scenes do not (--model embedded)"
-                )
-            else:
-                found[budget] = round(n_visual * float(budget.rstrip("%")) / 100)
-        return found
+    @property
+    def counts(self) -> dict[int | str, int]:
+        """Each budget as a comparison takes it: tokens, or with :attr:`shares` per cent of a picture's."""
+        return {budget: budget if isinstance(budget, int) else int(budget.rstrip("%")) for budget in self.budgets}
 
     def filled(
-        self, measured: Mapping[str, Sequence[SummaryRow]], counts: Mapping[int | str, int], scenes: bool = False
+        self, measured: Mapping[str, Sequence[SummaryRow]], scenes: bool = False
     ) -> dict[tuple[str, int | str], list[Cell]]:
         """Our numbers beside the published ones.
 
@@ -168,20 +177,18 @@ class PaperTable:
         ----------
         measured : mapping of str to sequence of SummaryRow
             By benchmark; one that is missing leaves its columns empty.
-        counts : mapping
-            As :meth:`counts` returns it.
         scenes : bool, default False
             Whether it was asked about painted scenes, which the paper's numbers are not about.
         """
         found = {}
         for strategy, budget in self.rows:
-            keep = 0 if budget == FULL else counts[budget]
+            keep = 0 if budget == FULL else self.counts[budget]
             published = self.values.get(budget, {}).get(strategy)
             cells = []
             for i, column in enumerate(self.columns):
                 change = dict(column.scenes or {}) if scenes else {}
                 metric, scale = change.get("metric", column.metric), float(change.get("scale", column.scale))
-                task = f"scenes-{column.data}" if scenes else column.data
+                task = f"scenes-{column.data}" if scenes and self.measure == "answers" else column.data
                 wanted = (strategy, keep, task, column.family, metric)
                 row = next((r for r in measured.get(column.data, ()) if _key(r) == wanted), None)
                 paper = None if published is None or scenes else float(published[i])
@@ -200,7 +207,7 @@ def _key(row: SummaryRow) -> tuple[str, int, str, str, str]:
 
 
 def paper_tables(name: str, folder: Path = TABLES) -> list[PaperTable]:
-    """Tables by number ("8"), by number and part ("2-8b"), or "all"; or the path of a YAML file.
+    """Tables by number ("8"), by number and part ("2-8b"), figures ("fig-6a"), or "all"; or the path of a YAML file.
 
     Raises
     ------
@@ -209,8 +216,8 @@ def paper_tables(name: str, folder: Path = TABLES) -> list[PaperTable]:
     """
     if name.endswith((".yaml", ".yml")):
         return [PaperTable.read(Path(name))]
-    files = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.yaml"))}
-    chosen = [path for key, path in files.items() if name in ("all", key, key.partition("-")[0])]
+    files = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("*.yaml"))}
+    chosen = [path for key, path in sorted(files.items()) if name in ("all", key) or key.startswith(f"{name}-")]
     if not chosen:
         raise UnknownNameError(f"no table {name!r}; {closest(name, [*files, 'all'])}")
     return [PaperTable.read(path) for path in chosen]

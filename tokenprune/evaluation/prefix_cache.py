@@ -59,6 +59,11 @@ class SharedWork:
             return strategy
         return self.ordered.setdefault(id(strategy), NestedSelection(strategy))
 
+    def forget(self) -> None:
+        """Let go of what was selected: strategies that are tried by the hundred would fill the memory."""
+        self.ordered.clear()
+        self.remembered.clear()
+
     @contextmanager
     def during(self, strategy: AnyStrategy | None) -> Iterator[None]:
         """While open, only the last token's hidden state of a prefill may be read.

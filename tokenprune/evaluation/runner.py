@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tokenprune.core.budget import Budget
 from tokenprune.core.errors import NonFiniteError
-from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.matching import Match, asked_keep
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.batch import QuestionBatch, first_of
+from tokenprune.evaluation.batch import QuestionBatch, grey
 from tokenprune.evaluation.conditions import RANDOM, Condition
 from tokenprune.evaluation.failures import Failure, failure
 from tokenprune.evaluation.metrics import graded
@@ -26,9 +26,9 @@ from tokenprune.hf.chat import Pictures
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
-from tokenprune.results.store import ResultFolder
+from tokenprune.results.team import TeamFolder
 
-__all__ = ["ask", "batches", "question_batch"]
+__all__ = ["Asked", "FiniteLogits", "ask", "batches", "following", "question_batch"]
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -43,14 +43,14 @@ def ask(
     processor: Any,
     items: Sequence[Item],
     rows: Sequence[Condition],
-    folder: ResultFolder,
+    folder: TeamFolder,
     *,
     batch_size: int = 16,
     max_new_tokens: int = 6,
     match: Match = "kept",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Failure]:
-    """Fill ``results.jsonl``; what is there already is not asked again.
+    """Fill a folder; what any process has answered already is not asked again.
 
     A strategy that raises costs its own row at that budget: it is not asked on, and the others are.
 
@@ -60,7 +60,7 @@ def ask(
         As :func:`tokenprune.zoo.loading.load_model` returns them.
     items : sequence of Item
     rows : sequence of Condition
-    folder : ResultFolder
+    folder : TeamFolder
     batch_size, max_new_tokens : int
     match : str, default "kept"
         What a row's budget is; see :data:`tokenprune.core.matching.Match`. Solved for every picture.
@@ -70,28 +70,30 @@ def ask(
     Returns
     -------
     list of Failure
-        Rows that broke, as far as they came.
+        Rows that broke here, as far as they came.
 
     Raises
     ------
     NonFiniteError
         The unpruned model gives logits that are no numbers.
     """
-    done = {(r["strategy"], r["identity"], r["keep"], r["draw"], r["sample"]) for r in folder.read()}
-    following = _following(items)
-    total, count = sum(row.asks(item.question) for row in rows for item in items), 0
+    after = following(items)
+    every = {(folder.run, *row.key, item.id) for row in rows for item in items if row.asks(item.question)}
     failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
-    for batch in batches(items, batch_size):
-        wanted = [(row, _wanted(row, batch, done)) for row in rows]
+    cut = list(batches(items, batch_size))
+    for number in folder.turns(len(cut)):
+        batch, done = cut[number], folder.known() & every
+        broken = {(one["strategy"], one["keep"]) for one in folder.failures()}
+        wanted = [(row, _wanted(folder.run, row, batch, done)) for row in rows if (row.label, row.keep) not in broken]
         todo = [(row, samples) for row, samples in wanted if samples]
-        count += sum(row.asks(i.question) and i.id not in samples for row, samples in wanted for i in batch)
         if not todo:
             continue
-        asked = _Asked(model, processor, batch, match, following[batch[-1].image_id], folder.run, strategies)
+        count = len(done)
+        asked = Asked(model, processor, batch, match, after[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
-                progress(count, total, f"{row.label}@{row.keep}" if row.keep else row.label)
+                progress(count, len(every), f"{row.label}@{row.keep}" if row.keep else row.label)
                 try:
                     answers = asked.answers(row, max_new_tokens)
                 except (Exception, SystemExit) as error:
@@ -99,29 +101,31 @@ def ask(
                     if row.kind != "strategy" or row.label == RANDOM:
                         raise
                     failed[row.label, row.keep] = failure(row.label, row.keep, row.strategy, error)
+                    folder.tell_failures([asdict(one) for one in failed.values()])
                 else:
                     folder.append(a for a in answers if a["sample"] in samples)
             count += len(samples)
-    progress(count, total, "done")
+    progress(len(folder.known() & every), len(every), "done")
     return [*failed.values()]
 
 
-def _wanted(row: Condition, batch: Sequence[Item], done: Iterable[Any]) -> set[str]:
-    """Questions of a batch that a row asks and has not answered."""
-    return {item.id for item in batch if row.asks(item.question) and (*row.key, item.id) not in done}
+def _wanted(run: str, row: Condition, batch: Sequence[Item], done: Container[Any]) -> set[str]:
+    """Questions of a batch that a row asks and nobody has answered."""
+    return {item.id for item in batch if row.asks(item.question) and (run, *row.key, item.id) not in done}
 
 
-class _Finite:
-    """Looks at logits before a token is chosen: ``argmax`` of NaN is an answer like any other."""
+class FiniteLogits:
+    """A logits processor that looks before a token is chosen: ``argmax`` of NaN is an answer like any other."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores as they are, or raise."""
         # a model may rule tokens out by minus infinity, but not all
         if bool((torch.isnan(scores) | torch.isposinf(scores)).any() | torch.isneginf(scores).all(-1).any()):
             raise NonFiniteError("the model's logits hold NaN or infinity: its weights or its precision are broken")
         return scores
 
 
-def _following(items: Sequence[Item]) -> dict[str, Item | None]:
+def following(items: Sequence[Item]) -> dict[str, Item | None]:
     """For each picture a question about the next one, in the order of batches; None where there is no other.
 
     A picture shown in the place of another is the next of all pictures, so that answers to it do not depend on how
@@ -155,7 +159,7 @@ def question_batch(
     )
 
 
-class _Asked:
+class Asked:
     """One batch of questions: pictures encoded, prompts tokenised, once for all conditions."""
 
     def __init__(
@@ -172,7 +176,7 @@ class _Asked:
         self.shared_work = SharedWork(adapter_for(model))
         self.shape = DecoderShape.of(model.config.get_text_config())
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
-        others = [Image.new("RGB", first_of(batch[-1].image()).size, "grey") if stranger is None else stranger.image()]
+        others = [grey(batch[-1].image()) if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
         self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
@@ -201,7 +205,7 @@ class _Asked:
         )
         with torch.no_grad(), pruning as record, self.shared_work.during(strategy):
             out = self.model.generate(
-                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[_Finite()]
+                **shown.inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[FiniteLogits()]
             )
         texts = self.processor.batch_decode(out[:, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         unpruned = [(n,) * self.shape.layers for n in shown.prunable]
@@ -213,11 +217,13 @@ class _Asked:
 
     def _budget(self, strategy: AnyStrategy, keep: int) -> Budget:
         """What the strategy is asked for; a picture with fewer tokens keeps them all."""
+        if self.match == "share":
+            return Budget(keep / 100, self.pictures.unit)
         if self.match == "kept":
-            return Budget(keep, clip=True)
+            return Budget(keep, self.pictures.unit, clip=True)
         sizes = [size for _, size in self.pictures.units]
-        solved = {size: matched_keep(strategy, min(keep, size), size, self.shape.layers) for size in set(sizes)}
-        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes])
+        solved = {size: asked_keep(self.match, strategy, keep, size, self.shape.layers) for size in set(sizes)}
+        return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes], self.pictures.unit)
 
     def _line(self, row: Condition, item: Item, said: str, layers: Sequence[int], staying: int) -> dict[str, Any]:
         question = item.question

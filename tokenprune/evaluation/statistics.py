@@ -11,7 +11,7 @@ from scipy import stats
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["bootstrap_interval", "paired_p_value", "ratio_interval"]
+__all__ = ["bootstrap_interval", "bootstrap_mean", "paired_p_value", "ratio_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -91,8 +91,27 @@ def bootstrap_interval(
     totals = _totals(values, clusters, index)
     if len(index) < 2:
         return None
-    means = _resampled(totals, lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis), draws, seed)
+    means = _resampled(totals, _mean_of_totals, draws, seed)
     return _percentiles(means, level)
+
+
+def bootstrap_mean(values: Sequence[float], clusters: Sequence[Hashable], draws: int = 2000, seed: int = 0) -> float:
+    """Mean over the means of resampled clusters: the mean itself, but for noise of the resampling.
+
+    Raises
+    ------
+    ConfigError
+        No values, or not a cluster for each.
+    """
+    totals = _totals(values, clusters, _numbered(clusters))
+    if len(totals[0]) < 2:
+        return float(totals[0].sum() / totals[1].sum())
+    return float(_resampled(totals, _mean_of_totals, draws, seed).mean())
+
+
+def _mean_of_totals(sums: Floats, sizes: Floats, axis: int) -> Floats:
+    mean: Floats = sums.sum(axis) / sizes.sum(axis)
+    return mean
 
 
 def ratio_interval(

@@ -61,8 +61,13 @@ def left_over(summary: Mapping[str, Any]) -> list[str]:
         return f"{row['strategy']} at {row['keep']}" if row["keep"] else str(row["strategy"])
 
     unfinished = [
-        f"{row_of(r)}: {r['answered']} of {r['of']} answered; not in the table" for r in summary["incomplete"]
+        f"{row_of(r)}: {r['answered']} of {r['of']} answered; not in the table"
+        for r in summary["incomplete"]
+        if not r.get("ungraded")
     ]
+    if waiting := [r for r in summary["incomplete"] if r.get("ungraded")]:
+        n = sum(r["ungraded"] for r in waiting)
+        unfinished.append(f"{len(waiting)} rows are not in the table: {n} of their answers wait for a judge's grade")
     return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
 
 

@@ -247,6 +247,14 @@ class _Loss:
 def _warn_of_nothing(request: Request, hooks: Hooks) -> None:
     """Say so where a block ends and nothing was pruned."""
     history, strategy = hooks.run.history, request.strategy
+    if hooks.embedded and not history:
+        warnings.warn(
+            f"prompts came as inputs_embeds inside this attach block, and {strategy.name!r} pruned nothing: where "
+            "pictures are in embeddings cannot be seen. Pass input_ids and pixel_values, or shorten the embeddings "
+            "yourself with Strategy.select",
+            NothingPrunedWarning,
+            stacklevel=4,
+        )
     if hooks.shown and not history:
         warnings.warn(
             f"a picture was shown inside this attach block, and {strategy.name!r} pruned nothing: the model was run in "
@@ -304,7 +312,8 @@ def _refuse_speculation(model: Any, given: Mapping[str, Any]) -> None:
             "prefill_chunk_size feeds a prompt in pieces, and attach has to see its pictures and its question at once: "
             "leave it out, or use tokenprune.prepare, whose prompts may be fed in pieces"
         )
-    if given.get("assistant_model") is not None or lookup:
+    early = given.get("assistant_early_exit") or getattr(config, "assistant_early_exit", None)
+    if given.get("assistant_model") is not None or lookup or early:
         raise UnsupportedError(
             "assisted and prompt-lookup decoding cut the cache back to the unpruned prompt's length, which is wrong "
             "inside attach: use tokenprune.prepare, or plain decoding"

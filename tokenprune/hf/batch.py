@@ -51,7 +51,7 @@ class Batch:
         One span a unit; tokens that always stay belong to none.
     members : tuple of tuple of Member
         For each span, what it consists of, in order; empty where nothing was observed.
-    grids : tuple of Grid or None
+    grids : tuple of tuple of Grid
         For each span, where its tokens lie, if that is known. In a family that shows frames of videos as images of
         their own, images of one size that share a unit ("sample") and stand apart in the prompt are such frames. For
         a strategy that reads frames a picture cut into tiles is one frame, of a single row.
@@ -63,7 +63,7 @@ class Batch:
 
     layout: Layout
     members: tuple[tuple[Member, ...], ...]
-    grids: tuple[Grid | None, ...]
+    grids: tuple[tuple[Grid, ...], ...]
     owner: tuple[int, ...]
     distinct: tuple[int, ...]
 
@@ -118,17 +118,17 @@ def read_batch(request: Request, ids: Tensor, mask: Tensor, seen: Observation) -
                 pieces[row].extend(_pieces(adapter, modality, positions, blocks, items))
     spans: list[Span] = []
     members: list[tuple[Member, ...]] = []
-    grids: list[Grid | None] = []
+    grids: list[tuple[Grid, ...]] = []
     for row, found in enumerate(pieces):
         row_ids = ids[row].tolist() if found else []
         for group in _grouped(sorted(found, key=lambda piece: piece.start), request.budget.unit, adapter, row_ids):
             spans.append(Span(row, torch.cat([piece.positions for piece in group])))
             known = [piece.member for piece in group if piece.member is not None]
             members.append(tuple(known) if len(known) == len(group) else ())
-            grid = _grid_of(group, adapter, row_ids)
-            if grid is None and "frames" in request.signals and _one_picture(group, adapter, row_ids):
-                grid = Grid(1, len(spans[-1].positions))
-            grids.append(grid)
+            lie = _grids_of(group, adapter, row_ids)
+            if len(lie) != 1 and "frames" in request.signals and _one_picture(group, adapter, row_ids):
+                lie = (Grid(1, len(spans[-1].positions)),)
+            grids.append(lie)
     owner, distinct = _copies(ids, spans, members)
     return Batch(Layout(mask, text, tuple(spans)), tuple(members), tuple(grids), owner, distinct)
 
@@ -217,19 +217,20 @@ def _one_picture(group: Sequence[_Piece], adapter: ModelAdapter, ids: Sequence[i
     return still and all(_continues(last, piece, adapter, ids) for last, piece in pairwise(group))
 
 
-def _grid_of(group: Sequence[_Piece], adapter: ModelAdapter, ids: Sequence[int]) -> Grid | None:
-    """Where the tokens of a unit lie; inputs of one size that stand apart in a prompt are frames of one video."""
-    first = group[0].grid
-    if len(group) == 1:
-        return first
-    if first is None or not adapter.frames_apart:
-        return None
-    for last, piece in pairwise(group):
-        apart = not _continues(last, piece, adapter, ids)
-        same = piece.grid is not None and (piece.grid.height, piece.grid.width) == (first.height, first.width)
-        if not (apart and same):
-            return None
-    return Grid(first.height, first.width, sum(piece.grid.frames for piece in group if piece.grid is not None))
+def _grids_of(group: Sequence[_Piece], adapter: ModelAdapter, ids: Sequence[int]) -> tuple[Grid, ...]:
+    """Where the tokens of a unit lie, picture after picture; empty where it is not known of all.
+
+    Inputs of one size that stand apart in a prompt are frames of one video.
+    """
+    grids = tuple(piece.grid for piece in group if piece.grid is not None)
+    if len(grids) < len(group):
+        return ()
+    first = grids[0]
+    alike = all((grid.height, grid.width) == (first.height, first.width) for grid in grids)
+    apart = not any(_continues(last, piece, adapter, ids) for last, piece in pairwise(group))
+    if len(grids) > 1 and adapter.frames_apart and alike and apart:
+        return (Grid(first.height, first.width, sum(grid.frames for grid in grids)),)
+    return grids
 
 
 def _frames(piece: _Piece) -> Iterator[_Piece]:

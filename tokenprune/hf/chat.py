@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError
+from tokenprune.data.video import Video
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["Pictures", "conversation_inputs", "prompt_inputs", "words_of"]
+__all__ = ["Pictures", "check_questions", "conversation_inputs", "prompt_inputs", "words_of"]
 
-Pictures = Image.Image | Sequence[Image.Image]
-"""What one question is about: a picture, or several."""
+Pictures = Image.Image | Sequence[Image.Image] | Video
+"""What one question is about: a picture, several, or a video."""
 
 
 def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequence[str]) -> Any:
-    """Model inputs for one question about each picture, by the processor's chat template, left-padded.
+    """Model inputs for one question about each picture or video, by the processor's chat template, left-padded.
 
     Parameters
     ----------
     processor
-    images : sequence of Image or sequence of sequence of Image
-        What each question is about: a picture, or several.
+    images : sequence of Image, of sequence of Image or of Video
+        What each question is about: a picture, several, or a video; videos and pictures in separate calls.
     questions : sequence of str
 
     Raises
     ------
     ConfigError
-        A question holds what stands for a picture in a prompt.
+        A question holds what stands for a picture in a prompt; some questions are about videos and some about pictures.
     """
     texts = []
-    shown = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
+    videos = [one for one in images if isinstance(one, Video)]
+    if videos and len(videos) < len(images):
+        raise ConfigError("questions about videos and questions about pictures cannot be asked at once")
+    kind = "video" if videos else "image"
+    shown = [[one] if isinstance(one, Image.Image | Video) else list(one) for one in images]
+    check_questions(processor, questions)
     for pictures, question in zip(shown, questions, strict=True):
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
-        texts.append(_written(processor, [{"role": "user", "content": content}]))
+        content = [*({"type": kind} for _ in pictures), {"type": "text", "text": question}]
+        message = [{"role": "user", "content": content}]
+        texts.append(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     with replaced(vars(processor.tokenizer), "padding_side", "left"):
+        if videos:
+            # the frames are chosen: a processor that chose among them again would show the model others
+            return processor(
+                videos=[np.stack([np.asarray(frame) for frame in video.frames]) for video in videos],
+                video_metadata=[_facts(video) for video in videos],
+                do_sample_frames=False,
+                text=texts,
+                padding=len(texts) > 1,
+                return_tensors="pt",
+            )
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
 
@@ -62,19 +80,40 @@ def conversation_inputs(
     ConfigError
         A text holds what stands for a picture in a prompt.
     """
-    text = [_written(processor, messages)]
+    parts = [part for message in messages for part in message["content"]]
+    check_questions(processor, [part["text"] for part in parts if part["type"] == "text"])
+    text = [processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)]
     if not pictures:
         return processor(text=text, return_tensors="pt")
     return processor(images=[list(pictures)], text=text, return_tensors="pt")
 
 
-def _written(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    """The prompt, as the template writes it."""
+def check_questions(processor: Any, questions: Iterable[str]) -> None:
+    """Raise for a question that holds what stands for a picture in a prompt.
+
+    Raises
+    ------
+    ConfigError
+        Names it.
+    """
     marks = _marks(processor)
-    for said in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
-        if (mark := next((mark for mark in marks if mark in said), None)) is not None:
-            raise ConfigError(f"question {said!r}: {mark!r} stands for a picture in prompts of this model; drop it")
-    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    for question in questions:
+        if (mark := next((mark for mark in marks if mark in question), None)) is not None:
+            raise ConfigError(f"question {question!r}: {mark!r} stands for a picture in prompts of this model; drop it")
+
+
+def _facts(video: Video) -> dict[str, Any]:
+    """What processors that write times between frames need to know."""
+    known = {} if video.fps is None else {"duration": video.total / video.fps}
+    width, height = video.size
+    return {
+        "total_num_frames": video.total,
+        "fps": video.fps,
+        "frames_indices": list(video.indices),
+        "width": width,
+        "height": height,
+        **known,
+    }
 
 
 def words_of(

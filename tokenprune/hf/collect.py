@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import FeatureError, UnsupportedError
 from tokenprune.core.features import LAYOUTS, Features, Grid, signal_of
-from tokenprune.hf.adapters.base import ModelAdapter, Observation
+from tokenprune.hf.adapters.base import FROM_PIXELS, ModelAdapter, Observation
 from tokenprune.hf.batch import Batch, Member
 from tokenprune.hf.collectors import Units
 from tokenprune.hf.encoded import Encoded, tokens_of
@@ -86,9 +86,9 @@ def collect(request: Request, ids: Tensor, embeds: Tensor, batch: Batch, seen: O
                 "ignores the prompt"
             )
         text, text_mask = _padded([embeds[s.row, batch.layout.text[s.row]] for s in spans], 0)
-    grids = [grid for i in batch.distinct if (grid := batch.grids[i]) is not None]
+    grids = [batch.grids[i] for i in batch.distinct]
     members = [batch.members[i] for i in batch.distinct]
-    known = grids if len(grids) == len(spans) else None
+    known = grids if all(grids) else None
     features = gathered(request, visual, visual_mask, text, text_mask, members, known, seen)
     rows = torch.tensor([span.row for span in spans], device=ids.device)
     return request.sources.complete(features, Units(request.adapter, features, ids[rows], batch.layout.text[rows]))
@@ -101,7 +101,7 @@ def gathered(
     text: Tensor | None,
     text_mask: Tensor | None,
     members: Sequence[tuple[Member, ...]],
-    grid: Grid | Sequence[Grid] | None,
+    grids: Sequence[Sequence[Grid]] | None,
     seen: Observation,
     *,
     check: bool = True,
@@ -116,26 +116,27 @@ def gathered(
         As in :class:`~tokenprune.core.features.Features`.
     members : sequence of tuple of Member
         What each unit consists of.
-    grid : Grid, sequence of Grid, or None
-        For all units, or one for each.
+    grids : sequence of sequence of Grid, or None
+        Of each unit's pictures, if it is known of all.
     seen : Observation
     check, sizes
         As in :class:`~tokenprune.core.features.Features`.
     """
-    if "frames" in request.signals and grid is None:
+    if "frames" in request.signals and (grids is None or any(len(several) > 1 for several in grids)):
         raise UnsupportedError(
             f"strategy {request.strategy.name!r} needs to know which frame a token belongs to, and for these visual "
             "inputs that is not known: they were encoded elsewhere, or a unit holds several that are no frames of one "
             "size"
         )
-    if "places" in request.signals and grid is None:
+    if "places" in request.signals and grids is None:
         raise UnsupportedError(
             f"strategy {request.strategy.name!r} needs to know the row and column of each token, and for these visual "
-            "inputs that is not known: they were encoded elsewhere, or a unit holds several pictures (a thumbnail and "
-            "its tiles?): pass unit='tile'"
+            "inputs that is not known: they were encoded elsewhere"
         )
     signals: dict[str, Any] = {}
     for signal in sorted(request.signals - {"visual", "text"} - LAYOUTS.keys()):
+        if signal in FROM_PIXELS and not _pixels_seen(members, seen):
+            continue
         signals[signal] = _joined(signal, members, seen, request.strategy.name)
     for lacking, other in request.substitutes.items():
         received = signals[other]
@@ -146,12 +147,21 @@ def gathered(
         text,
         visual_mask=visual_mask,
         text_mask=text_mask,
-        grid=grid,
+        grid=grids,
         check=check,
         sizes=sizes,
         extra=None,
         **signals,
     )
+
+
+def _pixels_seen(units: Sequence[tuple[Member, ...]], seen: Observation) -> bool:
+    """Whether all visual inputs were encoded here, from pixels."""
+
+    def drawn(member: Member) -> bool:
+        return any(b.signals.keys() >= FROM_PIXELS for b in seen.blocks.get(member.modality, [])[member.block :][:1])
+
+    return all(members and all(map(drawn, members)) for members in units)
 
 
 def _joined(signal: str, units: Sequence[tuple[Member, ...]], seen: Observation, strategy: str) -> Tensor:

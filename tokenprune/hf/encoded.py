@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
-from tokenprune.hf.adapters.base import MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
+from tokenprune.hf.adapters.base import FROM_PIXELS, MODALITIES, PIXELS, ModelAdapter, Observation, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 
 __all__ = [
@@ -135,7 +135,7 @@ def encode(model: Any, signals: frozenset[str] | None = None, **inputs: Any) -> 
         raise UnsupportedError("inputs encoded beforehand need transformers >= 5.18 (forward with mm_encoder_outputs)")
     if not pixels_in(inputs):
         raise UnsupportedError("encode needs pixel_values (or pixel_values_videos), as the processor returns them")
-    return observed(adapter, adapter.available if signals is None else signals, inputs)
+    return observed(adapter, adapter.available | FROM_PIXELS if signals is None else signals, inputs)
 
 
 def vision_in(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
 from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
 from tokenprune.hf.layerwise import LayerHooks
-from tokenprune.hf.masks import causal
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_causal, check_one_sample_a_row, real_tokens
 from tokenprune.hf.segments import Entered
 from tokenprune.hf.splice import Layout, Splice, next_position, splice
 
@@ -129,6 +129,8 @@ class Hooks:
         """What the prompt shows: pixels, or features encoded before."""
         self.shown = False
         """Whether any prompt showed anything."""
+        self.embedded = False
+        """Whether any prompt came as embeddings, of which nobody knows what they show."""
         self.real: Tensor | None = None
         """The core's attention mask (B, S), if it was given one: families differ in what they make of it."""
         self.pruned: _Pruned | None = None
@@ -175,7 +177,7 @@ class Hooks:
         self.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("attention_mask")
         if isinstance(given, Tensor) and given.ndim == 4 and self.ids is not None:
-            _check_causal(given, self.ids.shape[1])
+            check_causal(given, self.ids.shape[1])
         self.real = given if isinstance(given, Tensor) and given.ndim == 2 else None
         has_pixels = bool(pixels_in(kwargs))
         if has_pixels:
@@ -195,16 +197,31 @@ class Hooks:
                 "attach needs input_ids to find images and text, and inputs_embeds were given with images: "
                 "pass input_ids, or shorten the embeddings yourself with Strategy.select"
             )
+        if self.ids is None and self.seen:
+            self.seen.clear()
+            raise UnsupportedError(
+                "pictures were encoded by hand (get_image_features) and inputs_embeds given, and attach cannot see "
+                "where in them pictures are: pass input_ids with pixel_values (or with mm_encoder_outputs), or shorten "
+                "the embeddings yourself with Strategy.select"
+            )
 
     def before_language_model(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Shorten a prompt; while decoding, keep mask and positions right."""
         cache = cache_in(kwargs)
-        n_past = int(cache.get_seq_length()) if cache is not None else 0
         self.pruned = None
         if self.inside is not None:
             self.inside.rest()
+        if cache is not None and not hasattr(cache, "get_seq_length"):
+            if not self.has_visual:
+                return None  # several prompts, or their next tokens, in one row: nothing to prune
+            raise UnsupportedError(
+                f"{type(cache).__name__} holds several prompts in pages (continuous batching), which attach cannot "
+                "shorten: use generate, or tokenprune.prepare for each prompt"
+            )
+        n_past = int(cache.get_seq_length()) if cache is not None else 0
+        self.embedded = self.embedded or (n_past == 0 and self.ids is None)
         if n_past == 0:
             if cache is not None:
                 vars(cache).pop(STATE, None)
@@ -213,7 +230,8 @@ class Hooks:
         if self.has_visual and self.ids is not None and bool(self.request.adapter.image_mask(self.ids).any()):
             raise SecondTurnError(
                 "image placeholders arrived while the cache already holds tokens: a further turn, or a prompt fed in "
-                "chunks, cannot be pruned inside attach. Use tokenprune.prepare for each turn"
+                "chunks or behind a learned prefix, cannot be pruned inside attach. Use tokenprune.prepare for each "
+                "turn"
             )
         known: _Continued | None = vars(cache).get(STATE)
         if known is None:
@@ -290,7 +308,7 @@ class Hooks:
         if outside is None:
             outside = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         outside = outside.expand(*outside.shape[:-2], ids.shape[0], -1)
-        _check_one_sample_a_row(outside, mask)
+        check_one_sample_a_row(outside, mask)
         inside = plan.positions(outside, self.request.positions)
         self.pruned = _Pruned(plan, ids.shape[1], next_position(outside, mask), next_position(inside, plan.mask))
         if self.inside is not None:
@@ -316,7 +334,7 @@ class Hooks:
     def _real(self, ids: Tensor, given: Any) -> Tensor:
         """Real tokens of the prompt, bool (B, S), from whatever mask there is."""
         if self.real is not None:
-            return self.real.bool()
+            return real_tokens(ids, self.real)
         if isinstance(given, dict):
             given = given.get("full_attention")
         if given is None:
@@ -370,33 +388,6 @@ class Hooks:
             positions = positions.expand(given.shape[0], -1, -1)
         whole = torch.cat([mask, mask.new_ones(batch, done + fresh)], dim=1)
         return {**kwargs, "attention_mask": _mask(kwargs, pruned.plan, whole), "position_ids": positions}
-
-
-def _check_causal(mask: Tensor, length: int) -> None:
-    """Raise where a prompt's own mask (B, 1, S, L) hides more than what comes later and padding."""
-    if mask.shape[2] != length or length == 1:
-        return
-    allowed = (mask if mask.dtype == torch.bool else mask > -1)[:, 0, :, :length]
-    real = allowed[:, -1]
-    usual = causal(length, mask.device) & real.unsqueeze(1)
-    if not bool(((allowed == usual) | ~real.unsqueeze(2)).all()):
-        raise UnsupportedError(
-            "attention_mask (B, 1, S, L) hides more from some tokens than what comes later and padding, or less, and "
-            "attach would lose that: pass a mask (B, S), or drop tokens yourself with Strategy.select"
-        )
-
-
-def _check_one_sample_a_row(positions: Tensor, mask: Tensor) -> None:
-    """Raise where position ids start anew inside a row: several samples would see each other."""
-    if positions.ndim == 3 and len(positions) != 4:
-        return  # time, height and width alone: time may well go back
-    own = positions if positions.ndim == 2 else positions[0]
-    back = (own[:, 1:] < own[:, :-1]) & mask[:, 1:] & mask[:, :-1]
-    if bool(back.any()):
-        raise UnsupportedError(
-            f"position ids start anew in row {int(back.any(1).nonzero()[0])}: several samples are packed into one "
-            "row, which attach cannot keep apart. Give each sample a row of its own, padded"
-        )
 
 
 def _mask(kwargs: Mapping[str, Any], plan: Splice, real: Tensor) -> Tensor | None:

@@ -13,7 +13,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
+
+from tokenprune.core.errors import UnsupportedError
 
 __all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in", "turn_of"]
 
@@ -125,6 +127,13 @@ class Mark:
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Nothing."""
         return
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: hooks belong to a block of this process."""
+        raise UnsupportedError(
+            "an attached model cannot be pickled (torch.save, another process): leave the attach block first, or save "
+            "its weights (save_pretrained, state_dict)"
+        )
 
 
 def attached(adapter: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.components.speaking import Speaking
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import NestedAttachError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
@@ -29,8 +30,10 @@ from tokenprune.hf.encoded import (
 from tokenprune.hf.patching import attached
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_one_sample_a_row, real_tokens
 from tokenprune.hf.sources import Extra
 from tokenprune.hf.splice import splice
+from tokenprune.hf.words import Words, silent_words, speaking_of
 
 __all__ = ["prepare"]
 
@@ -46,6 +49,7 @@ def prepare(
     processor: Any = None,
     encoded: Encoded | None = None,
     extra: Extra | None = None,
+    words: Words | None = None,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Return shorter inputs for ``model(**inputs)`` or ``model.generate(**inputs)``; touches nothing.
@@ -58,6 +62,9 @@ def prepare(
     ----------
     model, strategy, keep, unit, positions, text, processor, encoded, extra
         As in :func:`attach`.
+    words : float or mapping or Speaking, optional
+        Words of the question that stay, too: the share that says most about where in the picture to look, or the part
+        ``speaking`` that says which (``{"name": "speaking", "share": 0.5, "by": "norm"}``). All of them by default.
     **inputs
         What the processor returned: ``input_ids``, ``pixel_values``, ``attention_mask`` ...
 
@@ -76,6 +83,7 @@ def prepare(
     """
     request = Request.of(model, strategy, keep, unit, positions, text, processor, extra)
     adapter = request.adapter
+    speaking = None if words is None else speaking_of(words, request)
     if attached(adapter):
         raise NestedAttachError("this model is attached, and would prune again what prepare shortens: leave the block")
     if isinstance(request.strategy, LayerSchedule):
@@ -100,17 +108,22 @@ def prepare(
         with torch.no_grad():
             encoded = observed(adapter, request.signals, inputs, request.stage)
     with torch.no_grad():
-        return {**without_vision(adapter, inputs), **_shortened(request, inputs, ids, encoded)}
+        return {**without_vision(adapter, inputs), **_shortened(request, inputs, ids, encoded, speaking)}
 
 
-def _shortened(request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Encoded) -> dict[str, Any]:
+def _shortened(
+    request: Request, inputs: Mapping[str, Any], ids: Tensor, encoded: Encoded, speaking: Speaking | None
+) -> dict[str, Any]:
     adapter = request.adapter
-    given = inputs.get("attention_mask")
-    mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+    mask = real_tokens(ids, inputs.get("attention_mask"))
+    if (places := inputs.get("position_ids")) is not None:
+        check_one_sample_a_row(places, mask)
     embeds = embedded(adapter, ids, encoded)
     batch = read_batch(request, ids, mask, encoded.seen)
-    decision = decide(request, collect(request, ids, embeds, batch, encoded.seen)).spread(batch.owner)
-    plan = splice(batch.layout, decision.kept)
+    features = collect(request, ids, embeds, batch, encoded.seen)
+    decision = decide(request, features).spread(batch.owner)
+    silent = None if speaking is None else silent_words(speaking, features, batch)
+    plan = splice(batch.layout, decision.kept, silent)
     outside = inputs.get("position_ids")
     if outside is None:
         outside = adapter.position_ids(inputs, mask)

@@ -35,6 +35,9 @@ _SWITCHES: Final = (
 
 _FRAMES: Final = (4, 8)
 
+_LABELS: Final = ("Picture 1: <|vision_start|>", "Video 1: <|vision_start|>")
+"""What published templates write before pictures, for tokenizers that have these tokens and no template."""
+
 _START, _END = "start", "end"
 
 Gap = tuple[str, str, str]
@@ -161,7 +164,9 @@ class Learner:
 
     def labels(self) -> list[str]:
         """What the template writes before a picture besides special tokens ("Picture 1: ")."""
-        if self.template.source is None or len(self.words) < len(_WORDS):
+        if self.template.source is None:
+            return [label for label in _LABELS if label.rpartition(" ")[2] in self.speller.tokenizer.get_vocab()]
+        if len(self.words) < len(_WORDS):
             return []
         found = []
         for switches in ({}, *({name: True} for name in self.template.switches)):

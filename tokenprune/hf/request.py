@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.budget import Budget, Keep, Unit
-from tokenprune.core.errors import SubstituteWarning, UnsupportedError, UnusedBudgetWarning
+from tokenprune.core.errors import ConfigError, SubstituteWarning, UnsupportedError, UnusedBudgetWarning
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
 from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
-from tokenprune.hf.saved_processor import saved_processor
+from tokenprune.hf.saved_processor import belongs, saved_processor
 from tokenprune.hf.sources import Extra, Sources
 from tokenprune.hf.support import check
 
@@ -84,9 +84,9 @@ class Request:
         """Find the adapter, build the strategy, and check that the model can give what it reads."""
         adapter = adapter_for(model)
         built = strategy if isinstance(strategy, AnyStrategy) else build(strategy)
+        built, budget = built.under(Budget.of(keep, unit))
         check(adapter, built, extra)
         sources = Sources.of(adapter, built, extra)
-        budget = Budget.of(keep, unit)
         if "frames" in built.requires and adapter.frames_apart and budget.unit != "sample":
             raise UnsupportedError(
                 f"strategy {built.name!r} compares the frames of a video, and {type(adapter.model).__name__} shows "
@@ -114,6 +114,12 @@ class Request:
         chosen = "keep" if adapter.multi_axis else positions or built.positions
         check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
+        if scaffold is not None and not belongs(processor, adapter.model):
+            raise ConfigError(
+                f"processor is not that of {type(adapter.model).__name__}: its tokenizer knows "
+                f"{len(scaffold.speller.tokenizer)} tokens, the model "
+                f"{adapter.model.config.get_text_config().vocab_size}; pass the model's own"
+            )
         request = cls(adapter, built, budget, chosen, text, scaffold, sources)
         if scaffold is None and request.reads_turns and (own := saved_processor(adapter.model)) is not None:
             return replace(request, scaffold=Scaffold.of(own, adapter.image_token_ids))

@@ -123,8 +123,15 @@ class Outcome:
             sequence_after=self.last.layout.length,
             layer_tokens=tuple(self._layers_of(row, counts) for row, counts in enumerate(prefill.layer_tokens)),
             splice=self.splice(prefill.splice),
-            stages=self.stages,
+            stages=tuple(self._of_units(stage) for stage in self.stages),
         )
+
+    def _of_units(self, stage: Stage) -> Stage:
+        """What an event did to each unit once, where a batch holds copies of prompts (beams)."""
+        units = self.entered.distinct
+        if len(units) == len(stage.sequence):
+            return stage
+        return replace(stage, selection=stage.selection.units(units), sequence=stage.sequence[list(units)])
 
     def _layers_of(self, row: int, entered: tuple[int, ...]) -> tuple[int, ...]:
         counts = list(entered)

@@ -11,7 +11,7 @@ from tokenprune.core.errors import FeatureError, OptionTypeError, PluginError
 from tokenprune.core.features import LAYOUTS, SIGNALS, Features, Signal, is_signal
 from tokenprune.core.registry import registry
 from tokenprune.core.strategy import AnyStrategy
-from tokenprune.hf.adapters.base import ModelAdapter
+from tokenprune.hf.adapters.base import FROM_PIXELS, ModelAdapter
 from tokenprune.hf.collectors import Collector, Units
 
 __all__ = ["Extra", "Offer", "Sources", "offers"]
@@ -52,11 +52,11 @@ class Sources:
         makers = {name: value for name, value in handed.items() if isinstance(value, Collector)}
         # names that no extra nor the model has are looked for among packages, and only those that would be read loaded
         listed = {entry.name for entry in registry.entries("signals") if not entry.clashes} - handed.keys()
-        for name in sorted(strategy.reads(adapter.available | handed.keys() | listed) & listed):
+        for name in sorted(strategy.reads(adapter.available | FROM_PIXELS | handed.keys() | listed) & listed):
             maker = None if adapter.gives(name) else _loaded(name)
             if maker is not None and maker.offers(adapter) and not adapter.missing(maker.requires):
                 makers[name] = maker
-        reads = strategy.reads(adapter.available | handed.keys() | makers.keys())
+        reads = strategy.reads(adapter.available | FROM_PIXELS | handed.keys() | makers.keys())
         makers = {name: maker for name, maker in makers.items() if name in reads}
         needs = frozenset(reads - tensors.keys() - makers.keys()).union(*(maker.requires for maker in makers.values()))
         substitutes = adapter.substitutes(needs)

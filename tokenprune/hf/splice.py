@@ -130,7 +130,7 @@ class Splice:
         return Layout(self.mask, before.text.gather(1, self.index) & self.mask, spans)
 
 
-def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
+def splice(layout: Layout, kept: Sequence[Tensor], silent: Tensor | None = None) -> Splice:
     """Plan the sequence in which each span keeps some of its tokens and everything else stays.
 
     Rows are padded to the longest, on the side where the batch is padded already (left without padding). With nothing
@@ -141,13 +141,15 @@ def splice(layout: Layout, kept: Sequence[Tensor]) -> Splice:
     layout : Layout
     kept : sequence of int64 Tensor
         For each span, positions within the span in the order in which they shall stand (ascending unless merged).
+    silent : bool Tensor, (B, S), optional
+        Text tokens that go, too.
 
     Raises
     ------
     UnsupportedError
         A position is kept twice.
     """
-    keep = layout.mask.clone()
+    keep = layout.mask.clone() if silent is None else layout.mask & ~silent
     for span, chosen in zip(layout.spans, kept, strict=True):
         keep[span.row, span.positions] = False
         keep[span.row, span.positions[chosen]] = True

@@ -27,6 +27,7 @@ _KINDS: Final = {
     "objectives": "What is a set of tokens worth? As gains given the picks so far.",
     "pairwise": "How alike are two visual tokens? What an objective charges for.",
     "selectors": "Which tokens stay?",
+    "budgets": "How many of the picks are worth keeping? For `adaptive`, and `Budget(adaptive=...)`.",
     "mergers": "What happens to the tokens that were not kept?",
     "metrics": "Is an answer right?",
     "adapters": "How encoder outputs of a model family fill placeholders, by `model_type`.",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw
 
 from tokenprune.core.errors import FeatureError
 from tokenprune.core.features import Grid
+from tokenprune.report.lettering import Lettering
 
 __all__ = ["Cell", "dimmed", "sheet"]
 
@@ -97,22 +100,22 @@ def sheet(
     title : str
         Above everything; wrapped to the width of the page.
     """
-    font, small = ImageFont.load_default(size=_FONT), ImageFont.load_default(size=_SMALL)
+    font, small = Lettering(_FONT), Lettering(_SMALL)
     width, height = next(cell.picture.size for row in cells for cell in row if cell is not None)
     line, foot = _FONT + 4, 2 * (_FONT + 4) + _SMALL + 6
-    margin = 2 * _GAP + int(max((font.getlength(name) for name in rows), default=0))
+    margin = 2 * _GAP + int(max((font.width(name) for name in rows), default=0))
     page_width = max(margin + len(columns) * (width + _GAP), 320)
     heading = _wrapped(title, font, page_width - 2 * _GAP, lines=6)
     top = _GAP + line * (len(heading) + 1)
     page = Image.new("RGB", (page_width, top + len(rows) * (height + foot + _GAP)), "white")
     draw = ImageDraw.Draw(page)
     for i, words in enumerate(heading):
-        draw.text((_GAP, _GAP // 2 + i * line), words, fill="black", font=font)
+        font.draw(draw, (_GAP, _GAP // 2 + i * line), words, "black")
     for c, name in enumerate(columns):
-        draw.text((margin + c * (width + _GAP), top - line - 2), _cut(name, font, width), fill="black", font=font)
+        font.draw(draw, (margin + c * (width + _GAP), top - line - 2), _cut(name, font, width), "black")
     for r, name in enumerate(rows):
         y = top + r * (height + foot + _GAP)
-        draw.text((_GAP, y + height // 2 - line // 2), name, fill="black", font=font)
+        font.draw(draw, (_GAP, y + height // 2 - line // 2), name, "black")
         for c, cell in enumerate(cells[r]):
             if cell is None:
                 continue
@@ -120,30 +123,36 @@ def sheet(
             page.paste(cell.picture, (x, y))
             below = y + height + 2
             for words in _wrapped(cell.caption, font, width, lines=2):
-                draw.text((x, below), words, fill=cell.color, font=font)
+                font.draw(draw, (x, below), words, cell.color)
                 below += line
-            draw.text((x, below + 1), cell.note, fill="#777777", font=small)
+            small.draw(draw, (x, below + 1), cell.note, "#777777")
     return page
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """Break text at spaces; what does not fit ends with three dots."""
+_LONGEST = 2000
+"""No line has more characters than that."""
+
+_WORD = re.compile(r" ?(?:[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]|[^ \u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+)")
+"""What a line may not be broken within: a word, or a character of a script that puts no spaces between words."""
+
+
+def _wrapped(text: str, font: Lettering, width: int, lines: int) -> list[str]:
+    """Break text between words; what does not fit ends with three dots."""
     out: list[str] = []
-    words = text.split()
+    words = _WORD.findall(" ".join(text.split()))
     while words and len(out) < lines:
         taken = 1
-        while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:
+        while taken < len(words) and font.width("".join(words[: taken + 1]).strip()) <= width:
             taken += 1
-        out.append(_cut(" ".join(words[:taken]), font, width))
+        out.append(_cut("".join(words[:taken]).strip(), font, width))
         words = words[taken:]
     if words:
         out[-1] = _cut(out[-1] + " ...", font, width)
     return out
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(text) <= width:
+def _cut(text: str, font: Lettering, width: int) -> str:
+    if len(text) <= _LONGEST and font.width(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fits = bisect_left(range(min(len(text), _LONGEST)), True, key=lambda n: font.width(text[: n + 1] + "...") > width)
+    return text[:fits].rstrip() + "..."

@@ -22,7 +22,7 @@ def marked(table: PaperTable, cells: Filled) -> dict[tuple[str, int | str, int],
             continue
         for budget in table.budgets:
             values = {row: cells[row][i].ours for row in table.rows if row[1] == budget}
-            ranked = sorted({round(v, 9) for v in values.values() if v is not None}, reverse=True)
+            ranked = sorted({round(v, 9) for v in values.values() if v is not None}, reverse=column.best == "highest")
             for (strategy, keep), value in values.items():
                 if value is not None and (place := ranked.index(round(value, 9)) + 1) < 3:
                     found[strategy, keep, i] = place

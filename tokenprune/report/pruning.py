@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
-from tokenprune.core.matching import Match, matched_keep
+from tokenprune.core.matching import Match, asked_keep
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
@@ -75,6 +75,8 @@ class Look:
         A row a budget, a column a strategy.
     n_layers : int
         Decoder layers.
+    measure : str
+        What budgets count.
     """
 
     picture: Image.Image
@@ -83,6 +85,7 @@ class Look:
     full: View
     views: tuple[tuple[View, ...], ...]
     n_layers: int
+    measure: str = "tokens"
 
 
 def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
@@ -160,7 +163,7 @@ def look(
         pruning: Any = nullcontext()
         used = shown
         if strategy is not None:
-            asked_for = keep if match == "kept" else matched_keep(strategy, keep, n, n_layers)
+            asked_for = keep if match == "kept" else asked_keep(match, strategy, keep, n, n_layers)
             used = pixels if isinstance(strategy, Strategy) and strategy.stage is not None else shown
             pruning = attach(model, strategy, asked_for, text=text, processor=processor, encoded=used.encoded)
         with pruning as run:
@@ -177,7 +180,8 @@ def look(
         return View(strategy.name, keep, answer, tuple(left), average, stages)
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
-    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views, n_layers)
+    measure = "% of tokens" if match == "share" else "tokens"
+    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views, n_layers, measure)
 
 
 def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
@@ -188,7 +192,8 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
     looked : Look
     title : str
     question : Question, optional
-        One whose answer is known: answers are green or red, and what it is about is outlined.
+        One whose answer is known: answers are green or red (black where a judge would grade), and what it is about is
+        outlined.
     side : int, default 240
         Pixels along the longer side of each picture.
     """
@@ -198,12 +203,13 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
         color = "black"
         if question is not None:
             _outline(picture, question.boxes or (), looked.size)
-            color = RIGHT if float(graded(view.answer, question)) >= 0.5 else WRONG
+            grade = graded(view.answer, question)
+            color = "black" if grade is None else RIGHT if float(grade) >= 0.5 else WRONG
         note = f"{len(view.kept)} left, {view.layer_average:.4g} a layer"
         return Cell(picture, view.answer or "(nothing)", note, color)
 
     columns = ["full", *(view.strategy for view in looked.views[0])]
-    rows = [f"{row[0].keep} tokens" for row in looked.views]
+    rows = [f"{row[0].keep} {looked.measure}" for row in looked.views]
     cells = [[cell(looked.full) if r == 0 else None, *map(cell, row)] for r, row in enumerate(looked.views)]
     return sheet(cells, columns, rows, title)
 

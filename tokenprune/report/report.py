@@ -43,6 +43,7 @@ def report(
     environment: Mapping[str, Any],
     notes: Sequence[str] = (),
     examples: Sequence[tuple[str, Image.Image]] = (),
+    kept: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Make the page.
 
@@ -54,6 +55,8 @@ def report(
     notes : sequence of str
         What a reader must know first.
     examples : sequence of (caption, picture)
+    kept : sequence of mapping
+        ``own_counts`` of the summary: how many tokens were kept by rows that decide that themselves.
     """
     tasks = ["all", *sorted({row.task for row in rows} - {"all"})]
     return render(
@@ -65,6 +68,7 @@ def report(
         drawings=[(task, drawn(curves(rows, task))) for task in tasks],
         tasks=tasks,
         rows=_table(rows, tasks),
+        kept=kept,
         examples=[(caption, embedded(image)) for caption, image in examples],
     )
 
@@ -75,8 +79,9 @@ def write_report(
     facts: Mapping[str, Any],
     notes: Sequence[str] = (),
     examples: Sequence[tuple[str, Image.Image]] = (),
+    kept: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write report.html beside the results."""
     path = out / "report.html"
-    write_atomically(path, report(rows, facts, notes, examples))
+    write_atomically(path, report(rows, facts, notes, examples, kept))
     return path

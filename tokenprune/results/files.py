@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_whole", "as_csv", "write_atomically"]
+__all__ = ["append_whole", "as_csv", "drop_partial_line", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -54,6 +54,16 @@ def append_whole(path: Path, data: bytes) -> None:
             raise
     if new:
         _sync_folder(path.parent)
+
+
+def drop_partial_line(path: Path) -> None:
+    """Cut off a last line that was not written to its end, by a process that was killed; no file is no line."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            with path.open("r+b") as file:
+                file.truncate(whole)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tokenprune.core.errors import ConfigError
 from tokenprune.results.schema import check_schema
 
-__all__ = ["ANSWERS", "LineKind", "keyed", "parsed", "read_lines", "read_results"]
+__all__ = ["ANSWERS", "LineKind", "keyed", "parsed", "read_line", "read_lines", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,17 @@ def read_lines(file: Path, kind: LineKind | None = None) -> list[dict[str, Any]]
     numbered = []
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if line:
-            where = f"{str(file)!r}, line {number},"
-            found = parsed(line, where)
-            if kind is not None:
-                check_schema(kind.schema, found, where)
-            numbered.append((number, found))
+            numbered.append((number, read_line(line, file, number, kind)))
     return [line for _, line in numbered] if kind is None else keyed(numbered, kind.key, str(file))
+
+
+def read_line(line: bytes, file: Path, number: int, kind: LineKind | None) -> dict[str, Any]:
+    """One line of a file; raises ``ConfigError`` that names file and line where it is not what it has to be."""
+    where = f"{str(file)!r}, line {number},"
+    found = parsed(line, where)
+    if kind is not None:
+        check_schema(kind.schema, found, where)
+    return found
 
 
 def keyed(

@@ -213,6 +213,8 @@ def _questions(items: Sequence[_Item]) -> dict[str, Any]:
 
 
 def _pictures(shown: Any) -> Iterable[Any]:
+    if isinstance(frames := getattr(shown, "frames", None), tuple):
+        return frames
     return shown if isinstance(shown, list | tuple) else [shown]
 
 

@@ -13,7 +13,8 @@ from tokenprune.core.errors import ConfigError
 __all__ = ["SCHEMAS", "check_schema", "schema"]
 
 SCHEMAS = Path(__file__).with_name("schemas")
-"""``results.json`` (a line of results.jsonl), ``summary.json``, ``config.json``, ``strategies.json``."""
+"""``results.json`` (a line of results.jsonl), ``summary.json``, ``config.json``, ``strategies.json``, ``judged.json``
+(a line of judged.jsonl)."""
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def schema(name: str) -> dict[str, Any]:
     Parameters
     ----------
     name : str
-        "results", "summary", "config" or "strategies".
+        "results", "summary", "config", "strategies" or "judged".
     """
     found: dict[str, Any] = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
     return found

@@ -11,14 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokenprune.core.errors import ConfigError, NonFiniteError
-from tokenprune.results.files import append_whole, as_csv, write_atomically
+from tokenprune.results.files import append_whole, as_csv, drop_partial_line, write_atomically
 from tokenprune.results.lines import LineKind, parsed, read_lines, read_results
 from tokenprune.results.provenance import differences, short
 
-__all__ = ["ResultFolder", "as_csv", "read_results", "segment", "write_atomically"]
+__all__ = ["ResultFolder", "as_csv", "check_same", "read_results", "segment", "write_atomically"]
 
-_OURS = frozenset({".lock", "config.json.part"})
-"""What a run that was killed at its start leaves."""
+_OURS = frozenset({".lock", "config.json.part", "ranks"})
+"""What a run that was killed at its start leaves, and what other processes of a team make before the first."""
 
 
 def segment(out: Path, record: Mapping[str, Any], new: bool) -> Path:
@@ -40,6 +40,14 @@ def segment(out: Path, record: Mapping[str, Any], new: bool) -> Path:
         if _stored(other) == _plain(record):
             return other.parent
     return out / "segments" / short(record) if new else out
+
+
+def check_same(path: Path, config: Mapping[str, Any], way_out: str = "use another --out") -> None:
+    """Raise ``ConfigError`` where a folder holds results of another configuration; says what differs."""
+    stored = path / "config.json"
+    if stored.exists() and (changed := differences(_stored(stored), _plain(config))):
+        where = f"{str(path)!r} holds results of another configuration"
+        raise ConfigError(f"{where} ({'; '.join(changed)}); {way_out}")
 
 
 def _stored(path: Path) -> dict[str, Any]:
@@ -65,6 +73,8 @@ class ResultFolder:
         What its lines are; any JSON object by default.
     way_out : str
         What the error for another configuration offers.
+    patience : float, default 0
+        Seconds to wait for a process that has the folder.
 
     Attributes
     ----------
@@ -83,10 +93,11 @@ class ResultFolder:
         config: Mapping[str, Any],
         kind: LineKind | None = None,
         way_out: str = "use another --out",
+        patience: float = 0,
     ) -> None:
         self.path, self.lines, self.kind = path, path / "results.jsonl", kind
         self.run = short(config)
-        self._lock = FileLock(path / ".lock", timeout=0)
+        self._lock = FileLock(path / ".lock", timeout=patience)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--out {str(path)!r} is a file; give a folder")
         # a folder of somebody else's is refused before anything is written into it
@@ -103,20 +114,17 @@ class ResultFolder:
                 f"--out {str(path)!r} cannot be written: {error.strerror}; give another folder"
             ) from error
         try:
-            self._begin(stored, _plain(config), way_out)
+            self._begin(stored, config, way_out)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, stored: Path, wanted: dict[str, Any], way_out: str) -> None:
+    def _begin(self, stored: Path, config: Mapping[str, Any], way_out: str) -> None:
         """Write the configuration, or compare it with the one that is there."""
-        if stored.exists():
-            if changed := differences(_stored(stored), wanted):
-                where = f"{str(self.path)!r} holds results of another configuration"
-                raise ConfigError(f"{where} ({'; '.join(changed)}); {way_out}")
-        else:
-            write_atomically(stored, json.dumps(wanted, indent=1) + "\n")
-        self._drop_partial_line()
+        check_same(self.path, config, way_out)
+        if not stored.exists():
+            write_atomically(stored, json.dumps(_plain(config), indent=1) + "\n")
+        drop_partial_line(self.lines)
 
     def close(self) -> None:
         """Let other processes use the folder."""
@@ -129,15 +137,6 @@ class ResultFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _drop_partial_line(self) -> None:
-        """Cut off a last line that was not written to its end."""
-        if self.lines.exists():
-            data = self.lines.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
-                with self.lines.open("r+b") as file:
-                    file.truncate(whole)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows in one write, all or none.

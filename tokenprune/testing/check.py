@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from tokenprune.core.encoder_kinds import EncoderStage
 from tokenprune.core.errors import (
     CheckError,
     DegenerateRelevanceWarning,
@@ -21,23 +23,36 @@ from tokenprune.core.features import LAYOUTS, is_signal
 from tokenprune.core.kinds import (
     Aggregator,
     Component,
+    Merger,
     Normalizer,
     Objective,
+    Pairwise,
     Prior,
-    Problem,
     Scorer,
     Selector,
-    aggregated,
 )
+from tokenprune.core.layer_kinds import DecodeRule, KeepRule, Measure
 from tokenprune.core.ranking import relevance
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import Strategy
 from tokenprune.testing.greedy_paths import try_objective
-from tokenprune.testing.instances import Instance, Recorder, instances, row_of
+from tokenprune.testing.instances import LARGEST, Instance, Recorder, halves, instances, refuse, row_of, same_numbers
+from tokenprune.testing.layers import (
+    LAYER_SHAPES,
+    depths,
+    shapes_between,
+    try_decode_rule,
+    try_measure,
+    try_rule,
+    try_schedule,
+    try_stage,
+)
+from tokenprune.testing.picks import try_merger, try_selector, try_strategy
+from tokenprune.testing.tables import try_aggregator, try_normalizer, try_pairwise
 
 __all__ = ["CheckReport", "check"]
 
-CLOSE = 1e-6
+Declared = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -49,19 +64,22 @@ class CheckReport:
     unchecked: tuple[str, ...] = ()
 
 
-def check(part: object, *, extra: Mapping[str, str] | None = None) -> CheckReport:
+def check(part: object, *, extra: Mapping[str, str] | None = None, largest: int = LARGEST) -> CheckReport:
     """Try a part on small instances: ragged batches, ties, scores as small as probabilities.
 
-    Scorers, aggregators, normalizers, priors, objectives, selectors and strategies are tried; of other kinds nothing is
-    known here, which the report says.
+    Every kind is tried that is made of tensors: scorers, aggregators, normalizers, priors, tables over pairs,
+    objectives, selectors, mergers, rules, measures and stages by what their kind promises and what they declare;
+    strategies as a whole and part by part; schedules by all their acts in turn, on numbers instead of a model.
 
     Parameters
     ----------
-    part : Component or Strategy
+    part : Component or AnyStrategy
         An instance, with its options.
     extra : mapping of str to str, optional
         Shapes of signals of your own that it reads, in the letters of ``tokenprune.core.features.SIGNALS``:
         ``{"depth": "b n"}``.
+    largest : int, default 8
+        Instances have 1, 2, ... up to so many visual tokens, and three times as many once: fewer take less time.
 
     Returns
     -------
@@ -73,78 +91,171 @@ def check(part: object, *, extra: Mapping[str, str] | None = None) -> CheckRepor
     CheckError
         Something is wrong; the message shows the smallest instance found. It is an ``AssertionError`` too.
     """
-    if isinstance(part, LayerSchedule):
-        why = "it acts between a model's layers: `tokenprune doctor --model NAME` tries its laws there"
-        return CheckReport(part.name, 0, (why,))
-    if not isinstance(part, Component | Strategy):
+    if not isinstance(part, Component | Strategy | LayerSchedule):
         raise CheckError(f"{part!r} is an instance of no kind of part: subclass tokenprune.Scorer, Objective, ...")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateRelevanceWarning)
-        return _check(part, dict(extra or {}))
+        asked = _Asked(dict(extra or {}), largest)
+        if not isinstance(part, Component):
+            return _check(part, asked)
+        # parts inside first: what is wrong there is told of there
+        reports = [_check(one, asked) for one in (*_parts(part), part)]
+        unchecked = tuple(dict.fromkeys(why for report in reports for why in report.unchecked))
+        return replace(reports[-1], unchecked=unchecked)
 
 
-def _check(part: Component | Strategy, extra: dict[str, str]) -> CheckReport:
-    tables: tuple[tuple[type, Callable[[Any], int]], ...] = ((Aggregator, _aggregator), (Normalizer, _normalizer))
+@dataclass(frozen=True)
+class _Asked:
+    """Shapes of signals that are not built in, and how large instances get."""
+
+    extra: Mapping[str, str]
+    largest: int
+
+
+def _check(part: Component | Strategy | LayerSchedule, asked: _Asked) -> CheckReport:
+    if isinstance(part, LayerSchedule):
+        return _schedule(part, asked)
+    if isinstance(part, Strategy):
+        return _strategy(part, asked)
+    tables: tuple[tuple[type, Callable[[Any], int]], ...] = (
+        (Aggregator, try_aggregator),
+        (Normalizer, try_normalizer),
+        (KeepRule, try_rule),
+        (EncoderStage, try_stage),
+    )
     for kind, tried in tables:
         if isinstance(part, kind):
-            return CheckReport(repr(part), tried(part))
+            return _on_tables(part, tried)
     kinds: tuple[tuple[type, Callable[[Any, Instance], None]], ...] = (
         (Objective, _objective),
         (Scorer, _scorer),
         (Prior, _prior),
-        (Selector, _selector),
-        (Strategy, _strategy),
+        (Selector, try_selector),
+        (Merger, try_merger),
+        (Pairwise, try_pairwise),
+        (Measure, try_measure),
+        (DecodeRule, try_decode_rule),
     )
     one = next((tried for kind, tried in kinds if isinstance(part, kind)), None)
     if one is None:
-        return CheckReport(repr(part), 0, (f"no checks for the kind {part.kind!r}",))  # type: ignore[union-attr]
-    declared = part.requires if isinstance(part, Strategy) else part.required_signals()
-    unknown = sorted(n for n in declared - extra.keys() if not is_signal(n) and n not in LAYOUTS)
-    if unknown:
-        return CheckReport(
-            repr(part), 0, tuple(f"signal {n!r} is not built in: give extra={{{n!r}: 'b n'}}" for n in unknown)
-        )
-    count, skipped = 0, set[str]()
+        return CheckReport(repr(part), 0, (f"no checks for the kind {part.kind!r}",))
+    declared = part.required_signals()
     # a prior may ask where tokens lie, which is no signal
     laid_out = declared | {"frames"} if isinstance(part, Prior) else declared
-    for instance in instances(laid_out, extra):
+    return _on_instances(part, partial(one, part), declared, laid_out, asked)
+
+
+def _on_tables(part: Component, tried: Callable[[Any], int]) -> CheckReport:
+    try:
+        count = tried(part)
+    except CheckError:
+        raise
+    except TokenPruneError as error:
+        return CheckReport(repr(part), 0, (f"refused: {error}",))
+    except Exception as error:
+        raise CheckError(f"{part!r} breaks: {type(error).__name__}: {error}") from error
+    if count < 0:
+        return CheckReport(repr(part), 0, ("its counts follow from what is measured in a model",))
+    return CheckReport(repr(part), count)
+
+
+def _on_instances(
+    part: Component | Strategy | LayerSchedule,
+    one: Callable[[Instance], None],
+    declared: Declared,
+    laid_out: Declared,
+    asked: _Asked,
+) -> CheckReport:
+    """Try one part on all instances, and note what it reads."""
+    name = part.name if isinstance(part, LayerSchedule) else repr(part)
+    between = LAYER_SHAPES if isinstance(part, Component | Strategy) else {}
+    shapes = {**{n: between[n] for n in between if n in declared}, **asked.extra}
+    unknown = sorted(n for n in declared - shapes.keys() if not is_signal(n) and n not in LAYOUTS)
+    if unknown:
+        return CheckReport(
+            name, 0, tuple(f"signal {n!r} is not built in: give extra={{{n!r}: 'b n'}}" for n in unknown)
+        )
+    count, skipped = 0, set[str]()
+    for instance in instances(laid_out, shapes, largest=asked.largest):
         seen: set[str] = set()
+        before = {n: instance.features._signals[n].clone() for n in instance.features}
         try:
-            one(part, Instance(Recorder.of(instance.features, seen), instance.scores, instance.scale))
+            one(replace(instance, features=Recorder.of(instance.features, seen)))
         except CheckError:
             raise
         except MissingSignalError as error:
             features = instance.features
             if features.grids is None or features.grid is not None:
-                _fail(f"{part!r}: {error}", instance, error)
+                refuse(f"{name}: {error}", instance, error)
             skipped.add(f"rows on different grids: {error}")
             continue
         except FeatureError as error:
-            _fail(f"{part!r}: {error}", instance, error)
+            refuse(f"{name}: {error}", instance, error)
         except TokenPruneError as error:
-            return CheckReport(repr(part), count, (f"refused: {error}",))
+            return CheckReport(name, count, (f"refused: {error}",))
         except Exception as error:  # a part that breaks on sound features is wrong, whatever it raises
-            _fail(f"{part!r} breaks: {type(error).__name__}: {error}", instance, error)
+            refuse(f"{name} breaks: {type(error).__name__}: {error}", instance, error)
+        for n, value in before.items():
+            if not torch.equal(value, instance.features._signals[n]):
+                refuse(f"{name} changes the signal {n!r} that it was given", instance)
         given = frozenset(instance.features)
-        reads = part.reads(given) if isinstance(part, Strategy) else part.required_signals(given)
-        undeclared = seen - reads - declared - {"visual"}
+        reads = part.required_signals(given) if isinstance(part, Component) else part.reads(given)
+        undeclared = {n for n in seen if "#" not in n} - reads - declared - {"visual"}
         if undeclared:
-            _fail(f"{part!r} reads {sorted(undeclared)}, which it does not declare in requires", instance)
+            refuse(f"{name} reads {sorted(undeclared)}, which it does not declare in requires", instance)
         count += 1
-    return CheckReport(repr(part), count, tuple(sorted(skipped)))
+    return CheckReport(name, count, tuple(sorted(skipped)))
 
 
-def _fail(what: str, instance: Instance, error: Exception | None = None) -> NoReturn:
-    raise CheckError(f"{what}\nsmallest instance found: {instance}") from error
+def _parts(whole: Strategy | Component) -> Iterator[Component]:
+    """Parts of a strategy, or inside a part, each once."""
+    seen: list[Component] = []
+    fields = (whole.scorer, whole.selector, whole.merger, whole.stage) if isinstance(whole, Strategy) else (whole,)
+    for part in fields:
+        for one in () if part is None else part.parts():
+            if one is not whole and one not in seen:
+                seen.append(one)
+                yield one
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=CLOSE, atol=1e-9)
+def _strategy(part: Strategy, asked: _Asked) -> CheckReport:
+    """Every part, then the whole."""
+    unchecked = list[str]()
+    for one in _parts(part):
+        unchecked += [f"{one!r}: {why}" for why in _check(one, asked).unchecked]
+    whole = _on_instances(part, partial(try_strategy, part), part.requires, part.requires, asked)
+    return replace(whole, unchecked=tuple(dict.fromkeys((*whole.unchecked, *unchecked))))
+
+
+def _schedule(part: LayerSchedule, asked: _Asked) -> CheckReport:
+    """Parts of all acts, rules and measures; then all acts in turn, in a deep and in a shallow model."""
+    unchecked, tried = list[str](), 0
+    measures = part.measures + tuple(m for event in part.events for m in event.measures)
+    # what follows from measures is tried with the acts that take them
+    rules = (rule for rule in (part.before_rule, *(event.rule for event in part.events)) if rule.follows)
+    decoding = () if part.decoding is None else (part.decoding.rule,)
+    measured = {m.name for m in measures}
+    for one in dict.fromkeys((*measures, *decoding, *rules)):
+        unchecked += [f"{one!r}: {why}" for why in _check(one, asked).unchecked]
+    for act in part.acts:
+        for single in _parts(act):
+            if not single.required_signals() & measured:
+                unchecked += [f"{single!r}: {why}" for why in _check(single, asked).unchecked]
+    for depth in depths(part):
+        layers = replace(asked, extra={**shapes_between(part, depth), **asked.extra})
+        report = _on_instances(part, partial(_run_schedule, part, depth), part.requires, part.requires, layers)
+        tried += report.instances
+        unchecked += report.unchecked
+    return CheckReport(part.name, tried, tuple(dict.fromkeys(unchecked)))
+
+
+def _run_schedule(part: LayerSchedule, depth: int, instance: Instance) -> None:
+    try_schedule(part, instance, depth)
 
 
 def _objective(part: Objective, instance: Instance) -> None:
     def fail(what: str, where: Instance) -> NoReturn:
-        _fail(f"{part!r}: {what}", where)
+        refuse(f"{part!r}: {what}", where)
 
     try_objective(part, instance, fail)
 
@@ -153,28 +264,24 @@ def _rows(name: str, whole: Tensor, alone: Callable[[Instance], Tensor], instanc
     """Each row by itself, without padding and with it, must be what it is in the batch."""
     for row in range(whole.shape[0]):
         real = instance.features.valid()[row]
-        if not _same(alone(row_of(instance, row))[0], whole[row, real]):
-            _fail(f"{name} of row {row} depend on padding or on other rows of the batch", instance)
-        if not _same(alone(row_of(instance, row, padded=True))[0, real], whole[row, real]):
-            _fail(f"{name} of row {row} depend on other rows of the batch", instance)
+        if not same_numbers(alone(row_of(instance, row))[0], whole[row, real]):
+            refuse(f"{name} of row {row} depend on padding or on other rows of the batch", instance)
+        if not same_numbers(alone(row_of(instance, row, padded=True))[0, real], whole[row, real]):
+            refuse(f"{name} of row {row} depend on other rows of the batch", instance)
 
 
 def _scorer(part: Scorer, instance: Instance) -> None:
     whole = relevance(part, instance.features)
     torch.manual_seed(torch.initial_seed() + 1)
     if not torch.equal(whole, relevance(part, instance.features)):
-        _fail(f"{part!r}: scores of the same features differ from call to call", instance)
+        refuse(f"{part!r}: scores of the same features differ from call to call", instance)
     _rows(f"{part!r}: scores", whole, lambda one: relevance(part, one.features), instance)
-    half = {n: instance.features._signals[n].bfloat16() for n in sorted(_floating(part, instance))}
-    exact = {n: v.float() for n, v in half.items()}
-    low, high = (relevance(part, instance.features.replace(**given)).double() for given in (half, exact))
-    if not torch.allclose(low, high, rtol=0.05, atol=0.05 * float(high.abs().max())):
-        _fail(f"{part!r}: scores of half precision are off: {low.tolist()}, float32 {high.tolist()}", instance)
-
-
-def _floating(part: Scorer, instance: Instance) -> Iterable[str]:
     given = frozenset(instance.features)
-    return {"visual"} | {n for n in part.required_signals(given) if n in given and is_signal(n)}
+    read = {"visual"} | {n for n in part.required_signals(given) if n in given and is_signal(n)}
+    for pair in halves(instance, sorted(read)):
+        low, high = (relevance(part, one.features).double() for one in pair)
+        if not torch.allclose(low, high, rtol=0.05, atol=0.05 * float(high.abs().max())):
+            refuse(f"{part!r}: scores of half precision are off: {low.tolist()}, float32 {high.tolist()}", instance)
 
 
 def _prior(part: Prior, instance: Instance) -> None:
@@ -184,78 +291,9 @@ def _prior(part: Prior, instance: Instance) -> None:
         if prior is None:
             return torch.zeros(real.shape).double()
         if not isinstance(prior, Tensor) or prior.shape != real.shape:
-            _fail(f"{part!r} must return None or a tensor {tuple(real.shape)}, got {prior!r}", instance)
-        if bool((prior[~real] > -1e30).any()) or not _same(prior.exp().sum(1), torch.ones(len(real))):
-            _fail(f"{part!r}: probabilities of real tokens do not sum to 1, 0 at padding: {prior.tolist()}", instance)
+            refuse(f"{part!r} must return None or a tensor {tuple(real.shape)}, got {prior!r}", instance)
+        if bool((prior[~real] > -1e30).any()) or not same_numbers(prior.exp().sum(1), torch.ones(len(real))):
+            refuse(f"{part!r}: probabilities of real tokens do not sum to 1, 0 at padding: {prior.tolist()}", instance)
         return prior
 
     _rows(f"{part!r}: log-probabilities", found(instance), found, instance)
-
-
-def _selector(part: Selector, instance: Instance) -> None:
-    real = instance.features.valid()
-    sizes = tuple(int(c) for c in real.sum(1))
-    for counts in (tuple(1 for _ in sizes), tuple((s + 1) // 2 for s in sizes), sizes):
-        order = part.select(Problem(instance.features, instance.scores.clone(), counts, real.clone(), sizes=sizes))
-        if not isinstance(order, Tensor) or order.dtype != torch.long or order.ndim != 2 or len(order) != len(sizes):
-            _fail(f"{part!r} must return int64 picks with {len(sizes)} rows, got {order!r}", instance)
-        again = part.select(Problem(instance.features, instance.scores.clone(), counts, real.clone(), sizes=sizes))
-        if not torch.equal(order, again):
-            _fail(f"{part!r}: picks of the same features differ from call to call", instance)
-        for row, picks in enumerate(order.tolist()):
-            kept = [i for i in picks if i != -1]
-            if any(not 0 <= i < real.shape[1] or not real[row, i] for i in kept):
-                _fail(f"{part!r} picks {kept} in row {row}, not all of them real tokens", instance)
-            if part.distinct and len(set(kept)) < len(kept):
-                _fail(f"{part!r} picks a token twice in row {row}: {kept}", instance)
-            if not part.own_counts and (len(kept) > counts[row] or (part.fills_budget and len(kept) < counts[row])):
-                _fail(f"{part!r} picks {kept} in row {row}, asked for {counts[row]}", instance)
-
-
-def _strategy(part: Strategy, instance: Instance) -> None:
-    smallest = min(instance.features.counts())
-    for keep in sorted({1, smallest}):
-        whole = part.select(instance.features, keep)
-        if part.select(instance.features, keep).order.tolist() != whole.order.tolist():
-            _fail(f"{part!r}: picks of the same features differ from call to call", instance)
-
-
-def _aggregator(part: Aggregator) -> int:
-    generator = torch.Generator().manual_seed(0)
-    for rows, columns in ((1, 2), (2, 3), (3, 1), (4, 5)):
-        log_p = torch.randn(2, rows, columns, dtype=torch.float64, generator=generator).log_softmax(-1)
-        table = log_p - log_p.logsumexp(1, keepdim=True)
-        what = f"table {table.tolist()}, log weights {log_p.tolist()}"
-        try:
-            whole = aggregated(part, table, log_p, torch.ones(2, columns, dtype=torch.bool))
-        except FeatureError as error:
-            raise CheckError(f"{error}; on {what}") from error
-        if not _same(whole, aggregated(part, table, log_p, torch.ones(2, columns, dtype=torch.bool))):
-            raise CheckError(f"{part!r}: the same table gives other numbers from call to call; on {what}")
-        if not _same(whole[:1], aggregated(part, table[:1], log_p[:1], torch.ones(1, columns, dtype=torch.bool))):
-            raise CheckError(f"{part!r}: other rows of the batch decide a row; on {what}")
-        more, weights = (torch.cat([x, torch.full_like(x[..., :1], 7.0)], -1) for x in (table, log_p))
-        mask = torch.arange(columns + 1).expand(2, -1) < columns
-        if not _same(whole, aggregated(part, more, weights, mask)):
-            raise CheckError(f"{part!r}: columns that the mask leaves out decide; on {what}")
-    return 4
-
-
-def _normalizer(part: Normalizer) -> int:
-    generator = torch.Generator().manual_seed(0)
-    for rows, columns in ((1, 2), (2, 3), (4, 5)):
-        similarity = torch.rand(2, rows, columns, dtype=torch.float64, generator=generator) * 2 - 1
-        what = f"similarity {similarity.tolist()}"
-        log_p = part(similarity)
-        if not isinstance(log_p, Tensor) or log_p.shape != similarity.shape:
-            raise CheckError(f"{part!r} must return a table {tuple(similarity.shape)}; on {what}")
-        if not _same(log_p.exp().sum(-1), torch.ones(2, rows)):
-            raise CheckError(f"{part!r}: probabilities of a row do not sum to 1: {log_p.exp().tolist()}; on {what}")
-        some = part.log_prob(similarity[..., :1], part.statistics(similarity))
-        if not _same(some.exp(), log_p[..., :1].exp()):
-            raise CheckError(f"{part!r}: log_prob of some columns is not that of the whole table; on {what}")
-        more = torch.cat([similarity, torch.full_like(similarity[..., :1], 7.0)], -1)
-        masked = part(more, torch.arange(columns + 1).expand(2, -1) < columns)[..., :columns]
-        if not _same(masked.exp(), log_p.exp()):
-            raise CheckError(f"{part!r}: columns that the mask leaves out decide; on {what}")
-    return 3

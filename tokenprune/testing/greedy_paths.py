@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenprune.components.selectors import Greedy, Optimizer
 from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.kinds import Objective, Problem, check_gains
-from tokenprune.testing.instances import Instance, row_of
+from tokenprune.testing.instances import Instance, halves, row_of
 
 __all__ = ["try_objective"]
 
@@ -72,6 +72,7 @@ def try_objective(objective: Objective, instance: Instance, fail: Fail) -> None:
     order = [_greedy(path, row) for row in range(path.shape[0])]
     _alone(path, order)
     _routes(path)
+    _half(path)
     if not objective.uses_scores:
         other = objective.gains(objective.start(instance.features, instance.scores.flip(1) + 1))
         if not torch.equal(path.gains(path.start()), other.detach().double()):
@@ -85,8 +86,11 @@ def try_objective(objective: Objective, instance: Instance, fail: Fail) -> None:
 
 def _pure(path: _Path) -> None:
     """The same twice, whatever was drawn between, and no state changed by picking from it."""
-    start = path.start()
+    scores = path.instance.scores.clone()
+    start = path.objective.start(path.instance.features, scores)
     before = path.gains(start)
+    if not torch.equal(scores, path.instance.scores):
+        path.fail("start changes the scores that it was given", path.instance)
     torch.manual_seed(torch.initial_seed() + 1)
     if not torch.equal(path.gains(path.start())[path.real], before[path.real]):
         path.fail("gains of the same features differ from call to call", path.instance)
@@ -214,6 +218,17 @@ def _routes(path: _Path) -> None:
         ran = objective.run(state, available.clone(), counts, False)
         if ran is not None:
             _replayed(path, ran, counts, context, "run", available)
+
+
+def _half(path: _Path) -> None:
+    """As models have it: signals in half precision, scores in float32. What is picked must be there, and all of it."""
+    for low, _ in halves(path.instance, list(path.instance.features)):
+        counts = tuple(int(c) for c in path.real.sum(1))
+        problem = Problem(low.features, path.instance.scores.float(), counts, path.real.clone())
+        for row, picks in enumerate(Greedy(path.objective).select(problem).tolist()):
+            kept = [i for i in picks if i >= 0]
+            if sorted(kept) != path.real[row].nonzero().flatten().tolist():
+                path.fail(f"in half precision row {row} picks {kept}", path.instance)
 
 
 def _declared(path: _Path, row: int, picks: list[int]) -> None:

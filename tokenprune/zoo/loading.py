@@ -53,6 +53,7 @@ def load_model(
     name : str
         One of :data:`BUILT_IN`, as ``tiny`` or ``tiny:gemma3``; a folder saved by ``save_pretrained``, or a hub id.
     device : str, default "cpu"
+        "auto" spreads a checkpoint over all devices that are free and the host's memory, by accelerate.
     dtype : str, default "float32"
         One of :data:`DTYPES`.
     trust_remote_code : bool, default False
@@ -75,7 +76,11 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: no {dtype!r}; {closest(dtype, DTYPES)}")
-    usable_device(device)
+    spread = device == "auto"
+    if spread:
+        _check_spreads(name)
+    else:
+        usable_device(device)
     if not name.strip():
         raise ConfigError(f"model {name!r}: give one of {', '.join(BUILT_IN)}, a folder or a hub id")
     if name == "tiny":
@@ -90,20 +95,29 @@ def load_model(
     elif name == "embedded" and importlib.util.find_spec("tokenprune.zoo.embedded") is not None:
         model, processor = importlib.import_module("tokenprune.zoo.embedded").load(device, DTYPES[dtype])
     else:
-        model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code)
+        model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code, spread=spread)
     adapter_for(model)
     check_weights(model, name)
-    return model.to(device=device, dtype=DTYPES[dtype]).eval(), processor
+    return model.eval() if spread else model.to(device=device, dtype=DTYPES[dtype]).eval(), processor
 
 
-def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def _check_spreads(name: str) -> None:
+    if name in BUILT_IN or name.startswith(TINY):
+        raise ConfigError(
+            f"device 'auto' spreads checkpoints over several devices; {name!r} is small: give 'cpu' or 'cuda'"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("device 'auto' needs the package accelerate: pip install accelerate")
 
+
+def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool, *, spread: bool) -> tuple[Any, Any]:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
         raise UnsupportedError(f"model {name!r}: no such folder")
     source = str(Path(name).expanduser()) if looks_like_path else name
     try:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         model, told = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -111,20 +125,37 @@ def _pretrained(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            device_map="auto" if spread else None,
             ignore_mismatched_sizes=True,  # so that all of them are told, by us
         )
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, ImportError):
-            raise UnsupportedError(
-                f"model {name!r} cannot be loaded, a package that its processor needs is missing: {reason} "
-                f"pip install '{_distribution()}[models]' brings those packages"
-            ) from error
+            raise UnsupportedError(f"model {name!r} cannot be loaded: {_missing(reason)}") from error
         raise UnsupportedError(
             f"model {name!r} cannot be loaded: {reason} (built in: {', '.join(BUILT_IN)}; or a folder, or a hub id)"
         ) from error
     _check_filled(name, model, told)
     return model, processor
+
+
+def _missing(reason: str) -> str:
+    """What to do about a package that a processor imports and that is not there, or not the one that fits."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
+    except Exception as error:  # its operators were built for another torch
+        theirs, ours = importlib.metadata.version("torchvision"), torch.__version__
+        return (
+            f"torchvision {theirs} does not work with torch {ours} ({error}): install both from one index, as in pip "
+            "install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+        )
+    what = reason.partition(" but it was not found")[0].rstrip(".")
+    return (
+        f"a package that its processor needs is missing: {what}. pip install '{_distribution()}[models]' brings those "
+        "packages"
+    )
 
 
 def _check_filled(name: str, model: Any, told: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ def replay(case: Case) -> dict[str, Tensor]:
     selector = strategy.events[0].strategy.selector
     assert isinstance(selector, PivotQuota)
     assert selection.scores is not None
-    image, text = selector.pivots(features, selection.scores, (int(selection.counts[0]),))
+    image, text = selector.pivots(features, selection.scores, (int(selection.counts[0]),), features.valid())
     pivots = torch.cat([image + start, text + after], dim=1)[0]
     return {
         "kept_visual": selection.indices[0],

@@ -28,9 +28,9 @@ class PairedFrames(tp.Selector):
         return self.choose(problem).order
 
     def choose(self, problem: tp.Problem) -> tp.Picks:
-        return stacked([self._pairs(video) for video in by_frame(problem.features)])
+        return stacked([self._pairs(video, problem.features.n_visual) for video in by_frame(problem.features)])
 
-    def _pairs(self, video: Tensor) -> tp.Picks:
+    def _pairs(self, video: Tensor, width: int) -> tp.Picks:
         each = video.shape[1]
         picks, pairs, moved = [], [], torch.zeros(video.shape[:2], dtype=torch.bool)
         for t in range(0, len(video), 2):
@@ -42,9 +42,8 @@ class PairedFrames(tp.Selector):
                 pairs.append(torch.stack([best + frame * each, picks[-1]], dim=-1))
         members = torch.cat(pairs)
         sizes = torch.bincount(members[:, 1], minlength=moved.numel())
-        groups = tp.Groups(
-            roles={"moved": moved.flatten()[None]}, members=members[None], weights=1 / sizes[members[:, 1]][None]
-        )
+        role = torch.nn.functional.pad(moved.flatten(), (0, width - moved.numel()))  # as wide as the batch
+        groups = tp.Groups(roles={"moved": role[None]}, members=members[None], weights=1 / sizes[members[:, 1]][None])
         return tp.Picks(torch.cat(picks)[None], groups)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from tokenprune.components.aggregators import LogSumExp, Max, Mean, Renyi, TopM
 from tokenprune.components.normalizers import Softmax
-from tokenprune.components.objectives import MaximalMarginalRelevance
+from tokenprune.components.objectives import MaximalMarginalRelevance, PMICoverage
 from tokenprune.components.pairwise import SelfPMI
 from tokenprune.components.scorers import PMI
 from tokenprune.components.selectors import Greedy
-from tokenprune.core.errors import TokenPruneError
-from tokenprune.core.features import Features
+from tokenprune.core.errors import MissingSignalError, TokenPruneError
+from tokenprune.core.features import Features, is_signal
 from tokenprune.core.information import log_marginal, pmi
 from tokenprune.core.kinds import Objective, Problem, Scorer
 from tokenprune.core.ranking import TopK
@@ -28,23 +29,42 @@ from tokenprune.core.strategy import Strategy
 from tokenprune_theory import models
 from tokenprune_theory.conformity import Replay, objective_violations, random_features
 from tokenprune_theory.discrete import Array
+from tokenprune_theory.evidence import Exam
+from tokenprune_theory.optimum import best_coverage, best_sequence
 from tokenprune_theory.pmi import aggregate, cosines, cross_pmi, self_pmi
-from tokenprune_theory.registry import Run, Verdict, claim
+from tokenprune_theory.registry import Verdict, topic
 from tokenprune_theory.sequence import select
 from tokenprune_theory.setfn import Violation, brute_force_max, greedy, nemhauser_bound
 
-framework = partial(claim, section="This framework", ref="tokenprune")
+_, _, ours = topic("This framework")
 
 
-def objectives() -> dict[str, Objective | TokenPruneError]:
-    """Every registered objective with its default options, plugins included; the error where one cannot be made."""
-    made: dict[str, Objective | TokenPruneError] = {}
-    for name in list_components("objectives"):
-        try:
-            made[name] = build_component("objectives", name)
-        except TokenPruneError as error:
-            made[name] = error
-    return made
+def _made(exam: Exam, name: str) -> Objective | None:
+    """A registered objective with its default options, where instances can be made for it; else say why not."""
+    try:
+        objective: Objective = build_component("objectives", name)
+    except TokenPruneError as error:
+        exam.leaves_out(name, f"cannot be made with default options: {error}")
+        return None
+    unknown = sorted(signal for signal in objective.required_signals() if not is_signal(signal))
+    if unknown:
+        signals = ", ".join(unknown)
+        exam.leaves_out(
+            name, f"reads {signals}, of which nothing is known here; tokenprune.testing.check takes its shape"
+        )
+        return None
+    return objective
+
+
+@contextmanager
+def _others_go_on(exam: Exam, name: str) -> Iterator[None]:
+    """A plugin may raise anything: that is noted, and the other objectives are still tried."""
+    try:
+        yield
+    except MissingSignalError as error:
+        exam.leaves_out(name, str(error))
+    except Exception as error:
+        exam.fails(f"{name} raises {type(error).__name__}: {error}")
 
 
 def _instance(objective: Objective, rng: np.random.Generator) -> tuple[Features, Tensor]:
@@ -52,25 +72,27 @@ def _instance(objective: Objective, rng: np.random.Generator) -> tuple[Features,
     return features, torch.from_numpy(rng.standard_normal((features.batch, features.n_visual))).abs()
 
 
-@framework(
+@ours(
     "objectives",
+    about="this framework",
     says="Every registered objective has the properties that it declares, and its two ways of evaluating a gain agree.",
     verdict=Verdict.HOLDS,
     corrected="Modular, submodular, monotone and non-increasing gains, on every sequence of up to three picks; "
     "plugins included.",
     why="Selectors rely on the declarations: lazy evaluation needs gains that never rise, to the bit.",
 )
-def _(run: Run) -> None:
-    for name, objective in objectives().items():
-        if isinstance(objective, TokenPruneError):
-            run.holds(f"{name} cannot be made: {objective}", lambda x: x, [math.nan], portable=False)
+def objectives(exam: Exam) -> None:
+    for name in list_components("objectives"):
+        objective = _made(exam, name)
+        if objective is None:
             continue
         found: dict[str, list[Violation]] = {}
-        for _ in range(max(1, run.cases // 50)):
-            for what, violation in objective_violations(objective, *_instance(objective, run.rng)).items():
-                found.setdefault(what, []).append(violation)
+        with _others_go_on(exam, name):
+            for _ in range(max(1, exam.cases // 50)):
+                for what, violation in objective_violations(objective, *_instance(objective, exam.rng)).items():
+                    found.setdefault(what, []).append(violation)
         for what, each in found.items():
-            run.holds(
+            exam.holds(
                 f"{name}: {what.replace('_', ' ')}",
                 lambda x: x,
                 [v.size for v in each],
@@ -79,23 +101,26 @@ def _(run: Run) -> None:
             )
 
 
-@framework(
+@ours(
     "objectives-guarantee",
+    about="this framework",
     says="Greedy selection with an objective that is declared monotone and submodular earns 1 − 1/e.",
     verdict=Verdict.HOLDS,
     corrected="Facility location is one; the score of Algorithm 1 is none.",
     why="See greedy-guarantee.",
 )
-def _(run: Run) -> None:
-    for name, objective in objectives().items():
-        if isinstance(objective, TokenPruneError) or not (objective.monotone and objective.submodular):
+def objectives_guarantee(exam: Exam) -> None:
+    for name in list_components("objectives"):
+        objective = _made(exam, name)
+        if objective is None or not (objective.monotone and objective.submodular):
             continue
 
         def shortfall(rng: np.random.Generator, objective: Objective = objective) -> float:
             f = Replay(objective, *_instance(objective, rng)).set_function()
             return max(nemhauser_bound(k) * brute_force_max(f, k)[0] - greedy(f, k).value for k in (2, 3))
 
-        run.holds(name, lambda x: x, shortfall, tolerance=1e-9, share=0.1, portable=False)
+        with _others_go_on(exam, name):
+            exam.holds(name, lambda x: x, shortfall, tolerance=1e-9, share=0.1, portable=False)
 
 
 def _tensor(rows: Array) -> tuple[Tensor, Tensor]:
@@ -104,14 +129,15 @@ def _tensor(rows: Array) -> tuple[Tensor, Tensor]:
     return pmi(log_p, log_marginal(log_p)), log_p
 
 
-@framework(
+@ours(
     "aggregators",
+    about="this framework",
     says="mean ≤ renyi(2) ≤ renyi(8) ≤ max ≤ lse ≤ max + log T, each equal to its own formula; top-m ≤ max.",
     verdict=Verdict.HOLDS,
     corrected="Aggregators mean, renyi, max and lse are places on the ladder of renyi-ladder.",
     why="mean is the KL divergence, renyi(α) the Rényi divergence of order α, max that of order ∞.",
 )
-def _(run: Run) -> None:
+def aggregators(exam: Exam) -> None:
     def channel(rng: np.random.Generator) -> Array:
         rows = models.random_channel(rng, int(rng.integers(2, 8)), int(rng.integers(2, 8)))
         return np.maximum(rows, 1e-12)
@@ -140,8 +166,8 @@ def _(run: Run) -> None:
         ]
         return float(max(np.abs(a - b).max() for a, b in zip(values(rows), wanted, strict=True)))
 
-    run.holds("order, float64", lambda rows: order(rows / rows.sum(1, keepdims=True)), channel)
-    run.holds("formulas, float64", formula, channel, tolerance=1e-11)
+    exam.holds("order, float64", lambda rows: order(rows / rows.sum(1, keepdims=True)), channel)
+    exam.holds("formulas, float64", formula, channel, tolerance=1e-11)
 
 
 def _embedded(rng: np.random.Generator) -> tuple[Array, Array, float]:
@@ -162,15 +188,16 @@ def _features(visual: Array, text: Array, padding: int = 2) -> Features:
     )
 
 
-@framework(
+@ours(
     "scores",
+    about="this framework",
     says="The scorer 'pmi' and the pairs 'self-pmi' are the tables of Eqns 14–17, with every marginal; padding has "
     "no influence.",
     verdict=Verdict.HOLDS,
     corrected="float64 here; see float32-error for single precision.",
     why="Compared with the formulas written out independently.",
 )
-def _(run: Run) -> None:
+def scores(exam: Exam) -> None:
     def relevance(visual: Array, text: Array, tau: float) -> float:
         exact = cross_pmi(cosines(visual, text) / tau).max(1)
         if np.ptp(exact) <= 1e-9 / tau:
@@ -178,7 +205,7 @@ def _(run: Run) -> None:
         got = PMI(Softmax(tau)).score(_features(visual, text))[0, : len(visual)]
         return float(np.abs(got.numpy() - exact).max())
 
-    run.holds("relevance", relevance, _embedded, tolerance=1e-10)
+    exam.holds("relevance", relevance, _embedded, tolerance=1e-10)
     for marginal in ("uniform", "total", "stationary", "sinkhorn"):
 
         def table(visual: Array, text: Array, tau: float, marginal: Any = marginal) -> float:
@@ -189,17 +216,18 @@ def _(run: Run) -> None:
 
         # the framework stops scaling at a step of 1e-6
         tolerance = 1e-4 if marginal == "sinkhorn" else 1e-10
-        run.holds(f"self table, marginal {marginal}", table, _embedded, tolerance, share=0.25)
+        exam.holds(f"self table, marginal {marginal}", table, _embedded, tolerance, share=0.25)
 
 
-@framework(
+@ours(
     "greedy-picks",
+    about="this framework",
     says="Vectorised, lazy and naive greedy selection pick what Algorithm 1 in plain Python picks, in the same order.",
     verdict=Verdict.HOLDS,
     corrected="First pick by relevance; ties to the lowest index.",
     why="Maxima are exact, so all of them compare the same numbers.",
 )
-def _(run: Run) -> None:
+def greedy_picks(exam: Exam) -> None:
     def differs(visual: Array, text: Array, lam: float) -> float:
         features = _features(visual, text)
         objective = MaximalMarginalRelevance(lam)
@@ -219,7 +247,7 @@ def _(run: Run) -> None:
         visual[:2] = [[1, 0, 0], [0, 1, 0]]
         return visual, np.array([[1.0, 0, 0], [0.0, 1, 1]]), float(rng.choice([0.0, 0.2, 0.5, 1.0]))
 
-    run.holds("picks", differs, draw, tolerance=0, share=0.5)
+    exam.holds("picks", differs, draw, tolerance=0, share=0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,14 +261,15 @@ class _Fixed(Scorer):
         return self.scores
 
 
-@framework(
+@ours(
     "certificate",
+    about="this framework",
     says="`Selection.certified(error)` is never wrong: scores that are off by no more than that keep the same tokens.",
     verdict=Verdict.HOLDS,
     corrected="Of top-k by these scores. The margin is the worst kept score minus the best dropped one.",
     why="Each score moves by at most the error, so a gap of more than twice that stays open.",
 )
-def _(run: Run) -> None:
+def certificate(exam: Exam) -> None:
     def wrong(rng: np.random.Generator) -> float:
         visual, text, _ = _embedded(rng)
         features = _features(visual, text)
@@ -253,4 +282,42 @@ def _(run: Run) -> None:
             return -math.inf
         return float(not torch.equal(given.indices, moved.indices))
 
-    run.holds("top-k of perturbed scores", lambda x: x, wrong, tolerance=0)
+    exam.holds("top-k of perturbed scores", lambda x: x, wrong, tolerance=0)
+
+
+@ours(
+    "optimality",
+    about="this framework",
+    says="`Selection.optimality` bounds the best picks from above, for coverage and for sequences of Algorithm 1.",
+    verdict=Verdict.HOLDS,
+    corrected="Of as many tokens, by the objective that the picks were chosen for. For Algorithm 1 the best is that "
+    "of all sequences, since the same tokens get another total in another order.",
+    why="See online-bound. In a sequence a token is charged at least its t-th smallest redundancy after t picks, so "
+    "the best assignment of tokens to steps is no less than the best sequence. The judge is an integer program.",
+)
+def optimality(exam: Exam) -> None:
+    def coverage(visual: Array, text: Array, tau: float) -> float:
+        features = _features(visual, text)
+        objective = PMICoverage(Softmax(tau))
+        k = (len(visual) + 1) // 2
+        table = objective.start(features, features.visual[..., 0]).table[0, : len(text), : len(visual)].numpy()
+        return best_coverage(table, k) - _bound(objective, features, k)
+
+    def sequence(visual: Array, text: Array, tau: float) -> float:
+        features = _features(visual[:5], text)
+        objective = MaximalMarginalRelevance(0.5)
+        k = (len(visual[:5]) + 1) // 2
+        pairs = objective.pairs.table(features).dense()[0, :5, :5].numpy()
+        n = len(visual[:5])
+        bonus = 0.5 * PMI().score(features)[0, :n].numpy()
+        return best_sequence(bonus, pairs[:n, :n], 0.5, k) - _bound(objective, features, k)
+
+    exam.holds("pmi-coverage, against the integer program", coverage, _embedded, tolerance=1e-6, share=0.1)
+    exam.holds("mmr, against the integer program", sequence, _embedded, tolerance=1e-6, share=0.1)
+
+
+def _bound(objective: Objective, features: Features, k: int) -> float:
+    strategy = Strategy(PMI(), Greedy(objective))
+    found = strategy.assess(features, strategy.select(features, k)).optimality
+    assert found is not None
+    return float(found.bound)

@@ -106,9 +106,9 @@ class FarthestPoints:
         check_count(self, "size", 1)
         check_count(self, "start", 0)
 
-    def of(self, features: Features, signal: str) -> Tensor:
-        """Indices of the basis tokens, (B, size), -1 as padding."""
-        valid = features.valid()
+    def of(self, features: Features, signal: str, among: Tensor | None = None) -> Tensor:
+        """Indices of the basis tokens, (B, size), -1 as padding; of real tokens, or ``among`` these, bool (B, N)."""
+        valid = features.valid() if among is None else among
         if "basis_start" in features:
             start = features["basis_start"]
         else:
@@ -171,7 +171,7 @@ class WithBasis(Selector):
 
     def select(self, problem: Problem) -> Tensor:
         """Largest score first, then the basis in the order it was found."""
-        basis = self.basis.of(problem.features, self.signal)
+        basis = self.basis.of(problem.features, self.signal, problem.available)
         tails = [_tail(count, self.basis.size) for count in problem.counts]
         column = torch.arange(basis.shape[1], device=basis.device)
         basis = basis.masked_fill(column >= torch.tensor(tails, device=basis.device).unsqueeze(1), -1)

@@ -67,9 +67,10 @@ class PivotQuota(Selector):
         places = {"visual_positions", "text_positions"} if self.order == "hash" else set()
         return frozenset({"visual", "text", "text_keys"} | places)
 
-    def pivots(self, features: Features, scores: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Image pivots (B, <= image) and text pivots (B, <= text), largest first, -1 as padding."""
-        available = features.valid()
+    def pivots(
+        self, features: Features, scores: Tensor, counts: tuple[int, ...], available: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Image pivots (B, <= image) available and text pivots (B, <= text), largest first, -1 as padding."""
         image = top_k(scores, tuple(min(self.image, c) for c in counts), available)
         norms = working_precision(features["text_keys"]).abs().sum(-1)
         real = torch.ones_like(norms, dtype=torch.bool) if features.text_mask is None else features.text_mask
@@ -100,7 +101,7 @@ class PivotQuota(Selector):
     def select(self, problem: Problem) -> Tensor:
         """Image pivots, then what each pivot takes."""
         features, counts = problem.features, problem.counts
-        image, text = self.pivots(features, problem.scores, counts)
+        image, text = self.pivots(features, problem.scores, counts, problem.available)
         sequence = self.sequence(features, image, text)
         visual = unit_norm(features.visual)
         states = torch.cat([gather_tokens(visual, image), gather_tokens(unit_norm(features.text), text)], dim=1)

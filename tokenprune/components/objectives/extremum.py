@@ -13,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenprune.components.objectives.bounds import dispersion_optimality, sequence_optimality, stands
 from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
+from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, check_number, entries_of
+from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, Problem, check_number, entries_of
+from tokenprune.core.optimality import Optimality, top_optimality
 from tokenprune.kernels import run_columns, usable
 
 __all__ = ["ExtremumObjective", "ExtremumState", "MaxMin", "MaximalMarginalRelevance"]
@@ -163,6 +166,18 @@ class MaximalMarginalRelevance(ExtremumObjective):
         """lam c_i - (1 - lam) max_j D_ij."""
         return bonus - (1 - self.lam) * extremum
 
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """Against the best sequence of as many tokens, since there is no set function; with ``lam=1`` exactly."""
+        stands(self)
+        state = self.start(problem.features, problem.scores)
+        if state.table is None:
+            return top_optimality(replace(problem, scores=state.bonus), picks)
+        if problem.context is not None:
+            state = self.resume(state, problem.context)
+        price = 1 - self.lam
+        assert state.table is not None
+        return sequence_optimality(self, problem, picks, state.bonus, state.table, state.extremum, price)
+
     def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where redundancy counts and is cosine or self-PMI by softmax."""
         return run_columns(self.columns(state, "relevance", price=1 - self.lam), available, counts, repeats)
@@ -204,6 +219,19 @@ class MaxMin(ExtremumObjective):
     def gain(self, bonus: Any, extremum: Any) -> Any:
         """Distance to the nearest pick."""
         return extremum
+
+    def optimality(self, problem: Problem, picks: Tensor) -> Optimality:
+        """By the smallest angle between picks, in radians, which the farthest-point rule makes large.
+
+        Raises
+        ------
+        ConfigError
+            The similarity is not the cosine, so that angles are no metric to go by.
+        """
+        stands(self)
+        if type(self.pairs) is not Cosine:
+            raise ConfigError(f"{self!r}: the best smallest angle is bounded for Cosine pairs, got {self.pairs!r}")
+        return dispersion_optimality(self, problem, picks)
 
     def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where similarity is cosine."""

@@ -27,7 +27,8 @@ class StaticWindows(Selector):
     Windows come from :func:`~tokenprune.components.video.segments.most_static_windows`. The share is the budget's,
     raised by what averaging saves. In each window the means of static places are clustered around density peaks; of
     all other tokens, every frame keeps those with the best scores. Handed on as groups: role "static" at tokens that
-    stand for their place over a window (at its first frame), segments, members and their weights.
+    stand for their place over a window (at its first frame), segments, members and their weights. Where rounding leaves
+    nothing, the token with the best score stays.
 
     Parameters
     ----------
@@ -104,6 +105,8 @@ class StaticWindows(Selector):
                 found.begin_part()
                 best = scores[t, moving].argsort(descending=True, stable=True)[: math.ceil(len(moving) * share)]
                 found.keep(moving[best].sort().values + t * each)
+        if not any(len(picks) for picks in found.order):  # rounding left nothing
+            found.keep(scores.flatten().argmax().unsqueeze(0))
         return found.picks(width)
 
     def _static(self, found: Collected, video: Tensor, window: Segment, places: Tensor, share: float) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 from tokenprune.core.errors import ConfigError, closest
 from tokenprune.data.own.rows import Row
 
-__all__ = ["FIELDS", "columns_of", "parse_map"]
+__all__ = ["FIELDS", "SHOWN", "columns_of", "parse_map"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id", "question_id", "questionId", "qid", "index"),
     "image": ("image", "file_name", "image_path", "img", "photo", "picture"),
     "images": ("images", "image_paths", "file_names"),
+    "video": ("video", "video_path", "video_name", "gif_name", "clip", "frames"),
     "image_id": ("image_id",),
     "question": ("question", "query", "text"),
     "answer": ("answers", "answer", "label", "gold", "ground_truth"),
@@ -28,7 +29,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 NONE = "none"
 """Instead of a column: there is none for this field."""
 
-_VIDEO = ("video", "video_path", "frames", "clip")
+SHOWN = ("image", "images", "video")
+"""Fields of what a question is about; a table has one of them."""
 
 
 def parse_map(text: str) -> dict[str, str]:
@@ -78,10 +80,13 @@ def columns_of(rows: Sequence[Row], given: Mapping[str, str]) -> dict[str, str]:
         usual = next((a for a in aliases if a in there and a not in taken), None)
         if name not in given and usual is not None:
             found[name] = usual
-    if "image" in found and "images" in found:
-        # what was named counts; else the column that is not empty
-        single = "image" in given or ("images" not in given and _used(rows, found["image"]))
-        found.pop("images" if single else "image")
+    # what was named counts; else the first column that is not empty
+    several = [name for name in SHOWN if name in found]
+    named = [name for name in several if name in given]
+    chosen = next((n for n in named or several if len(several) == 1 or _used(rows, found[n])), None)
+    for name in several:
+        if name != (chosen or several[0]):
+            found.pop(name)
     _check(rows, found, there)
     return found
 
@@ -92,14 +97,10 @@ def _used(rows: Sequence[Row], column: str) -> bool:
 
 def _check(rows: Sequence[Row], found: Mapping[str, Any], there: Iterable[str]) -> None:
     shown = ", ".join(there)
-    if "image" not in found and "images" not in found:
-        if video := [name for name in _VIDEO if name in there]:
-            raise ConfigError(
-                f"{rows[0].where}: {video[0]!r} is about videos, which this command does not read; give the frames as "
-                "pictures: a column 'images' with a list of files"
-            )
+    if not any(name in found for name in SHOWN):
         raise ConfigError(
-            f"{rows[0].where}: no column of pictures; say which with --map image=COLUMN; there are {shown}"
+            f"{rows[0].where}: no column of pictures or videos; say which with --map image=COLUMN (images=, video=); "
+            f"there are {shown}"
         )
     for name in ("question", "answer"):
         if name not in found:

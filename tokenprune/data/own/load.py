@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +18,18 @@ from PIL import Image
 from tokenprune.core.errors import ConfigError
 from tokenprune.data.images import open_image
 from tokenprune.data.items import Item
-from tokenprune.data.own.columns import columns_of
+from tokenprune.data.own.columns import SHOWN, columns_of
 from tokenprune.data.own.question import OwnQuestion, Prompts
-from tokenprune.data.own.rows import Row, read_rows
+from tokenprune.data.own.rows import Hub, Row, read_rows, with_pictures
+from tokenprune.data.video import FRAMES, VIDEO_ENDINGS, Video, open_video
 
 __all__ = ["OwnData", "load_data"]
 
 _YES_NO = ("yes", "no")
+_LETTERS = string.ascii_uppercase
+_LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.+)", re.DOTALL)
+_VIDEOS = ("videos", "video", "gifs", "mp4")
+"""Folders beside a table in which videos are looked for."""
 _SHOWN = 10
 """Unreadable pictures that an error lists."""
 
@@ -49,7 +56,7 @@ class OwnData:
 
 
 def load_data(
-    path: Path,
+    path: Path | Hub,
     *,
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -61,13 +68,16 @@ def load_data(
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
     skip_unreadable: bool = False,
+    frames: int = FRAMES,
+    subset: str = "",
+    pictures: tuple[str, str] | None = None,
 ) -> OwnData:
     """Read questions.
 
     Parameters
     ----------
-    path : Path
-        A file or folder; see :func:`~tokenprune.data.own.rows.read_rows`.
+    path : Path or Hub
+        A file, a folder, or a data set of the hub; see :func:`~tokenprune.data.own.rows.read_rows`.
     name : str, optional
         Of the data set, and of the task of rows that name none; by default that of the file or folder.
     columns : mapping of str to str, optional
@@ -85,6 +95,12 @@ def load_data(
         Only these.
     limit : int, optional
         Only the first so many.
+    frames : int, default 8
+        Read of each video, evenly spread.
+    subset : str, default ""
+        Of a data set that has several configurations.
+    pictures : (str, str), optional
+        Another subset that holds the pictures by id, and the column of the questions that names them (GQA).
     skip_unreadable : bool, default False
         Leave out questions whose picture cannot be read, and say so, instead of refusing.
 
@@ -93,11 +109,16 @@ def load_data(
     ConfigError
         Anything that is not as it has to be; names file and line.
     """
-    rows = read_rows(path, split)
+    rows = read_rows(path, split, subset)
+    apart = pictures is not None and images is None and "image" not in rows[0].values and pictures[1] in rows[0].values
+    if pictures is not None and apart and (isinstance(path, Hub) or (path / pictures[0]).is_dir()):
+        rows = with_pictures(rows, read_rows(path, split, pictures[0]), pictures[1])
     found = columns_of(rows, columns or {})
-    name = name or (path.stem if path.is_file() else path.resolve().name)
+    if name is None:
+        whole = Path(path.name) if isinstance(path, Hub) else path
+        name = whole.stem if whole.is_file() else whole.resolve().name
     prompts = prompts or Prompts()
-    read = _Reader(name, found, images, prompts, metric, drop)
+    read = _Reader(name, found, images, prompts, metric, drop, frames)
     items = [read.item(row) for row in rows]
     if tasks is not None:
         there = sorted({item.question.family for item in items})
@@ -107,6 +128,8 @@ def load_data(
     items = items[:limit]
     items, bad = _readable(items, read.where, skip_unreadable)
     asked: dict[str, Any] = {"data": name, "templates": dict(prompts.templates), "metric": metric}
+    if "video" in found:
+        asked["frames"] = frames
     return OwnData(name, items, bad, {**asked, "unreadable": len(bad)})
 
 
@@ -121,8 +144,9 @@ class _Reader:
         prompts: Prompts,
         metric: str | None,
         drop: str = "",
+        frames: int = FRAMES,
     ) -> None:
-        self.drop = drop
+        self.drop, self.frames = drop, frames
         self.name, self.columns, self.images, self.prompts, self.metric = name, columns, images, prompts, metric
         self.where: dict[str, str] = {}
         """Id of a question to file and line."""
@@ -137,6 +161,8 @@ class _Reader:
         sources = self._sources(row)
         if question.boxes is not None and len(sources) > 1:
             raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows {len(sources)}")
+        if question.boxes is not None and "video" in self.columns:
+            raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows a video")
         image_id = self._get(row, "image_id")
         named = (
             str(image_id)
@@ -149,19 +175,28 @@ class _Reader:
                 "--map id=COLUMN, or let rows be numbered with --map id=none"
             )
         self.where[key] = row.where
-        if self.pictures.setdefault(named, sources) != sources:
+        first = self.pictures.setdefault(named, sources)
+        if first != sources:
             raise ConfigError(f"{row.where}: another picture is called {named!r} too; see --map image_id=COLUMN")
-        return Item(key, named, _opener(sources, row.where), question)
+        sources = first  # bytes that stand in many rows are held once
+        return Item(key, named, self._opener(sources, row.where), question)
+
+    def _opener(self, sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
+        if "video" in self.columns:
+            files = tuple(source for source in sources if isinstance(source, Path))
+            return partial(_shown_video, files[0] if len(files) == 1 else files, self.frames, where)
+        return partial(_shown, tuple(sources), where)
 
     def _get(self, row: Row, field: str) -> Any:
         return row.values.get(self.columns[field]) if field in self.columns else None
 
     def _sources(self, row: Row) -> list[Path | bytes]:
-        field = "images" if "images" in self.columns else "image"
+        field = next(name for name in SHOWN if name in self.columns)
         value = self._get(row, field)
         values = list(value) if isinstance(value, list | tuple) else [value]
         if not values or any(v is None or v == "" for v in values):
-            raise ConfigError(f"{row.where}: {self.columns[field]!r} holds no picture")
+            what = "video" if field == "video" else "picture"
+            raise ConfigError(f"{row.where}: {self.columns[field]!r} holds no {what}")
         return [self._source(v, row, field) for v in values]
 
     def _source(self, value: Any, row: Row, field: str) -> Path | bytes:
@@ -169,14 +204,26 @@ class _Reader:
             value = value["bytes"]
         elif isinstance(value, Mapping) and isinstance(value.get("path"), str):
             value = value["path"]
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) and field != "video":
             return value
         if not isinstance(value, str):
             raise ConfigError(
                 f"{row.where}: {self.columns[field]!r} is a file name or a picture's bytes, got {type(value).__name__}"
             )
-        path = (self.images or row.folder) / value
-        if not path.suffix:
+        if value.startswith("data:"):
+            return _from_uri(value, row.where)
+        if re.match(r"[a-z][a-z0-9+]+://", value):
+            raise ConfigError(f"{row.where}: {value[:80]!r} is no file: addresses are not fetched; download it first")
+        folder = self.images or row.folder
+        path = folder / value
+        if "\\" in value and not path.exists():
+            path = folder / value.replace("\\", "/")  # written on Windows
+        if field == "video" and not path.exists():
+            # the video sets name videos without ending, and have them in a folder of their own
+            places = (folder, *(folder / name for name in _VIDEOS))
+            tried = (place / f"{value}{ending}" for place in places for ending in ("", *VIDEO_ENDINGS))
+            path = next((p for p in tried if p.exists()), path)
+        elif field != "video" and not path.suffix:
             # GQA names pictures by number
             path = next((p for ending in (".jpg", ".png") if (p := path.with_suffix(ending)).exists()), path)
         return path
@@ -213,25 +260,35 @@ class _Reader:
         value = self._get(row, field)
         if value is None or value == "":
             return []
+        if isinstance(value, Mapping):
+            # by letter
+            value = [value[key] for key in sorted(value)] if set(value) == set(_LETTERS[: len(value)]) else value
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{row.where}: {self.columns[field]!r} must be a list, got {value!r}")
-        return [str(v) for v in value]
+            raise ConfigError(
+                f"{row.where}: {self.columns[field]!r} must be a list (in cells of CSV as JSON: "
+                f'["a", "b"]), got {value!r}'
+            )
+        return _bare([str(v).strip() for v in value])
 
     def _answers(self, row: Row, options: Sequence[str]) -> tuple[str, ...]:
         value = self._get(row, "answer")
         column = self.columns["answer"]
-        if isinstance(value, bool) or value is None or value == "" or value == []:
-            raise ConfigError(f"{row.where}: {column!r} holds no answer, got {value!r}")
+        if isinstance(value, bool) and not options:
+            value = "Yes" if value else "No"
         if not isinstance(value, list | tuple):
+            if not _said(value):
+                raise ConfigError(f"{row.where}: {column!r} holds no answer, got {value!r}")
             return (self._answer(value, row, options),)
         texts = [v["answer"] if isinstance(v, Mapping) and "answer" in v else v for v in value]
-        if any(not isinstance(t, str | int | float) or not str(t).strip() for t in texts):
+        if not texts or not all(map(_said, texts)):
             raise ConfigError(f"{row.where}: {column!r} is a list of answers, got {value!r}")
         return tuple(self._answer(text, row, options) for text in texts)
 
     def _answer(self, value: Any, row: Row, options: Sequence[str]) -> str:
         """An answer as text; of listed options its letter."""
         _, listed = _lettered(options)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of numbers with gaps comes as fractions
         if not listed:
             if options and str(value).strip().lower() not in [option.lower() for option in options]:
                 raise ConfigError(f"{row.where}: the answer {value!r} is none of {list(options)}")
@@ -242,6 +299,12 @@ class _Reader:
                 return letters[value]
         elif str(value).strip() in listed:
             return letters[listed.index(str(value).strip())]
+        elif (both := _LETTERED.fullmatch(str(value).strip())) and (both[1], both[2]) in zip(
+            letters, listed, strict=True
+        ):
+            return both[1]
+        elif [o.lower() for o in listed].count(str(value).strip().lower()) == 1:
+            return letters[[o.lower() for o in listed].index(str(value).strip().lower())]
         elif (letter := str(value).strip().strip("().").upper()) in [*letters]:
             return letter
         raise ConfigError(
@@ -267,6 +330,31 @@ class _Reader:
                 f"got {value!r}"
             )
         return tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in value)
+
+
+def _said(value: Any) -> bool:
+    """Whether a cell holds an answer."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    return value == value and bool(str(value).strip())  # a NaN stands for an empty cell
+
+
+def _bare(options: list[str]) -> list[str]:
+    """Options without the letters that are written in front of each."""
+    found = [_LETTERED.fullmatch(option) for option in options]
+    bare = [one[2] for one, letter in zip(found, _LETTERS, strict=False) if one and one[1] == letter]
+    return bare if len(bare) == len(options) else options
+
+
+def _from_uri(text: str, where: str) -> bytes:
+    """Bytes of ``data:image/png;base64,...``."""
+    head, _, data = text.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("not in base64")
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {text[:40]!r} ...: no picture: {error}") from None
 
 
 def _lettered(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -308,8 +396,12 @@ def _shown(sources: Sequence[Path | bytes], where: str) -> Any:
     return opened[0] if len(opened) == 1 else opened
 
 
-def _opener(sources: Sequence[Path | bytes], where: str) -> Callable[[], Any]:
-    return partial(_shown, tuple(sources), where)
+@lru_cache(maxsize=8)
+def _shown_video(source: Path | tuple[Path, ...], frames: int, where: str) -> Video:
+    try:
+        return open_video(source, frames)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _readable(items: Sequence[Item], where: Mapping[str, str], skip: bool) -> tuple[list[Item], list[str]]:

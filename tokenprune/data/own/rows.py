@@ -6,19 +6,23 @@ import csv
 import importlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["ENDINGS", "Row", "read_rows"]
+__all__ = ["ENDINGS", "Hub", "Row", "read_rows", "with_pictures"]
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Files that are read."""
 
 _METADATA = tuple(f"metadata{ending}" for ending in (".jsonl", ".csv", ".parquet"))
+
+_PAIR = ("test_q.json", "test_a.json")
+"""Questions and answers of the video sets, joined by ``question_id``."""
 
 _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
 """What a folder holds that ``datasets.Dataset.save_to_disk`` wrote."""
@@ -46,24 +50,45 @@ class Row:
     values: Mapping[str, Any]
 
 
-def read_rows(path: Path, split: str | None = None) -> list[Row]:
-    """All rows of a file, or of a folder: ``metadata.jsonl`` (csv, parquet), parquet files, or a saved data set.
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub.
+
+    Attributes
+    ----------
+    name : str
+        "owner/name".
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"hub:{self.name}"
+
+
+def read_rows(path: Path | Hub, split: str | None = None, subset: str = "") -> list[Row]:
+    """All rows of a file, a folder (``metadata.jsonl``, parquet files, a saved data set), or a data set of the hub.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Hub
     split : str, optional
         Which part of a folder that has several: a subfolder, parquet files ``SPLIT-*``, a split of a saved data set.
+    subset : str, default ""
+        Which of a data set's configurations: parquet files in the folder of that name, where there is one.
 
     Raises
     ------
     ConfigError
         Nothing to be read; several splits and none chosen; a line that cannot be read, with its number.
     """
-    if not path.exists():
+    if isinstance(path, Hub):
+        rows = [*_from_hub(path, split, subset)]
+    elif not path.exists():
         raise ConfigError(f"--data {str(path)!r}: no such file or folder")
-    if path.is_dir():
-        rows = _folder(path, split)
+    elif path.is_dir():
+        own = path / subset
+        rows = _folder(own if subset and own.is_dir() and any(own.glob("*.parquet")) else path, split)
     elif path.suffix.lower() in ENDINGS:
         rows = [*_file(path)]
     else:
@@ -76,6 +101,8 @@ def read_rows(path: Path, split: str | None = None) -> list[Row]:
 def _folder(folder: Path, split: str | None) -> list[Row]:
     if any((folder / name).exists() for name in _SAVED):
         return [*_saved(folder, split)]
+    if all((folder / name).exists() for name in _PAIR):
+        return _joined(*(folder / name for name in _PAIR))
     found = [folder / name for name in _METADATA if (folder / name).exists()]
     if found and split is None:
         return [*_file(found[0])]
@@ -98,7 +125,40 @@ def _folder(folder: Path, split: str | None) -> list[Row]:
     return [*_file(tables[0])]
 
 
-def _chosen(folder: Path, names: Sequence[str], split: str | None) -> str:
+def _joined(questions: Path, answers: Path) -> list[Row]:
+    """Rows of one file with those of another that have the same ``question_id``."""
+    by_id: dict[Any, Row] = {}
+    for row in _file(answers):
+        if (key := row.values.get("question_id")) is None or key in by_id:
+            what = "no question_id" if key is None else f"the question_id {key!r} is that of {by_id[key].where} too"
+            raise ConfigError(f"{row.where}: {what}")
+        by_id[key] = row
+    rows = []
+    for row in _file(questions):
+        if (key := row.values.get("question_id")) not in by_id:
+            raise ConfigError(f"{row.where}: {str(answers)!r} has no answer to question_id {key!r}")
+        rows.append(replace(row, values={**by_id[key].values, **row.values}))
+    return rows
+
+
+def with_pictures(rows: Sequence[Row], pictures: Sequence[Row], key: str) -> list[Row]:
+    """Rows with the picture of another table that has their ``key`` as its id.
+
+    Raises
+    ------
+    ConfigError
+        There is none; names the row.
+    """
+    by_id = {row.values.get("id"): row.values.get("image") for row in pictures}
+    joined = []
+    for row in rows:
+        if (name := row.values.get(key)) not in by_id:
+            raise ConfigError(f"{row.where}: there is no picture of id {name!r}")
+        joined.append(replace(row, values={**row.values, "image": by_id[name], "image_id": name}))
+    return joined
+
+
+def _chosen(folder: Path | Hub, names: Sequence[str], split: str | None) -> str:
     if split is None and len(names) == 1:
         return names[0]
     if split is None or split not in names:
@@ -113,7 +173,9 @@ def _file(path: Path) -> Iterator[Row]:
         for number, values in reader(path):
             yield Row(f"{path}:{number}", f"{path.stem}-{number}", path.parent, values)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not written in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ConfigError(
+            f"{path}: not written in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -152,8 +214,15 @@ def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        head = file.readline()
+        file.seek(0)
+        # spreadsheets of half of Europe write semicolons
+        mark = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
+        reader = csv.DictReader(file, delimiter=mark, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if twice := [name for name in names if list(names).count(name) > 1]:
+                raise ConfigError(f"{path}:1: two columns are called {twice[0]!r}")
             for values in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in values or None in values.values():
@@ -202,15 +271,30 @@ def _saved(folder: Path, split: str | None) -> Iterator[Row]:
         raise ConfigError(f"{folder}: cannot be read by datasets: {' '.join(str(error).split())}") from error
     if isinstance(found, Mapping):
         found = found[_chosen(folder, sorted(found), split)]
-    images = [name for name, kind in found.features.items() if type(kind).__name__ == "Image"]
-    for name in images:
-        # pictures are opened by us, when they are needed
-        found = found.cast_column(name, datasets.Image(decode=False))
+    yield from _of_datasets(datasets, found, str(folder), folder)
+
+
+def _of_datasets(datasets: Any, found: Any, name: str, folder: Path) -> Iterator[Row]:
+    """Rows of a data set that is loaded; pictures are opened by us, when they are needed."""
+    for column, kind in found.features.items():
+        if type(kind).__name__ == "Image":
+            found = found.cast_column(column, datasets.Image(decode=False))
     for number, values in enumerate(found, 1):
-        yield Row(f"{folder}, row {number}", f"{folder.name}-{number}", folder, values)
+        yield Row(f"{name}, row {number}", f"{Path(name).name}-{number}", folder, values)
 
 
-def _needed(module: str, path: Path) -> Any:
+def _from_hub(hub: Hub, split: str | None, subset: str) -> Iterator[Row]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        raise ConfigError(f"--data {hub}: HF_HUB_OFFLINE forbids to ask the hub")
+    datasets = _needed("datasets", hub)
+    try:
+        found = datasets.load_dataset(hub.name, subset or None)
+    except Exception as error:
+        raise ConfigError(f"--data {hub}: cannot be read through datasets: {' '.join(str(error).split())}") from error
+    yield from _of_datasets(datasets, found[_chosen(hub, sorted(found), split)], str(hub), Path())
+
+
+def _needed(module: str, path: Path | Hub) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:

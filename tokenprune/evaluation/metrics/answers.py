@@ -244,9 +244,16 @@ class Number(Metric):
         return False
 
 
+_NUMBER = re.compile(
+    r"([-+]?)[$€£]?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d{1,2})?|\.\d+)(%?)\.?", re.IGNORECASE
+)
+
+
 def _number(text: str) -> float | None:
     """A number, thousands separated by commas or not; a percentage is a hundredth."""
-    found = re.fullmatch(r"([-+]?)[$€£]?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(%?)\.?", text.strip())
+    found = re.fullmatch(
+        r"([-+]?)[$€£]?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d{1,3})?|\.\d+)(%?)\.?", text.strip().lower()
+    )
     if not found:
         return None
     value = float(found[2].replace(",", "")) * (-1 if found[1] == "-" else 1)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tokenprune.core.errors import ConfigError, NonFiniteError
-from tokenprune.core.metric import Metric
+from tokenprune.core.metric import JudgedMetric, Metric
 from tokenprune.core.registry import build_component
 
 __all__ = ["WORDS", "build_metric", "graded", "metric_of"]
@@ -49,15 +49,18 @@ def metric_of(question: Any) -> Metric:
     return _built(getattr(question, "metric", WORDS))
 
 
-def graded(prediction: str, question: Any) -> bool | float:
-    """How right a prediction is: right or wrong, or a share of 1 where the metric gives one.
+def graded(prediction: str, question: Any) -> bool | float | None:
+    """How right a prediction is: right or wrong, or a share of 1 where the metric gives one; None where a judge will.
 
     Raises
     ------
     NonFiniteError
         A metric gives something that is not in 0..1.
     """
-    score = metric_of(question).score(prediction, question)
+    metric = metric_of(question)
+    if isinstance(metric, JudgedMetric):
+        return None
+    score = metric.score(prediction, question)
     if isinstance(score, bool):
         return score
     value = float(score)

@@ -7,12 +7,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokenprune.core.draws import fingerprint, place_noise
 from tokenprune.core.errors import UnsupportedError, closest
 from tokenprune.core.features import Grid, is_signal, signal_of
 from tokenprune.core.layer_names import at_layer, layer_index, split_layer
@@ -22,10 +23,24 @@ from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.patching import arguments_of, standing_in
 from tokenprune.hf.splice import Splice
 
-__all__ = ["MODALITIES", "PIXELS", "Block", "ModelAdapter", "Observation", "adapter_for", "dtype_of", "frames_in"]
+__all__ = [
+    "FROM_PIXELS",
+    "MODALITIES",
+    "PIXELS",
+    "Block",
+    "ModelAdapter",
+    "Observation",
+    "adapter_for",
+    "dtype_of",
+    "frames_in",
+    "pixels_of",
+]
 
 MODALITIES = ("image", "video")
 """What visual inputs may be: ``model.get_<modality>_features`` encodes them."""
+
+FROM_PIXELS = frozenset({"noise"})
+"""Signals that follow from the pixels alone, in every family; not there where only encoder outputs are given."""
 
 PIXELS: Mapping[str, tuple[str, ...]] = {
     "image": ("pixel_values", "pixel_values_images"),
@@ -159,7 +174,7 @@ class ModelAdapter(ABC):
         """Whether the model has a signal before its language model runs, at the layer named (``keys@-1``)."""
         base, layer = split_layer(name)
         if layer is None:
-            return name in self.available or name in self.on_demand
+            return name in FROM_PIXELS or name in self.available or name in self.on_demand
         if base not in self.on_demand or not (is_signal(base) and signal_of(base).layered):
             return False
         try:
@@ -228,14 +243,20 @@ class ModelAdapter(ABC):
                     return original(*args, **kwargs)
                 inside = True
                 try:
-                    with self.thinned(modality, stage), self.watch(modality, signals - {"survivors"}) as readings:
+                    with (
+                        self.thinned(modality, stage),
+                        self.watch(modality, signals - {"survivors"} - FROM_PIXELS) as readings,
+                    ):
                         output = original(*args, **kwargs)
                     if stage is not None:
                         readings["survivors"] = stage.survivors()
                 finally:
                     inside = False
                 given = arguments_of(original, args, kwargs)
-                seen.blocks.setdefault(modality, []).extend(self.blocks(modality, output, given, readings))
+                blocks = self.blocks(modality, output, given, readings)
+                if "noise" in signals:
+                    blocks = self._with_noise(modality, given, blocks)
+                seen.blocks.setdefault(modality, []).extend(blocks)
                 return output
 
             return features
@@ -246,6 +267,29 @@ class ModelAdapter(ABC):
                 if (original := getattr(self.core, name, None)) is not None:
                     stack.enter_context(standing_in(self.core, name, shadowing(modality, original)))
             yield
+
+    def pictures(self, modality: str, inputs: Mapping[str, Any], blocks: Sequence[Block]) -> Tensor:
+        """A hash of the pixels of each visual input, the same in any batch: int64 (U,).
+
+        Parameters
+        ----------
+        modality : str
+        inputs : mapping
+            What ``get_<modality>_features`` was called with, by parameter name.
+        blocks : sequence of Block
+            What :meth:`blocks` made of it.
+        """
+        return torch.cat([fingerprint(one.unsqueeze(0).flatten(1)) for one in pixels_of(modality, inputs)])
+
+    def _with_noise(self, modality: str, inputs: Mapping[str, Any], blocks: Sequence[Block]) -> list[Block]:
+        """Blocks with a number for each token, drawn from the pixels of its picture."""
+        found = self.pictures(modality, inputs, blocks)
+        if len(found) != len(blocks):
+            raise UnsupportedError(f"{len(blocks)} {modality}s were encoded, and pixels of {len(found)} are known")
+        return [
+            replace(block, signals={**block.signals, "noise": place_noise(one, block.free)[0]})
+            for block, one in zip(blocks, torch.split(found, 1), strict=True)
+        ]
 
     def encode(self, modality: str, **inputs: Any) -> Any:
         """Run the vision side alone and return what ``forward`` accepts as ``mm_encoder_outputs[modality]``."""
@@ -314,6 +358,11 @@ class ModelAdapter(ABC):
 def dtype_of(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
     """The dtype in which a module computes: that of its numbers, not of weights that are stored in fewer bits."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), otherwise)
+
+
+def pixels_of(modality: str, inputs: Mapping[str, Any]) -> Any:
+    """The pixels that a function for a modality was called with; some call those of videos ``pixel_values``."""
+    return next(value for name in (*PIXELS[modality], "pixel_values") if (value := inputs.get(name)) is not None)
 
 
 def frames_in(inputs: Mapping[str, Any]) -> int:

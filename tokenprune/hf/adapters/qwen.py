@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from tokenprune.core.draws import fingerprint
 from tokenprune.core.features import Grid, signal_of
-from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of
+from tokenprune.hf.adapters.base import Block, ModelAdapter, dtype_of, pixels_of
 from tokenprune.hf.adapters.encoder_attention import CLS_SIGNALS, ENCODER_SIGNALS, Readings, read_layer
 from tokenprune.hf.adapters.patches import mean_of_groups
 from tokenprune.hf.splice import Splice
@@ -92,6 +93,12 @@ class Qwen2VLAdapter(ModelAdapter):
             Block(size, (grid,), signals={name: parts[i] for name, parts in signals.items()})
             for i, (size, grid) in enumerate(zip(sizes, grids, strict=True))
         ]
+
+    def pictures(self, modality: str, inputs: Mapping[str, Any], blocks: Sequence[Block]) -> Tensor:
+        """All patches lie in one tensor; pictures follow each other."""
+        thw = inputs[f"{'image' if 'image_grid_thw' in inputs else 'video'}_grid_thw"]
+        parts = torch.split(pixels_of(modality, inputs), [t * h * w for t, h, w in thw.tolist()])
+        return torch.cat([fingerprint(part.reshape(1, -1)) for part in parts])
 
     def _raster(self, thw: Tensor) -> Tensor | None:
         """Where the encoder put each token, if it sorts them into windows; None where they stay in raster order."""

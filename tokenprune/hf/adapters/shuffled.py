@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from tokenprune.core.draws import fingerprint
 from tokenprune.core.features import Grid
-from tokenprune.hf.adapters.base import Block
+from tokenprune.hf.adapters.base import Block, pixels_of
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter, PatchesAlone
 from tokenprune.hf.adapters.patches import mean_of_windows
@@ -83,6 +85,13 @@ class Idefics3Adapter(PatchesAlone, InternVLAdapter):
         while ids[last] == placeholder:
             last -= 1
         return _written_before(ids, before[0], ids[border]) != _written_before(ids, last + 1, ids[border])
+
+    def pictures(self, modality: str, inputs: Mapping[str, Any], blocks: Sequence[Block]) -> Tensor:
+        """A hash a tile; samples with fewer tiles are filled up with black ones, which the model leaves out."""
+        tiles = pixels_of(modality, inputs).flatten(0, 1).flatten(1)
+        black = (tiles == 0).all(1)
+        # without reading back which they are: the others first, in order
+        return fingerprint(tiles)[black.to(torch.uint8).argsort(stable=True)[: len(blocks)]]
 
     @property
     def language_model(self) -> nn.Module:

@@ -19,10 +19,9 @@ __all__ = ["VideoLlavaAdapter"]
 class VideoLlavaAdapter(LlavaAdapter):
     """``VideoLlavaForConditionalGeneration``.
 
-    Frames of a video keep their [CLS] token, which is no part of the picture: it stays, and is not counted.
+    Frames of a video keep their [CLS] token, which is no part of the picture: it stays, and is not counted. Patches may
+    leave the encoder of images while it runs, not that of videos.
     """
-
-    one_token_a_patch = False
 
     @property
     def placeholders(self) -> Mapping[str, int]:

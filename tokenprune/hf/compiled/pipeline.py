@@ -22,6 +22,7 @@ from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.attach import attach
 from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
+from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
 from tokenprune.hf.compiled.greedy import cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
@@ -293,15 +294,21 @@ class Compiled:
         plan = plan_prompts(self.request, on_host, seen.sizes, known.get(counted), self.bucket)
         if plan is None:
             return None
-        key = ("select", seen.key, plan.key)
+        request = self.request
+        if adaptive(request.strategy) is not None:
+            # lengths are read back once a batch, and are then those of a fixed budget
+            request = settled(request, plan, seen.sizes, self._given(plan, seen))
+            plan = plan_prompts(request, on_host, seen.sizes, None, self.bucket)
+            assert plan is not None
+        key = ("select", seen.key, plan.key, request.budget.keep)
         if key not in self._shelf:
             # how many tokens a unit becomes is the strategy's business: ask it once
-            wide, entered = self._kept(plan, seen)
-            if wide != max(self.request.budget.counts(plan.sizes)):
+            wide, entered = self._kept(request, plan, seen)
+            if wide != max(request.budget.counts(plan.sizes)):
                 known[counted] = wide
-                plan = plan_prompts(self.request, on_host, seen.sizes, wide, self.bucket)
+                plan = plan_prompts(request, on_host, seen.sizes, wide, self.bucket)
                 assert plan is not None
-                key = ("select", seen.key, plan.key)
+                key = ("select", seen.key, plan.key, request.budget.keep)
         given = {**plan.tensors, **seen.given}
         if key in self._shelf:
             entry = self._shelf[key]
@@ -309,7 +316,7 @@ class Compiled:
         final = plan
 
         def lay_out(**given: Tensor) -> Prompt:
-            return assemble(self.request, final, seen.sizes, given)
+            return assemble(request, final, seen.sizes, given)
 
         batch, width = plan.tensors["stay_ids"].shape
         stable = seen.given if self._shelf[seen.key].program.captured else ()
@@ -325,10 +332,13 @@ class Compiled:
         """With what the host knows of acts between layers."""
         return prompt if prompt.units is None else replace(prompt, between=entry.notes["between"])
 
-    def _kept(self, plan: Plan, seen: Seen) -> tuple[int, tuple[int, ...]]:
+    def _given(self, plan: Plan, seen: Seen) -> dict[str, Tensor]:
+        """What a plan and encoded pictures hold, on the device."""
+        return {name: value.to(self.device) for name, value in {**plan.tensors, **seen.given}.items()}
+
+    def _kept(self, request: Request, plan: Plan, seen: Seen) -> tuple[int, tuple[int, ...]]:
         """Places that units need, and tokens of each that enter the language model."""
-        given = {name: value.to(self.device) for name, value in {**plan.tensors, **seen.given}.items()}
-        selection = assemble(self.request, plan, seen.sizes, given).selection
+        selection = assemble(request, plan, seen.sizes, self._given(plan, seen)).selection
         if selection is None:
             return max(plan.sizes), plan.sizes
         return selection.sequence.shape[1], tuple((selection.sequence >= 0).sum(1).tolist())
@@ -492,7 +502,7 @@ def _obstacle(request: Request) -> str | None:
         return "weights are offloaded"
     if len({parameter.device for parameter in request.adapter.model.parameters()}) > 1:
         return "the model lies on several devices"
-    if request.strategy.own_counts:
+    if request.strategy.own_counts and adaptive(request.strategy) is None:
         return f"how many tokens strategy {request.strategy.name!r} keeps follows from the visual input"
     strategy = request.strategy
     if isinstance(strategy, LayerSchedule) and (strategy.decoding is not None or strategy.forgets):

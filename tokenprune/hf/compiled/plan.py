@@ -20,6 +20,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.batch import Member, read_batch
 from tokenprune.hf.request import Request
+from tokenprune.hf.rows import check_one_sample_a_row, real_tokens
 from tokenprune.hf.splice import Span
 
 __all__ = ["NOWHERE", "Plan", "plan_prompts", "round_up", "sizes_only"]
@@ -42,8 +43,8 @@ class Plan:
         prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
     members : tuple of tuple of Member
         What each unit consists of.
-    grids : tuple of Grid or None
-        Where the tokens of each unit lie, if that is known of all.
+    grids : tuple of tuple of Grid, or None
+        Where the tokens of each unit lie, picture after picture, if that is known of all.
     sizes : tuple of int
         Prunable tokens of each unit.
     owners : tuple of int
@@ -52,7 +53,7 @@ class Plan:
 
     tensors: dict[str, Tensor]
     members: tuple[tuple[Member, ...], ...]
-    grids: tuple[Grid, ...] | None
+    grids: tuple[tuple[Grid, ...], ...] | None
     sizes: tuple[int, ...]
     owners: tuple[int, ...]
 
@@ -106,8 +107,7 @@ def plan_prompts(
     """
     adapter = request.adapter
     ids = inputs["input_ids"]
-    given = inputs.get("attention_mask")
-    mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given.bool()
+    mask = real_tokens(ids, inputs.get("attention_mask"))
     batch = read_batch(request, ids, mask, sizes)
     units = [batch.layout.spans[i] for i in batch.distinct]
     if not units:
@@ -126,7 +126,10 @@ def plan_prompts(
     places = _aligned([row.nonzero().flatten() for row in stay], width)
     here = places.masked_fill(places == NOWHERE, 0)
     positions = inputs.get("position_ids")
-    positions = adapter.position_ids(inputs, mask) if positions is None else positions
+    if positions is None:
+        positions = adapter.position_ids(inputs, mask)
+    else:
+        check_one_sample_a_row(positions, mask)
     positions = positions.view(-1, *positions.shape[-2:]).expand(-1, len(ids), -1)
     unit_places = pad_sequence([unit.positions for unit in units], True, 0)
     unit_rows = torch.tensor([unit.row for unit in units])
@@ -151,9 +154,9 @@ def plan_prompts(
             _need_text_behind(request, mask & ~adapter.image_mask(ids), units)
         tensors["unit_rows"] = unit_rows
         tensors["unit_slots"] = torch.tensor([owners[:i].count(row) for i, row in enumerate(owners)])
-    grids = tuple(grid for i in batch.distinct if (grid := batch.grids[i]) is not None)
+    grids = tuple(batch.grids[i] for i in batch.distinct)
     members = tuple(batch.members[i] for i in batch.distinct)
-    return Plan(tensors, members, grids if len(grids) == len(batch.distinct) else None, tuple(counts), owners)
+    return Plan(tensors, members, grids if all(grids) else None, tuple(counts), owners)
 
 
 def _visual_places(request: Request, ids: Tensor, sizes: Observation) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tokenprune.core.features import Features
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.selection import Selection
@@ -165,6 +166,23 @@ class Prompt:
         return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **layers, **units}
 
 
+def unit_features(request: Request, plan: Plan, sizes: Observation, given: Mapping[str, Tensor]) -> Features:
+    """What a strategy may look at, in the fixed shapes of a plan; arguments as in :func:`assemble`."""
+    embed = request.adapter.model.get_input_embeddings()
+    return gathered(
+        request,
+        given["tokens"][given["unit_visual"]],
+        given.get("unit_mask"),
+        embed(given["text_ids"]) if "text_ids" in given else None,
+        given.get("text_mask"),
+        plan.members,
+        plan.grids,
+        _recalled(sizes, given),
+        check=False,
+        sizes=plan.sizes,
+    )
+
+
 def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[str, Tensor]) -> Prompt:
     """Choose visual tokens and put them between the tokens that stay; nothing is read back.
 
@@ -188,19 +206,7 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
         sequence = sequence if unit_mask is None else sequence.where(unit_mask, -1)
         chosen = visual
     else:
-        text = embed(given["text_ids"]) if "text_ids" in given else None
-        features = gathered(
-            request,
-            visual,
-            unit_mask,
-            text,
-            given.get("text_mask"),
-            plan.members,
-            plan.grids,
-            _recalled(sizes, given),
-            check=False,
-            sizes=plan.sizes,
-        )
+        features = unit_features(request, plan, sizes, given)
         selection, made = choose(request, features)
         sequence = selection.sequence
         chosen = gather_tokens(visual, sequence) if made is None else made.to(visual.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokenprune.components.scorers import PMI
-from tokenprune.core.errors import FeatureError
+from tokenprune.core.errors import ConfigError, FeatureError
 from tokenprune.core.features import Features, Grid
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.core.registry import build
@@ -19,7 +19,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
 from tokenprune.evaluation.batch import QuestionBatch
-from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.hf.chat import words_of
 from tokenprune.report.explorer.recording import recorded
 from tokenprune.report.explorer.replay import Frame, frame, growth, is_nested, ladder, likeness, merged_places
@@ -63,6 +63,11 @@ class Replay:
         Where it does not: what is left at some budgets, ascending.
     views : tuple of View
         The answers at marked budgets.
+    certain : mapping of int to float
+        By marked budget the share of the best by the strategy's own objective that its picks are certain to reach;
+        empty where nothing bounds the best.
+    basis : str
+        What that rests on.
     """
 
     strategy: AnyStrategy
@@ -73,6 +78,8 @@ class Replay:
     growth: list[list[tuple[int, float]]]
     frames: tuple[Frame, ...]
     views: tuple[View, ...]
+    certain: Mapping[int, float] = field(default_factory=dict)
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,10 +172,10 @@ def explore(
         if isinstance(strategy, LayerSchedule):
             entering = None
             if strategy.before is not None:
-                entering = features_of(strategy.name, strategy.reads(adapter.available) | {"visual"})
+                entering = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
             replays.append(_between_layers(strategy, views, base, entering, len(looked.full.kept), looked.n_layers))
         else:
-            own = features_of(strategy.name, strategy.reads(adapter.available) | {"visual"})
+            own = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
             replays.append(_before_layers(strategy, views, own, marked))
     return Exploration(
         name,
@@ -189,15 +196,33 @@ def _before_layers(strategy: AnyStrategy, views: tuple[View, ...], features: Fea
     alike = likeness(strategy, features)
     whole = strategy.select(features, n)
     scores = None if whole.scores is None else whole.scores[0]
+    certain, basis = _certain(strategy, features, marked)
     if is_nested(strategy):
         order = tuple(whole.order[0].tolist())
-        return Replay(strategy, scores, alike.label, alike.own, order, growth(order, alike.table), (), views)
+        grown = growth(order, alike.table)
+        return Replay(strategy, scores, alike.label, alike.own, order, grown, (), views, certain, basis)
     frames = []
     for keep in ladder(n, marked):
         chosen = strategy.select(features, keep)
         order = tuple(int(i) for i in chosen.order[0].tolist() if i >= 0)
         frames.append(frame(keep, order, alike.table, merged_places(chosen, features)))
-    return Replay(strategy, scores, alike.label, alike.own, (), [], tuple(frames), views)
+    return Replay(strategy, scores, alike.label, alike.own, (), [], tuple(frames), views, certain, basis)
+
+
+def _certain(strategy: AnyStrategy, features: Features, marked: Sequence[int]) -> tuple[dict[int, float], str]:
+    """At marked budgets the share of the best that is certain, and why; nothing where no bound is known."""
+    found, basis = dict[int, float](), ""
+    if not isinstance(strategy, Strategy):
+        return found, basis
+    for keep in marked:
+        try:
+            optimality = strategy.assess(features, strategy.select(features, keep)).optimality
+        except ConfigError:
+            return {}, ""
+        assert optimality is not None
+        if not bool(optimality.ratio[0].isnan()):
+            found[keep], basis = float(optimality.ratio[0]), optimality.basis
+    return found, basis
 
 
 def _between_layers(

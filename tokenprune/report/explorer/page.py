@@ -70,7 +70,8 @@ def as_data(one: Exploration) -> dict[str, Any]:
     width, height = one.looked.size
 
     def answer(view: View) -> dict[str, Any]:
-        right = None if known is None else float(graded(view.answer, known)) >= 0.5
+        grade = None if known is None else graded(view.answer, known)
+        right = None if grade is None else float(grade) >= 0.5
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
@@ -93,7 +94,10 @@ def as_data(one: Exploration) -> dict[str, Any]:
         "maps": [{"name": name, "values": _numbers(values)} for name, values in one.maps.items()],
         "full": answer(one.looked.full),
         "budgets": [row[0].keep for row in one.looked.views],
-        "strategies": [_strategy(replay) | {"answers": [answer(v) for v in replay.views]} for replay in one.replays],
+        "strategies": [
+            _strategy(replay) | {"answers": [answer(v) | {"certain": replay.certain.get(v.keep)} for v in replay.views]}
+            for replay in one.replays
+        ],
     }
 
 
@@ -112,6 +116,7 @@ def _strategy(replay: Replay) -> dict[str, Any]:
         "order": list(replay.order),
         "growth": [[number for step, value in row for number in (step, _short(value))] for row in replay.growth],
         "frames": [_frame(one) for one in replay.frames],
+        "certainBy": replay.basis,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, BatchFeature
 
 from tokenprune.core.errors import ConfigError, UnsupportedError, closest
 from tokenprune.hf.saved_processor import MAKES_PROCESSOR
@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "Chat",
     "Family",
+    "FramesAsPictures",
     "Kind",
     "NoVideos",
     "Tensors",
@@ -253,6 +254,23 @@ class NoVideos:
     def __call__(self, *_videos: Any, **_options: Any) -> Any:
         """Refuse."""
         raise UnsupportedError("tiny processors read images only; tiny_inputs makes inputs that show a video")
+
+
+class FramesAsPictures(NoVideos):
+    """Takes the place of a video processor that treats each frame as the family's image processor treats a picture.
+
+    Parameters
+    ----------
+    image_processor : BaseImageProcessor
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor = image_processor
+
+    def __call__(self, videos: Any, **_options: Any) -> Any:
+        """Pixels of videos of one length, (videos, frames, channels, height, width)."""
+        read = [self.image_processor(images=list(video), return_tensors="pt")["pixel_values"] for video in videos]
+        return BatchFeature({"pixel_values_videos": torch.stack(read)})
 
 
 def images_only(kind: Any) -> Any:

@@ -26,6 +26,7 @@ from tokenprune.zoo.tiny.family import (
     CHAT,
     Chat,
     Family,
+    FramesAsPictures,
     NoVideos,
     Tensors,
     Visual,
@@ -275,7 +276,7 @@ def _clip(_number: int, generator: torch.Generator) -> Visual:
 def _video_processor(tokenizer: Any, template: str) -> Any:
     return images_only(VideoLlavaProcessor)(
         image_processor=_clip_images(PATCH * TILE, VideoLlavaImageProcessor),
-        video_processor=NoVideos(),
+        video_processor=FramesAsPictures(_clip_images(PATCH * TILE)),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

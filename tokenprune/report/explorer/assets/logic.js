@@ -168,6 +168,11 @@ const Logic = (() => {
     return null;
   }
 
+  // rounded down: what is certain must not be overstated
+  function share(value) {
+    return `${Math.floor(100 * value + 1e-9)} %`;
+  }
+
   function told(value) {
     if (!Number.isFinite(value)) return value === -Infinity ? "\u2212\u221e" : "none";
     const size = Math.abs(value);
@@ -177,5 +182,5 @@ const Logic = (() => {
   }
 
   return {numbers, opened, frameAt, budgetShown, kept, presence, redundancy, wordPmi, wordsOf, answerAt, placeOf, patchAt,
-    ends, colour, heat, told};
+    ends, colour, heat, share, told};
 })();

@@ -296,6 +296,10 @@
         : `Chooses anew at each budget: shown as at ${shown}.`);
     }
     if (strategy.merges) notes.push("Merges what it drops" + (strategy.inside ? "." : " (rings)."));
+    if (typeof answer.certain === "number") {
+      notes.push(`The picks at ${answer.keep} tokens reach at least ${Logic.share(answer.certain)} of the best there can be by what the strategy maximises.`);
+    }
+    one.note.title = typeof answer.certain === "number" ? `A bound: ${strategy.certainBy}.` : "";
     if (found !== null && state.heat !== "order") notes.push(`${Logic.told(found.low)} (dark) to ${Logic.told(found.high)} (bright)`);
     if (state.heat === "score") notes.push(strategy.scores === null ? "Has no score before the language model." : strategy.scorerAbout);
     if (state.heat === "redundancy") {

@@ -19,27 +19,33 @@ from tokenprune.core.features import Features
 from tokenprune.core.information import cosine_similarity, log_conditional, log_marginal
 from tokenprune.core.information import pmi as framework_pmi
 from tokenprune.testing import channels, embeddings, gains_instances, joints, naive_bayes, taus
-from tokenprune_theory import laws, models, pmi
+from tokenprune_theory import models, pmi, violations
 from tokenprune_theory.discrete import Joint
 from tokenprune_theory.setfn import TableFunction
 
 TIGHT = 1e-12
 SMALL = ((1, 3), (1, 3), (1, 3))
 
-of_pairs = pytest.mark.parametrize("law", [laws.information_forms, laws.information_sign])
+of_pairs = pytest.mark.parametrize("violation", [violations.information_forms, violations.information_sign])
 of_triples = pytest.mark.parametrize(
-    "law", [laws.conditional_forms, laws.chain_rule, laws.estimator_identity, laws.information_monotone]
+    "violation",
+    [
+        violations.conditional_forms,
+        violations.chain_rule,
+        violations.estimator_identity,
+        violations.information_monotone,
+    ],
 )
 of_channels = pytest.mark.parametrize(
-    "law",
+    "violation",
     [
-        laws.kl_average,
-        laws.pmi_range,
-        laws.relevance_sign,
-        laws.max_over_mean,
-        laws.max_ratio_over_sum,
-        laws.ladder,
-        lambda rows: laws.tail(pmi.aggregate(rows, "max"), rows.shape[1]),
+        violations.kl_average,
+        violations.pmi_range,
+        violations.relevance_sign,
+        violations.max_over_mean,
+        violations.max_ratio_over_sum,
+        violations.ladder,
+        lambda rows: violations.tail(pmi.aggregate(rows, "max"), rows.shape[1]),
     ],
 )
 
@@ -50,49 +56,49 @@ def float32_tolerance(tau: float) -> float:
 
 @of_pairs
 @given(p=joints())
-def test_laws_of_pairs(law, p):
-    assert law(Joint(p, ("t", "v0"))) <= TIGHT
+def test_violations_of_pairs(violation, p):
+    assert violation(Joint(p, ("t", "v0"))) <= TIGHT
 
 
 @of_triples
 @given(p=joints(SMALL))
-def test_laws_of_triples(law, p):
-    assert law(Joint(p, ("t", "v0", "v1"))) <= TIGHT
+def test_violations_of_triples(violation, p):
+    assert violation(Joint(p, ("t", "v0", "v1"))) <= TIGHT
 
 
 @of_channels
 @given(rows=channels())
-def test_laws_of_channels(law, rows):
-    assert law(rows) <= TIGHT
+def test_violations_of_channels(violation, rows):
+    assert violation(rows) <= TIGHT
 
 
 @given(channels(zeros=True))
 def test_ladder_survives_impossible_outcomes(rows):
     rows = rows[:, rows.any(0)]
-    assert laws.ladder(rows) <= TIGHT
-    assert laws.kl_average(rows) <= TIGHT
+    assert violations.ladder(rows) <= TIGHT
+    assert violations.kl_average(rows) <= TIGHT
 
 
 @given(joints(((1, 6),)))
 def test_entropy_range(p):
-    assert laws.entropy_range(p) <= TIGHT
+    assert violations.entropy_range(p) <= TIGHT
 
 
 @settings(max_examples=30)
 @given(naive_bayes(n=4))
 def test_independence_given_the_target(instance):
     joint = models.naive_bayes(*instance)
-    assert laws.information_submodular(joint) <= TIGHT
-    assert laws.estimator_error(joint) <= TIGHT
-    assert laws.bottleneck(joint) <= TIGHT
+    assert violations.information_submodular(joint) <= TIGHT
+    assert violations.estimator_error(joint) <= TIGHT
+    assert violations.bottleneck(joint) <= TIGHT
     f = models.information(joint)
     for k in (1, 2, 3):
-        assert laws.greedy_shortfall(f, k) <= 1e-9
+        assert violations.greedy_shortfall(f, k) <= 1e-9
 
 
 @given(arrays(np.int64, st.sampled_from([4, 8, 16]), elements=st.integers(-2, 2)))
 def test_definitions_of_submodularity(values):
-    assert laws.lattice_equivalence(TableFunction(values.astype(np.float64))) == 0
+    assert violations.lattice_equivalence(TableFunction(values.astype(np.float64))) == 0
 
 
 @given(
@@ -103,7 +109,7 @@ def test_definitions_of_submodularity(values):
     ).filter(lambda z: np.isfinite(z).any())
 )
 def test_lse(z):
-    assert laws.lse_enclosed(z) <= TIGHT
+    assert violations.lse_enclosed(z) <= TIGHT
     low, high = pmi.lse_bounds(z)
     value = float(torch.logsumexp(torch.from_numpy(z), 0))
     assert low - 1e-9 <= value <= high + 1e-9
@@ -113,8 +119,8 @@ def test_lse(z):
 def test_gains_fall_and_lazy_picks_are_naive_picks(instance, lam, data):
     c, d = instance
     order = tuple(data.draw(st.permutations(range(len(c)))))
-    assert laws.rising_gain(c, d, lam, order) <= 0
-    assert laws.lazy_differs(c, d, lam, data.draw(st.integers(1, len(c)))) == 0
+    assert violations.rising_gain(c, d, lam, order) <= 0
+    assert violations.lazy_differs(c, d, lam, data.draw(st.integers(1, len(c)))) == 0
 
 
 @given(embeddings(dtype=torch.float64), taus())

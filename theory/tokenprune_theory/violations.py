@@ -1,12 +1,13 @@
-"""Laws as functions: each returns by how much an instance violates it (0 or rounding where it holds).
+"""Statements as functions: each returns by how much an instance violates it (0 or rounding where it holds).
 
-The claims try them on random instances, the tests on what hypothesis thinks of.
+The claims try them on random instances, the tests on what hypothesis thinks of. -inf: no case of the statement.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.special import logsumexp
@@ -29,10 +30,13 @@ __all__ = [
     "bottleneck",
     "chain_rule",
     "conditional_forms",
+    "cross_term_error",
     "entropy_range",
     "estimator_error",
     "estimator_identity",
     "greedy_shortfall",
+    "independence_apart",
+    "independence_error",
     "information_forms",
     "information_monotone",
     "information_sign",
@@ -44,6 +48,7 @@ __all__ = [
     "lse_enclosed",
     "max_over_mean",
     "max_ratio_over_sum",
+    "negative_estimate",
     "normalised",
     "pmi_range",
     "relevance_sign",
@@ -144,26 +149,62 @@ def greedy_shortfall(f: TableFunction, k: int) -> float:
     return nemhauser_bound(k) * brute_force_max(f, k)[0] - greedy(f, k).value
 
 
-def estimator_error(joint: Joint) -> float:
-    """|Eqn 39 - MI(v;T|S)|, largest over single tokens v and sets S."""
+def _after(joint: Joint) -> Iterator[tuple[list[str], list[str]]]:
+    """Every single candidate with every set of others that is not empty."""
     n = len(joint.names) - 1
-    worst = 0.0
     for i in range(n):
         for size in range(1, n):
             for s in itertools.combinations([j for j in range(n) if j != i], size):
-                v, rest = _set(joint, (i,)), _set(joint, s)
-                estimate = joint.mutual_information(v, "t") - joint.mutual_information(v, rest)
-                worst = max(worst, abs(estimate - joint.mutual_information(v, "t", rest)))
-    return worst
+                yield _set(joint, (i,)), _set(joint, s)
+
+
+def _estimate(joint: Joint, v: list[str], rest: list[str]) -> float:
+    """Eqn 39."""
+    return joint.mutual_information(v, "t") - joint.mutual_information(v, rest)
+
+
+def estimator_error(joint: Joint) -> float:
+    """|Eqn 39 - MI(v;T|S)|, largest over single tokens v and sets S."""
+    return max(abs(_estimate(joint, v, s) - joint.mutual_information(v, "t", s)) for v, s in _after(joint))
+
+
+def negative_estimate(joint: Joint) -> float:
+    """By how much Eqn 39 falls below 0, largest over single tokens v and sets S."""
+    return max(-_estimate(joint, v, s) for v, s in _after(joint))
 
 
 def estimator_identity(joint: Joint) -> float:
     """The true gain minus Eqn 39 is MI(v;S|T), which is not negative."""
     n = len(joint.names) - 1
     v, rest = _set(joint, (0,)), _set(joint, tuple(range(1, n)))
+    missing = joint.mutual_information(v, "t", rest) - _estimate(joint, v, rest)
+    return max(abs(missing - joint.mutual_information(v, rest, "t")), -missing)
+
+
+def cross_term_error(joint: Joint) -> float:
+    """|MI(v;T,S) - MI(v;T)|, largest over single tokens v and sets S."""
     mi = joint.mutual_information
-    missing = mi(v, "t", rest) - (mi(v, "t") - mi(v, rest))
-    return max(abs(missing - mi(v, rest, "t")), -missing)
+    return max(abs(mi(v, ["t", *s]) - mi(v, "t")) for v, s in _after(joint))
+
+
+def independence_error(joint: Joint) -> float:
+    """|MI(v;S|T)|, largest over single tokens v and sets S (Eqn 31)."""
+    return max(abs(joint.mutual_information(v, s, "t")) for v, s in _after(joint))
+
+
+def independence_apart(joint: Joint) -> float:
+    """MI(v0;S|T) is the mean KL of p(v0,S|t) from its product, and at least half the squared distance (Eqns 30, 31)."""
+    rest = _set(joint, tuple(range(1, len(joint.names) - 1)))
+    table = joint.marginal(("t", "v0", *rest)).reshape(*joint.p.shape[:2], -1)
+    information = joint.mutual_information("v0", rest, "t")
+    mean = distance = 0.0
+    for slice_ in table:
+        if (weight := float(slice_.sum())) > 0:
+            both = slice_ / weight
+            apart = np.outer(both.sum(1), both.sum(0))
+            mean += weight * float(kl_divergence(both.ravel(), apart.ravel()))
+            distance += weight * float(np.abs(both - apart).sum()) ** 2 / 2
+    return max(abs(mean - information), distance - information)
 
 
 def bottleneck(joint: Joint) -> float:
@@ -202,11 +243,13 @@ def max_over_mean(rows: Array) -> float:
 
 
 def lse_enclosed(z: Array) -> float:
-    """max z <= LSE(z) <= max z + log n, relative to the size of z (Eqn 41)."""
+    """max z <= LSE(z) <= max z + log n, relative to the size of z (Eqn 41); infinite bounds hold by being equal."""
     low, high = pmi.lse_bounds(z)
     value = logsumexp(z, axis=-1)
     scale = max(1.0, float(np.abs(z[np.isfinite(z)]).max(initial=0)))
-    return float(np.maximum(low - value, value - high).max()) / scale
+    if np.isfinite(low):
+        return float(max(low - value, value - high)) / scale
+    return 0.0 if low == value == high else math.inf
 
 
 def max_ratio_over_sum(rows: Array) -> float:
