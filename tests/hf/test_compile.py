@@ -255,6 +255,58 @@ def test_bad_inputs() -> None:
     assert compiled.generate(**inputs, max_new_tokens=2).shape == (2, inputs["input_ids"].shape[1] + 2)
 
 
+class Listening:
+    """A streamer that keeps what it is given, and may have enough."""
+
+    def __init__(self, enough: int = 100) -> None:
+        self.heard: list[torch.Tensor] = []
+        self.ended, self.enough = False, enough
+
+    def put(self, value: torch.Tensor) -> None:
+        if len(self.heard) > self.enough:
+            raise ConnectionError
+        self.heard.append(value)
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "autoprune"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_streamers_hear_what_they_hear_of_the_model(strategy: str, batch: int) -> None:
+    """Also where nothing is compiled (AutoPrune), and up to the end that a row comes to by itself."""
+    model, inputs = tiny_model("llava").to(DEVICE), dict(tiny_inputs("llava", "image", batch))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotCompiledWarning)
+        compiled = tp.compile(model, strategy, keep=0.5)
+        answer = compiled.generate(**inputs, max_new_tokens=9)
+    length = inputs["input_ids"].shape[1]
+    for ends in (None, int(answer[0, length + 2])):
+        model.generation_config.eos_token_id = ends
+        model.generation_config.pad_token_id = 0
+        compiled_hears, model_is_heard = Listening(), Listening()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotCompiledWarning)
+            out = compiled.generate(**inputs, max_new_tokens=9, streamer=compiled_hears)
+        with tp.attach(model, strategy, keep=0.5):
+            there = {name: value.to(DEVICE) for name, value in inputs.items()}
+            wanted = model.generate(**there, max_new_tokens=9, streamer=model_is_heard, do_sample=False)
+        assert torch.equal(out, wanted)
+        assert compiled_hears.ended
+        assert [one.tolist() for one in compiled_hears.heard] == [one.tolist() for one in model_is_heard.heard]
+        assert not any(one.is_cuda for one in compiled_hears.heard)
+
+
+def test_a_streamer_that_has_enough_ends_the_answer() -> None:
+    model, inputs = tiny_model("llava").to(DEVICE), tiny_inputs("llava", "image", 1)
+    compiled = tp.compile(model, "mi-pruner", keep=0.5)
+    before = compiled.generate(**inputs, max_new_tokens=9)
+    with pytest.raises(ConnectionError):
+        compiled.generate(**inputs, max_new_tokens=9, streamer=(listening := Listening(enough=3)))
+    assert len(listening.heard) == 4
+    assert torch.equal(compiled.generate(**inputs, max_new_tokens=9), before)
+
+
 @pytest.mark.parametrize("way", ["compile", "attach"])
 def test_threads_take_turns(way: str) -> None:
     model = tiny_model("llava")

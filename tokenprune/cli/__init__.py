@@ -26,6 +26,7 @@ from tokenprune.cli.listing import listing
 from tokenprune.cli.new import new
 from tokenprune.cli.report import report
 from tokenprune.cli.scenes import scenes
+from tokenprune.cli.serve import serve
 from tokenprune.cli.show import show
 from tokenprune.cli.table import table
 from tokenprune.cli.theory import theory
@@ -71,6 +72,7 @@ app.command("conformance")(conformance)
 app.command("theory")(theory)
 app.command("table")(table)
 app.command("judge")(judge)
+app.command("serve")(serve)
 app.command("verify")(verify)
 app.command("check")(check)
 app.add_typer(scenes, name="scenes")

@@ -23,8 +23,18 @@ MOST_PIXELS = 100_000_000
 """A picture with more is refused before it is decoded."""
 
 
-def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
+def open_image(
+    path: str | Path | BinaryIO | None, *, name: str | None = None, most_pixels: int = MOST_PIXELS
+) -> Image.Image:
     """Open a picture, a file or its bytes, as RGB; None paints a few rectangles.
+
+    Parameters
+    ----------
+    path : str, Path or file, optional
+    name : str, optional
+        What errors call it; the path by default.
+    most_pixels : int, default MOST_PIXELS
+        A picture with more is refused before it is decoded.
 
     Raises
     ------
@@ -38,22 +48,23 @@ def open_image(path: str | Path | BinaryIO | None) -> Image.Image:
     """
     if path is None:
         return picture(seed=0, size=336)
+    called = str(path) if name is None else name
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > most_pixels:
                 size = f"{image.width} x {image.height} pixels"
-                raise ConfigError(f"it has {size}, and {MOST_PIXELS} at most are read; scale it down")
+                raise ConfigError(f"it has {size}, and {most_pixels} at most are read; scale it down")
             # cameras store how they were held apart from the pixels
             return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except FileNotFoundError:
-        raise ConfigError(f"image {str(path)!r}: no such file") from None
+        raise ConfigError(f"image {called!r}: no such file") from None
     except UnidentifiedImageError:
-        raise ConfigError(f"image {str(path)!r} cannot be read: it is none of {', '.join(FORMATS)}") from None
+        raise ConfigError(f"image {called!r} cannot be read: it is none of {', '.join(FORMATS)}") from None
     except ConfigError as error:
-        raise ConfigError(f"image {str(path)!r}: {error}") from error
+        raise ConfigError(f"image {called!r}: {error}") from error
     # damaged pictures: Pillow raises SyntaxError and ValueError too
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"image {str(path)!r} cannot be read: {error}") from error
+        raise ConfigError(f"image {called!r} cannot be read: {error}") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.prompt_text import Scaffold, Text, prompt_text
 
-__all__ = ["Pictures", "check_questions", "prompt_inputs", "words_of"]
+__all__ = ["Pictures", "check_questions", "conversation_inputs", "prompt_inputs", "words_of"]
 
 Pictures = Image.Image | Sequence[Image.Image] | Video
 """What one question is about: a picture, several, or a video."""
@@ -60,6 +60,32 @@ def prompt_inputs(processor: Any, images: Sequence[Pictures], questions: Sequenc
             )
         # one list a prompt: some processors take a flat list for the images of the first one
         return processor(images=shown, text=texts, padding=len(texts) > 1, return_tensors="pt")
+
+
+def conversation_inputs(
+    processor: Any, messages: Sequence[Mapping[str, Any]], pictures: Sequence[Image.Image] = ()
+) -> Any:
+    """Model inputs for one conversation that waits for an answer, by the processor's chat template.
+
+    Parameters
+    ----------
+    processor
+    messages : sequence of mapping
+        ``role`` and ``content``, a list of ``{"type": "text", "text": ...}`` and ``{"type": "image"}``.
+    pictures : sequence of Image
+        In the order in which messages show them.
+
+    Raises
+    ------
+    ConfigError
+        A text holds what stands for a picture in a prompt.
+    """
+    parts = [part for message in messages for part in message["content"]]
+    check_questions(processor, [part["text"] for part in parts if part["type"] == "text"])
+    text = [processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)]
+    if not pictures:
+        return processor(text=text, return_tensors="pt")
+    return processor(images=[list(pictures)], text=text, return_tensors="pt")
 
 
 def check_questions(processor: Any, questions: Iterable[str]) -> None:

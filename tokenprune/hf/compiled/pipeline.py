@@ -6,7 +6,7 @@ import hashlib
 import threading
 import warnings
 from collections import deque
-from collections.abc import Container, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -182,13 +182,16 @@ class Compiled:
         device: torch.device = self.request.adapter.model.device
         return device
 
-    def generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
+    def generate(self, *, max_new_tokens: int | None = None, streamer: Any = None, **inputs: Any) -> Tensor:
         """Answer greedily; calls from several threads wait for each other.
 
         Parameters
         ----------
         max_new_tokens : int, optional
             As in ``model.generate``: by default what the generation config says, or 20.
+        streamer : BaseStreamer, optional
+            As in ``model.generate``: is given the prompt, then each token when it is there. The host waits for every
+            token then; what ``put`` raises ends the answer.
         **inputs
             What the processor returned. Token ids are best left on the CPU: the host reads them. With options of
             ``generate`` that ask for anything but greedy decoding the call runs the plain way, with a warning.
@@ -200,9 +203,9 @@ class Compiled:
         """
         # programs made in inference mode could not be used outside of it
         with self._turn, torch.inference_mode(False), torch.no_grad():
-            return self._generate(max_new_tokens=max_new_tokens, **inputs)
+            return self._generate(max_new_tokens, streamer, **inputs)
 
-    def _generate(self, *, max_new_tokens: int | None = None, **inputs: Any) -> Tensor:
+    def _generate(self, max_new_tokens: int | None, streamer: Any, **inputs: Any) -> Tensor:
         config = self.request.adapter.model.generation_config
         ids = inputs.get("input_ids")
         if not isinstance(ids, Tensor):
@@ -215,7 +218,7 @@ class Compiled:
         if reason is not None:
             if self.obstacle is None:
                 _warn(f"{reason}: this call runs the plain way")
-            return self._plainly(max_new_tokens, inputs)
+            return self._plainly(max_new_tokens, streamer, inputs)
         new = new_tokens(config, max_new_tokens)
         # to the host before the encoder starts: the copy would wait for it
         tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
@@ -223,16 +226,22 @@ class Compiled:
         if not seen.whole:
             self.obstacle = "this model adds visual tokens after its encoder has run"
             _warn(f"{self.obstacle}: generate attaches and runs the plain way")
-            return self._plainly(max_new_tokens, inputs)
+            return self._plainly(max_new_tokens, streamer, inputs)
         prompt = self.select(seen, **tensors)
         if prompt is None:
             _warn("the prompts show nothing: this call runs the plain way")
-            return self._plainly(max_new_tokens, inputs)
-        return torch.cat([ids.to(self.device), self.decode(prompt, new)], 1)
+            return self._plainly(max_new_tokens, streamer, inputs)
+        if streamer is not None:
+            streamer.put(ids.cpu())
+        said = self.decode(prompt, new, None if streamer is None else streamer.put)
+        if streamer is not None:
+            streamer.end()
+        return torch.cat([ids.to(self.device), said], 1)
 
-    def _plainly(self, max_new_tokens: int | None, inputs: Mapping[str, Any]) -> Tensor:
+    def _plainly(self, max_new_tokens: int | None, streamer: Any, inputs: Mapping[str, Any]) -> Tensor:
         request, model = self.request, self.request.adapter.model
-        more = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        asked = {"max_new_tokens": max_new_tokens, "streamer": streamer}
+        more = {name: value for name, value in asked.items() if value is not None}
         there = self.device.type != "meta"  # where weights are offloaded, whoever offloads them moves inputs too
         moved = {k: v.to(self.device) if isinstance(v, Tensor) and there else v for k, v in inputs.items()}
         with attach(
@@ -366,8 +375,11 @@ class Compiled:
         return made
 
     @torch.no_grad()
-    def decode(self, prompt: Prompt, max_new_tokens: int) -> Tensor:
-        """Read prompts and answer greedily: int64 (B, new), padded behind each row's end."""
+    def decode(self, prompt: Prompt, max_new_tokens: int, heard: Callable[[Tensor], object] | None = None) -> Tensor:
+        """Read prompts and answer greedily: int64 (B, new), padded behind each row's end.
+
+        ``heard`` is called with each step's tokens, (B,), on the host.
+        """
         model = self.request.adapter.model
         ends = ends_of(model.generation_config)
         pad = model.generation_config.pad_token_id
@@ -379,9 +391,13 @@ class Compiled:
         step.begin(read)
         cache.place.fill_(prompt.mask.shape[1])
         tokens = [step.take(read.logits, stop, pad)]
-        while len(tokens) < max_new_tokens:
-            # the host looks every few steps whether all rows have ended
-            if ends and len(tokens) % LOOK == 0 and bool(step.done.all()):
+        while True:
+            if heard is not None:
+                heard(tokens[-1].squeeze(1).cpu())
+            if len(tokens) >= max_new_tokens:
+                break
+            # the host looks every few steps whether all rows have ended; always, where somebody listens
+            if ends and (heard is not None or len(tokens) % LOOK == 0) and bool(step.done.all()):
                 break
             key = ("decode", decoder.mark, tuple(ends), pad)
             if key not in self._shelf:

@@ -1,0 +1,65 @@
+"""The page on serving: its command is started, its client run against it, its load script on a few questions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.serving import load
+from tokenprune.cli import app
+
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+
+
+def command() -> list[str]:
+    """Options of the command that the page shows, less the port."""
+    found = re.search(r"^tokenprune serve (.*) --port 8000$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return shlex.split(found[1])
+
+
+@pytest.mark.slow
+def test_the_client_of_the_page_gets_its_answers_from_the_command_of_the_page() -> None:
+    code = re.search(r"```python\n(import base64.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    with load.server(*command()) as address, contextlib.redirect_stdout(io.StringIO()) as printed:
+        shown = code[1].replace("http://127.0.0.1:8000/v1", address)
+        assert shown != code[1]
+        exec(compile(shown, str(PAGE), "exec"), {})
+    model, processor = load.load_model("embedded")
+    job = (load.scene(0, 27).image, "How many dogs are there in the image?")
+    wanted = [load.attached(model, processor, job, name, 64) for name in ("mi-pruner:lam=0.7", "mi-pruner")]
+    assert printed.getvalue().splitlines() == [wanted[0], "576", wanted[1]]
+
+
+@pytest.mark.slow
+def test_the_load_script_finds_every_answer_to_be_that_of_attach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "load.json"
+    load.main(["--requests", "3", "--clients", "3", "--keeps", "16", "--out", str(out)])
+    assert "| 3 | 16 |" in capsys.readouterr().out
+    (row,) = load.json.loads(out.read_text())["rows"]
+    assert (row["requests"], row["other_answers"]) == (3, 0)
+    assert 0 < row["first_piece_p50"] <= row["p50"] <= row["p99"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--keep", "many"], "--keep must be a count"),
+        (["--keep", "0"], "keep must be a count of at least 1"),
+        (["--strategy", "mi-prunner"], "did you mean 'mi-pruner'"),
+        (["--backend", "graph"], "did you mean 'graphs'"),
+    ],
+)
+def test_bad_options_end_before_anything_is_served(options: list[str], words: str) -> None:
+    ended = CliRunner().invoke(app, ["serve", "--model", "tiny:llava", "--port", "0", *options])
+    assert ended.exit_code != 0
+    assert words in str(ended.exception)
