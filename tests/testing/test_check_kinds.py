@@ -564,10 +564,6 @@ def test_parts_that_ship_pass(kind: str) -> None:
         Prefilter(0.6, Greedy()),
         TwoStage(registry.build_component("scorers", "similarity"), Greedy(), 0.5),
         TwoStage(None, TopK(), 0.5, reserve=1),
-        *(
-            Adaptive(registry.build_component("budgets", name), Greedy())
-            for name in ("captured-mass", "redundancy-knee")
-        ),
     ],
     ids=repr,
 )
