@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test fast slow mutants browser lint types docs clean
+.PHONY: compare test fast slow mutants browser notebook lint types docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,14 +26,19 @@ slow: $(INSTALLED)
 mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one at a time: a test has to fail for each
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
-browser: $(INSTALLED)  ## Drive the explorer in chromium, which has to be installed with its driver
+browser: $(INSTALLED)  ## Drive the explorer and the report in chromium, which has to be installed with its driver
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	$(BIN)/python tests/browser.py --driver "$$(command -v chromedriver)" $(ARGS)
+	$(BIN)/python -m tests.browser --driver "$$(command -v chromedriver)" $(ARGS)
+
+notebook: $(INSTALLED)  ## Run the tutorial's notebook from top to bottom
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
+	$(BIN)/python -m experiments.tutorial.notebook --run
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from experiments.embedded.network import PATCH, SIDE
+from experiments.embedded.network import PATCH
 from experiments.embedded.vocabulary import EOS, ID, PAD, encode
 from tokenprune.data.scenes.atlas import CHARACTERS
 from tokenprune.data.scenes.draws import Draws, key_number
@@ -24,18 +25,63 @@ from tokenprune.data.scenes.painter import Painting, paint
 from tokenprune.data.scenes.placement import Layout, draw_layout
 from tokenprune.data.scenes.questions import Question, ask
 from tokenprune.data.scenes.scene import scene, subfamilies
-from tokenprune.data.scenes.world import COLORS, NAMES, SIZE
+from tokenprune.data.scenes.styles import PLAIN, Style
+from tokenprune.data.scenes.video import VIDEO_SUBFAMILIES, clip
+from tokenprune.data.scenes.world import COLORS, NAMES
 
 IGNORED = -100
 TRAIN_LENGTH = 189
 """Tokens of all questions about a picture; with what precedes them a multiple of 16, which attention kernels like."""
 TEST_LENGTH = 445
 SUBFAMILIES = subfamilies()
+KINDS_OF_QUESTIONS = (*SUBFAMILIES, *(("video", name) for name in VIDEO_SUBFAMILIES))
+"""Those about pictures, then those about clips: what ``kinds`` of a batch counts."""
+ABOUT_STILLS = ("gqa/color", "gqa/count", "gqa/relation", "gqa/where", "textvqa/word", "textvqa/number")
+"""What is asked in training about things of a clip that stay as they are."""
 SIGN = len(NAMES) + 1
 """Label of a patch that shows a sign; 0 is background, 1.. are the categories."""
 _COLOR = {name: i + 1 for i, name in enumerate(COLORS)}
 _LEAST_SEEN = PATCH * PATCH * 13 // 100
 """Pixels of an object that make a patch its own."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a batch shows: pictures of one set and one size, or clips.
+
+    Attributes
+    ----------
+    style : Style, default PLAIN
+    size : tuple of int, optional
+        Width and height in pixels that the model gets; by default the style's first.
+    frames : int, default 1
+        More than one: clips.
+    rows : int, optional
+        How many a batch holds; by default the feeder's.
+    """
+
+    style: Style = PLAIN
+    size: tuple[int, int] = PLAIN.sizes[0]
+    frames: int = 1
+    rows: int | None = None
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """Shape of one."""
+        width, height = self.size
+        return (height, width, 3) if self.frames == 1 else (self.frames, height, width, 3)
+
+    @property
+    def patches(self) -> int:
+        """How many one frame has."""
+        return self.size[0] // PATCH * (self.size[1] // PATCH)
+
+    def index(self, number: int) -> int:
+        """Index of a scene of this size: the same number never means two scenes of a style."""
+        return number * len(self.style.sizes) + self.style.sizes.index(self.size) if self.frames == 1 else number
+
+
+PLAIN_SCENES = (Shown(),)
 
 
 @dataclass
@@ -44,9 +90,10 @@ class Batch:
 
     Attributes
     ----------
-    images : uint8 (B, SIZE, SIZE, 3)
-    objects, colors, characters : uint8 (B, SIDE**2)
-        Labels of the patches; 0 is none.
+    images : uint8 (B, height, width, 3)
+        Of clips (B, frames, height, width, 3).
+    objects, colors, characters : uint8 (B, patches)
+        Labels of the patches, row by row; 0 is none, and everything is 0 in clips.
     present : uint8 (B, categories)
     tokens, branch, offset : int16 (B, L)
         As in :class:`~experiments.embedded.network.Branches`.
@@ -68,11 +115,12 @@ class Batch:
     kinds: Any
 
     @classmethod
-    def shapes(cls, size: int, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def shapes(cls, size: int, length: int, shown: Shown = PLAIN_SCENES[0]) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of every array."""
-        patches, text = ((size, SIDE * SIDE), np.uint8), ((size, length), np.int16)
+        size = shown.rows or size
+        patches, text = ((size, shown.patches), np.uint8), ((size, length), np.int16)
         return {
-            "images": ((size, SIZE, SIZE, 3), np.uint8),
+            "images": ((size, *shown.images), np.uint8),
             "objects": patches,
             "colors": patches,
             "characters": patches,
@@ -81,19 +129,19 @@ class Batch:
         }
 
     @classmethod
-    def views(cls, buffer: Any, size: int, length: int) -> Batch:
+    def views(cls, buffer: Any, size: int, length: int, shown: Shown = PLAIN_SCENES[0]) -> Batch:
         """Arrays that lie in a buffer."""
         arrays, start = {}, 0
-        for name, (shape, dtype) in cls.shapes(size, length).items():
+        for name, (shape, dtype) in cls.shapes(size, length, shown).items():
             count = int(np.prod(shape))
             arrays[name] = np.frombuffer(buffer, dtype, count, start).reshape(shape)
             start += -(-arrays[name].nbytes // 64) * 64
         return cls(**arrays)
 
     @classmethod
-    def nbytes(cls, size: int, length: int) -> int:
+    def nbytes(cls, size: int, length: int, shown: Shown = PLAIN_SCENES[0]) -> int:
         """Bytes of a buffer for :meth:`views`."""
-        parts = cls.shapes(size, length).values()
+        parts = cls.shapes(size, length, shown).values()
         return sum(-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64 for shape, dtype in parts)
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -103,10 +151,12 @@ class Batch:
 
 def patch_labels(seen: NDArray[np.uint8], labels: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
     """Label of each patch, by what covers most of it, for each list of labels (the first is the background's)."""
-    tiles = seen.reshape(SIDE, PATCH, SIDE, PATCH).swapaxes(1, 2).reshape(SIDE * SIDE, -1).astype(np.int64)
+    down, across = (side // PATCH for side in seen.shape)
+    patches = down * across
+    tiles = seen.reshape(down, PATCH, across, PATCH).swapaxes(1, 2).reshape(patches, -1).astype(np.int64)
     number = len(labels[0])
-    keys = tiles + np.arange(SIDE * SIDE)[:, None] * number
-    counts = np.bincount(keys.ravel(), minlength=SIDE * SIDE * number).reshape(-1, number)
+    keys = tiles + np.arange(patches)[:, None] * number
+    counts = np.bincount(keys.ravel(), minlength=patches * number).reshape(-1, number)
     counts[:, 0] = _LEAST_SEEN
     winner = counts.argmax(1)
     return [np.asarray(row, np.uint8)[winner] for row in labels]
@@ -141,7 +191,7 @@ def pack(batch: Batch, row: int, questions: Iterator[Question]) -> int:
         batch.offset[row, start:stop] = np.arange(stop - start)
         first = start + len(asked) - 1
         batch.targets[row, first : first + len(said)] = said
-        batch.kinds[row, start] = SUBFAMILIES.index((question.family, question.subfamily))
+        batch.kinds[row, start] = KINDS_OF_QUESTIONS.index((question.family, question.subfamily))
         start, number = stop, number + 1
     return number
 
@@ -161,19 +211,43 @@ def _stream_of_questions(layout: Layout, draws: Draws, weights: Sequence[int]) -
         yield question
 
 
-def write_training_scene(batch: Batch, row: int, split: str, seed: int, index: int, weights: Sequence[int]) -> None:
+def write_training_scene(
+    batch: Batch, row: int, split: str, seed: int, index: int, weights: Sequence[int], shown: Shown = PLAIN_SCENES[0]
+) -> None:
     """Paint a scene and pack questions about it, drawn by weight."""
-    layout = draw_layout(Draws(key_number(split, seed, index, "layout")))
-    _write_picture(batch, row, layout, paint(layout, Draws(key_number(split, seed, index, "paint"))))
-    pack(batch, row, _stream_of_questions(layout, Draws(key_number(split, seed, index, "ask")), weights))
+    style = shown.style
+
+    def draws(purpose: str) -> Draws:
+        return Draws(key_number(split, seed, index, f"{style.prefix}{purpose}"))
+
+    layout = draw_layout(draws("layout"), style, shown.size)
+    _write_picture(batch, row, layout, paint(layout, draws("paint"), style.natural))
+    pack(batch, row, _stream_of_questions(layout, draws("ask"), weights))
 
 
-def write_benchmark_scene(batch: Batch, row: int, split: str, seed: int, index: int) -> None:
+def write_benchmark_scene(
+    batch: Batch, row: int, split: str, seed: int, index: int, shown: Shown = PLAIN_SCENES[0]
+) -> None:
     """Paint a scene and pack exactly the questions that the benchmark asks about it."""
-    shown = scene(seed, index, split)
-    _write_picture(batch, row, shown.layout, shown.painting)
-    if pack(batch, row, iter(shown.questions)) != len(shown.questions):
+    found = scene(seed, index, split, shown.style.name)
+    _write_picture(batch, row, found.layout, found.painting)
+    if pack(batch, row, iter(found.questions)) != len(found.questions):
         raise AssertionError(f"scene {index} has more questions than fit into {batch.tokens.shape[1]} tokens")
+
+
+def write_clip(batch: Batch, row: int, split: str, seed: int, index: int, shown: Shown, stills: bool) -> None:
+    """Paint a clip and pack what the benchmark asks about it, and in training more about what stays as it is."""
+    found = clip(seed, index, split)
+    for frame, picture in zip(batch.images[row], found.frames, strict=True):
+        frame[:] = np.asarray(picture.resize(shown.size, Image.Resampling.BICUBIC))
+    for array in (batch.objects, batch.colors, batch.characters, batch.present):
+        array[row] = 0
+    still = min(found.layouts, key=lambda layout: len(layout.objects))
+    things = tuple(thing for thing in still.objects if thing.name != found.actor)
+    layout = Layout(still.theme, things, still.signs, still.size)
+    weights = [int("/".join(pair) in ABOUT_STILLS) for pair in SUBFAMILIES]
+    more = _stream_of_questions(layout, Draws(key_number(split, seed, index, "video/ask")), weights)
+    pack(batch, row, itertools.chain(found.questions, more if stills else ()))
 
 
 class Feeder:
@@ -192,6 +266,8 @@ class Feeder:
         Starting weights of the sub-families. Without, the benchmark's own questions are asked.
     batches : int, optional
         How many there are in all; default without end.
+    cycle : sequence of Shown, optional
+        What batches show, one after the other and over again; default plain scenes.
     """
 
     def __init__(
@@ -204,16 +280,20 @@ class Feeder:
         start: int = 0,
         weights: Sequence[int] | None = None,
         batches: int | None = None,
+        cycle: Sequence[Shown] = PLAIN_SCENES,
     ) -> None:
-        self.size, self.length = size, length
+        self.size, self.length, self.cycle = size, length, tuple(cycle)
         self._split, self._seed, self._start = split, seed, start
         self._batches = batches
         context = multiprocessing.get_context("fork")
         # anonymous memory is inherited by forks and needs no /dev/shm, which containers keep small
-        self._buffers = [mmap.mmap(-1, Batch.nbytes(size, length)) for _ in range(3 * workers)]
+        largest = max(Batch.nbytes(size, length, shown) for shown in self.cycle)
+        self._buffers = [mmap.mmap(-1, largest) for _ in range(3 * workers)]
         self._free: Any = context.Queue()
         self._full: Any = context.Queue()
         self.weights: Any = context.Array("i", list(weights)) if weights is not None else None
+        self.shown: Any = context.Array("i", [1] * len(self.cycle))  # 0: left out for now
+        self._kinds: Any = context.Array("i", len(self._buffers), lock=False)
         for slot in range(len(self._buffers)):
             self._free.put(slot)
         self._processes = [
@@ -233,19 +313,30 @@ class Feeder:
                     return
                 with contextlib.suppress(queue.Empty):
                     slot = self._free.get(timeout=5)
-            batch = Batch.views(self._buffers[slot], self.size, self.length)
-            for row in range(self.size):
-                index = self._start + number * self.size + row
-                if self.weights is None:
-                    write_benchmark_scene(batch, row, self._split, self._seed, index)
+            if not self.shown[number % len(self.cycle)]:
+                self._free.put(slot)
+                continue
+            shown = self.cycle[number % len(self.cycle)]
+            batch = Batch.views(self._buffers[slot], self.size, self.length, shown)
+            for row in range(len(batch.images)):
+                index = shown.index(self._start + number * self.size + row)
+                if shown.frames > 1:
+                    write_clip(batch, row, self._split, self._seed, index, shown, self.weights is not None)
+                elif self.weights is None:
+                    write_benchmark_scene(batch, row, self._split, self._seed, index, shown)
                 else:
-                    write_training_scene(batch, row, self._split, self._seed, index, self.weights[:])
+                    write_training_scene(batch, row, self._split, self._seed, index, self.weights[:], shown)
+            self._kinds[slot] = number % len(self.cycle)
             self._full.put(slot)
 
     def take(self) -> tuple[Batch, int]:
         """Return the next batch and its slot, which :meth:`release` gives back."""
         slot = self._full.get(timeout=120)
-        return Batch.views(self._buffers[slot], self.size, self.length), slot
+        return Batch.views(self._buffers[slot], self.size, self.length, self.shown_in(slot)), slot
+
+    def shown_in(self, slot: int) -> Shown:
+        """What the batch in a slot shows."""
+        return self.cycle[self._kinds[slot]]
 
     def ready(self) -> int:
         """About how many batches wait to be taken."""

@@ -35,17 +35,31 @@ def _unused(name: str, many: str | None) -> str:
 
 WORDS_BY_ID = _words()
 ID = {word: i for i, word in enumerate(WORDS_BY_ID)}
+OF_CLIPS = (
+    "<video> <vision_start> <vision_end> seconds < > happens video appears disappears moves up down way does move"
+).split()
+"""What models that see clips know besides."""
+ALL_WORDS = [*WORDS_BY_ID, *(word for word in OF_CLIPS if word not in ID)]
+ALL_ID = {word: i for i, word in enumerate(ALL_WORDS)}
+MARKS = {f"{mark}_token": f"<{mark}>" for mark in ("video", "vision_start", "vision_end")}
+VIDEO, VISION_START, VISION_END = (ALL_ID[word] for word in OF_CLIPS[:3])
 _WORD = re.compile(r"\d|[^\W\d]+|[^\w\s]")
 
 
 def encode(text: str) -> list[int]:
     """Tokens of a text without a beginning; what :func:`tokenizer` gives, ten times as fast."""
-    return [ID[word] for word in _WORD.findall(text)]
+    return [ALL_ID[word] for word in _WORD.findall(text)]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer; digits are tokens of their own and are joined again when decoded."""
-    backend = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
+def tokenizer(clips: bool = False) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer; digits are tokens of their own and are joined again when decoded.
+
+    Parameters
+    ----------
+    clips : bool, default False
+        Whether it knows the words of clips, and what stands around pictures and clips.
+    """
+    backend = Tokenizer(models.WordLevel(ALL_ID if clips else ID, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -68,6 +82,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": "<image>"} | (MARKS if clips else {}),
         padding_side="left",
     )

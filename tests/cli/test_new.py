@@ -1,10 +1,7 @@
-"""``tokenprune new``: what a stranger gets, installed and run."""
+"""``tokenprune new``: what a stranger gets; ``tests/project/test_docs_commands.py`` installs and runs it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +12,6 @@ from tokenprune.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "docs" / "examples" / "plugin"
-
-
-def run(*words: str, cwd: Path, site: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    if site is not None:
-        env["PYTHONPATH"] = str(site)
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600
-    )
 
 
 @pytest.fixture
@@ -50,23 +38,6 @@ def test_every_file_is_written_under_the_new_name(written: Path) -> None:
         text = (written / file).read_text(encoding="utf-8")
         assert "example" not in text.replace("def example(", "").replace(":example", "")
     assert (TEMPLATE / "pyproject.toml").is_file()  # the same files, to be read on the site
-
-
-@pytest.mark.slow
-def test_a_stranger_has_an_own_strategy_in_a_table(written: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
-    done = run("pip", "install", *options, "--target", str(site), ".", cwd=written)
-    assert done.returncode == 0, done.stderr
-    tested = run("pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=written, site=site)
-    assert tested.returncode == 0, tested.stdout
-    listed = run("tokenprune", "list", "strategies", "edge-*", cwd=written, site=site)
-    assert "edge-first 0.1.0" in " ".join(listed.stdout.split())
-    words = ["compare", "--out", "results", "--strategies", "edge-first,random", "--budgets", "64", "--limit", "4"]
-    compared = run("tokenprune", *words, cwd=written, site=site)
-    assert compared.returncode == 0, compared.stderr
-    assert "edge-first" in compared.stdout
-    assert "edge-first" in (written / "results" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from tokenprune.core.description import described
 from tokenprune.core.registry import all_entries
+from tokenprune.report import formats
 from tokenprune.report.catalogue import PATH, catalogue
+from tokenprune.results.schema import schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -25,6 +28,15 @@ def anchors(text: str) -> set[str]:
 def test_the_catalogue_is_current() -> None:
     text = (ROOT / PATH).read_text(encoding="utf-8")
     assert text == catalogue(), f"{PATH} is stale: run python -m tokenprune.report.catalogue"
+
+
+def test_the_page_of_files_is_current() -> None:
+    text = (ROOT / formats.PATH).read_text(encoding="utf-8")
+    assert text == formats.formats(), f"{formats.PATH} is stale: run python -m tokenprune.report.formats"
+    for name in ("results", "summary", "strategies", "config"):
+        document = schema(name)
+        fields = document.get("additionalProperties", document)
+        assert all(f"`{field}`" in text for field in fields["required"])
 
 
 OURS = [entry for entry in all_entries() if entry.target.startswith("tokenprune")]
@@ -58,3 +70,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_peers_are_told_how_many_methods_there_are() -> None:
     ours = [entry for entry in OURS if entry.kind == "strategies"]
     assert f"| methods | {len(ours)} |" in (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+
+
+def test_addresses_outside_are_found_for_the_nightly_check() -> None:
+    links = runpy.run_path(str(ROOT / ".ci" / "links.py"))
+    text = "[a](https://x.org/b) <https://y.org> [c](d.md)\n```\n[e](https://no.org)\n```\n[f](https://github.com/tokenprune/g)"
+    assert links["addresses"](text) == {"https://x.org/b", "https://y.org"}
+    assert len(set().union(*(links["addresses"](page.read_text(encoding="utf-8")) for page in PAGES))) > 20
+    assert "python .ci/links.py" in (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    assert links["fault"]("https://[broken", 1)

@@ -10,7 +10,7 @@ from tokenprune.evaluation.metrics import f1_of_yes, is_correct, yes_rate
 from tokenprune.evaluation.summary import summarize
 from tokenprune.evaluation.table import ordered, p_value
 from tokenprune.hf.cost import DecoderShape, kv_bytes, layer_average, prefill_flops
-from tokenprune.report.report import share
+from tokenprune.report.pages import share
 
 
 def line(strategy: str, sample: str, said: str, answer: str = "yes", keep: int = 0, **more: Any) -> dict[str, Any]:

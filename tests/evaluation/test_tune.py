@@ -319,6 +319,10 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
     assert verdict.gain == pytest.approx(0.4)
     assert verdict.p_default < 0.001
     assert "Better than the default" in said(verdict, goal, 7)
+    # where few tokens are the goal, a file is written without the default being beaten, and nothing else is said
+    cheap = said(judge(lucky, 4, ask, goal_of(None, 0.3, None, None), 0.01), goal_of(None, 0.3, None, None), 7)
+    assert cheap.startswith("Keeps the constraint (at least 30.0%")
+    assert "No strategy" not in cheap
     tie = judge(lucky, 4, ask, goal, 0.01)
     assert not tie.beats
     assert "Nothing beats the default" in said(tie, goal, 7)
@@ -408,6 +412,7 @@ def test_a_tuned_file_is_a_strategy_everywhere(
     monkeypatch.setattr(Questions, "ask", ask)
     found = tune(model, processor, items, tmp_path / "out", {"model": "tiny"}, plan(space, 3, goal), note=notes_of)
     assert found.strategy is not None
+    assert "No strategy is written" not in found.words
     # of compositions that are all accurate enough, the one of fewest tokens
     assert found.candidate.keep == min(one["keep"] for one in found.summary["validation"])
     document = yaml.safe_load(found.strategy.read_text())

@@ -10,7 +10,10 @@ import torch
 import tokenprune as tp
 from tokenprune.components.speaking import Speaking
 from tokenprune.core.errors import ConfigError, OptionTypeError, TokenPruneError
+from tokenprune.hf.encoded import takes_encoded
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
+
+pytestmark = pytest.mark.skipif(not takes_encoded(tiny_model("llava")), reason="needs transformers >= 5.18")
 
 OPTIONS: dict[str, Any] = {"text": "all"}
 

@@ -16,18 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tokenprune.evaluation.summary import summarize
-from tokenprune.report.charts import (
-    COLORS,
-    MARKERS,
-    Chart,
-    Measured,
-    heatmap,
-    lines,
-    png,
-    styles,
-    svg,
-    write_charts,
-)
+from tokenprune.report.charts import Chart, Measured, heatmap, lines, png, svg, write_charts
 from tokenprune.report.curves import accuracy_chart
 
 HOSTILE = '<script>alert("x")</script>&\'" $\\frac{$ \x00\n'
@@ -77,23 +66,6 @@ def test_the_legend_lists_lines_as_they_end() -> None:
     legend = drawn(lines("title", rows, ["a", "b"], {"full": exact(0.5)})).get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["high", "full", "low"]
-
-
-@given(st.sets(st.text(max_size=5), max_size=len(COLORS) * 3))
-def test_looks_are_distinct(names: set[str]) -> None:
-    looks = styles(sorted(names))
-    assert looks.keys() == names
-    assert len(set(looks.values())) == len(names)
-    if len(names) <= len(COLORS):
-        assert len({look.color for look in looks.values()}) == len(names)
-
-
-def test_a_name_keeps_its_look_whatever_else_there_is() -> None:
-    alone = styles(["mi-pruner"])["mi-pruner"]
-    assert styles(["zzz", "mi-pruner", "a-later-name"])["mi-pruner"] == alone
-    assert styles(["b", "a"]) == styles(["a", "b"])
-    assert len(styles([str(i) for i in range(200)])) == 200  # more than there are looks
-    assert len(set(MARKERS)) == len(MARKERS)
 
 
 def test_a_strategy_looks_the_same_in_every_chart_of_a_report() -> None:

@@ -13,7 +13,8 @@ from tokenprune.data.scenes import Question
 from tokenprune.evaluation.conditions import Condition
 from tokenprune.hf.chat import prompt_inputs
 from tokenprune.report.examples import as_drawn
-from tokenprune.report.pruning import RIGHT, WRONG, View, look, pruning_sheet, seen_picture
+from tokenprune.report.pruning import RIGHT, WRONG, View, look, pruning_sheet
+from tokenprune.report.seen import seen_picture
 from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 QUESTION = "what color is the dog ?"

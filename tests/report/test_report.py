@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from tokenprune.evaluation.summary import summarize
+from tokenprune.report.comparison import report
 from tokenprune.report.examples import Example, choose_examples
-from tokenprune.report.report import report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 RIGHT = (("a", 16, 1), ("b", 8, 1), ("full", 0, 4), ("b", 16, 3), ("a", 8, 2))
@@ -41,19 +41,20 @@ def test_nothing_from_outside_reaches_the_page_as_markup() -> None:
     lines += [line("full", f"{i}", True, keep=0, task=HOSTILE) for i in range(4)]
     examples = [(HOSTILE, Image.new("RGB", (4, 4)))]
     page = report(summarize(lines), {HOSTILE: HOSTILE}, [HOSTILE], examples)
-    assert "<script" not in page
+    assert page.count("<script") == page.count("</script>") == 2  # ours: the numbers, and what shows them
     assert "&lt;script&gt;alert" in page
+    assert "alert(&#34;x" in page
 
 
 def test_the_report_lists_strategies_as_the_terminal_does() -> None:
     lines = [line(name, f"{i}", i < right, keep) for name, keep, right in RIGHT for i in range(4)]
     rows = summarize(lines)
     page = report(rows, {})
-    assert re.findall(r"<tr(| class=next)><td>(\w+)</td><td>(\w+)</td>", page) == [
+    assert re.findall(r'<tr(| class="next") data-row="\d+"><td>.*?>(\w+)</a></td><td>(\w+)</td>', page) == [
         ("", "full", "all"),
-        (" class=next", "b", "16"),
+        (' class="next"', "b", "16"),
         ("", "a", "16"),
-        (" class=next", "a", "8"),
+        (' class="next"', "a", "8"),
         ("", "b", "8"),
     ]
 

@@ -146,7 +146,7 @@ def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
     told = json.loads((place / "summary.json").read_text())
     told["unmatched"] = [{"strategy": "dart", "keep": 32, "reason": "too few"}]
     (place / "summary.json").write_text(json.dumps(told))
-    assert merged([place]).notes == ["dart at 32 is missing: too few"]
+    assert merged([place]).notes == ["dart at 32 is left out: too few"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tokenprune.components.objectives import FacilityLocation, MaximalMarginalRe
 from tokenprune.components.outliers import Outliers
 from tokenprune.components.pairwise import Cosine, CosineTable
 from tokenprune.components.selectors import Greedy, Prefilter, TwoStage
+from tokenprune.core.adaptive import Adaptive
 from tokenprune.core.errors import CheckError
 from tokenprune.core.groups import Groups, Picks
 from tokenprune.core.indexing import gather_tokens
@@ -545,7 +546,15 @@ def test_parts_that_ship_pass(kind: str) -> None:
             needs_options.add(name)
             continue
         assert check(part, largest=4).instances >= 7, name
-    assert needs_options <= {"anchors-and-buffers", "candidates", "outliers", "prefilter", "two-stage", "recycle"}
+    assert needs_options <= {
+        "adaptive",
+        "anchors-and-buffers",
+        "candidates",
+        "outliers",
+        "prefilter",
+        "two-stage",
+        "recycle",
+    }
 
 
 @pytest.mark.parametrize(
@@ -555,6 +564,10 @@ def test_parts_that_ship_pass(kind: str) -> None:
         Prefilter(0.6, Greedy()),
         TwoStage(registry.build_component("scorers", "similarity"), Greedy(), 0.5),
         TwoStage(None, TopK(), 0.5, reserve=1),
+        *(
+            Adaptive(registry.build_component("budgets", name), Greedy())
+            for name in ("captured-mass", "redundancy-knee")
+        ),
     ],
     ids=repr,
 )
@@ -562,6 +575,14 @@ def test_parts_with_options_pass(part: Selector) -> None:
     report = check(part, largest=4)
     assert report.instances == 13
     assert not report.unchecked
+
+
+@pytest.mark.parametrize("name", ["captured-mass", "redundancy-knee", "gain-threshold"])
+def test_budgets_that_decide_themselves_pass_as_selectors(name: str) -> None:
+    """The rule alone is a kind that has no checks of its own."""
+    report = check(Adaptive(registry.build_component("budgets", name), Greedy()), largest=4)
+    assert report.instances == 13
+    assert report.unchecked == ("no checks for the kind 'budgets'",)
 
 
 def test_schedules_are_run_without_a_model() -> None:

@@ -181,7 +181,7 @@ def test_strategies_of_two_rounds_are_bounded_given_the_first():
     found = strategy.assess(batch, chosen).optimality
     assert bool((found.bound >= found.value).all())
     selector = strategy.selector
-    salient, rest, _ = selector._rounds(Problem(batch, strategy._scores(batch), (6, 3), batch.valid(), sizes=(12, 12)))
+    salient, rest, _ = selector._rounds(Problem(batch, strategy.scores(batch), (6, 3), batch.valid(), sizes=(12, 12)))
     second = selector.fill.select(rest)
     assert found.value.tolist() == selector.fill.objective.optimality(rest, second).value.tolist()
     assert (salient >= 0).sum(1).tolist() == [3, 1]
@@ -254,3 +254,18 @@ def test_largest_sums(values, data):
     k = data.draw(st.integers(0, len(values)))
     table = torch.tensor([values, values[::-1]], dtype=torch.float64)
     assert largest_sum(table, torch.tensor([k, 1])).tolist() == [sum(sorted(values)[len(values) - k :]), max(values)]
+
+
+def test_the_bound_of_dispersion_is_twice_the_radius() -> None:
+    """The token in the middle is picked first, and costs half of the angle that two others have: the bound is tight."""
+    degrees = torch.tensor([0.0, 80.0, 85.0, -80.0, -85.0], dtype=torch.float64)
+    turns = degrees * math.pi / 180
+    f = tp.Features(torch.stack([turns.cos(), turns.sin()], dim=-1).unsqueeze(0))
+    strategy = tp.build("divprune")
+    assert isinstance(strategy, tp.Strategy)
+    found = strategy.assess(f, strategy.select(f, keep=2)).optimality
+    assert found is not None
+    assert math.degrees(float(found.value)) == pytest.approx(85)
+    best = max(abs(float(a - b)) for a in degrees for b in degrees)
+    assert best == 170
+    assert best <= math.degrees(float(found.bound)) < best + 0.1

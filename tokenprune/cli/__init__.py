@@ -19,6 +19,7 @@ from tokenprune.cli.compare import compare
 from tokenprune.cli.conformance import conformance
 from tokenprune.cli.doctor import doctor
 from tokenprune.cli.explore import explore
+from tokenprune.cli.figure import figure
 from tokenprune.cli.harness import harness
 from tokenprune.cli.judge import judge
 from tokenprune.cli.listing import listing
@@ -76,6 +77,7 @@ app.command("verify")(verify)
 app.command("check")(check)
 app.add_typer(scenes, name="scenes")
 app.add_typer(harness, name="harness")
+app.add_typer(figure, name="figure")
 
 
 def main() -> None:

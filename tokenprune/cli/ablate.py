@@ -32,7 +32,7 @@ def ablate(
     limit: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="Questions of each ablation; 200, of --data all.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,

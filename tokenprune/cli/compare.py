@@ -21,12 +21,13 @@ from tokenprune.cli.data import (
     questions,
 )
 from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
-from tokenprune.cli.options import STRATEGIES, check_spelling, numbers, words, words_or_all
+from tokenprune.cli.options import STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
 
 __all__ = ["compare"]
 
 
 def compare(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     strategies: Annotated[str, typer.Option(help=f"{STRATEGIES} YAML files of rows count as well.")] = "all",
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,128,64,32",
@@ -38,7 +39,7 @@ def compare(
         str,
         typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; 'auto' spreads a big checkpoint over all.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
@@ -72,13 +73,14 @@ def compare(
     from tokenprune.core.errors import ConfigError
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
+    from tokenprune.evaluation.answered import described
     from tokenprune.evaluation.compare import answers_in, comparison, environment
     from tokenprune.evaluation.conditions import conditions
     from tokenprune.evaluation.failures import told
     from tokenprune.evaluation.mixes import chosen_rows, run_files
-    from tokenprune.evaluation.table import expendable, heading, left_over, table
+    from tokenprune.evaluation.table import expendable, heading, left_over, missing, table
+    from tokenprune.report.comparison import write_report
     from tokenprune.report.examples import example_sheets
-    from tokenprune.report.report import write_report
     from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
 
@@ -129,8 +131,9 @@ def compare(
             again=again or (),
             new_segment=new_segment,
             team=team,
+            fewer=asked.fewer if team.size == 1 else None,
             note=notes.append,
-            facts=environment(name, device, dtype, seed),
+            facts=environment(name, device, dtype, seed) | {"command": command_line(context)},
             progress=report,
             judge=grader,
         )
@@ -139,8 +142,19 @@ def compare(
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
     examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
+    absent = missing(found.summary)
+    first = [one for one in notes if " left out: " not in one]  # those stand with the rows that have no numbers
+    stands_for = described(found.folder)
     write_report(
-        found.folder, found.rows, facts, [*notes, *left_over(found.summary)], examples, found.summary["own_counts"]
+        found.folder,
+        found.rows,
+        facts,
+        first,
+        examples,
+        found.summary["own_counts"],
+        lines=lines,
+        stands_for=stands_for,
+        missing=absent,
     )
     for note in notes[said:]:
         console.print(note, style="bold yellow", markup=False)

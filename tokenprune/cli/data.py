@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,8 +41,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
-        "datasets saved; or a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, msrvtt-qa. "
-        "Painted scenes without it."
+        "datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, msrvtt-qa; or "
+        "'natural', scenes like photographs. Plain painted scenes without it."
     ),
 ]
 Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
@@ -72,12 +72,15 @@ class Asked:
     notes : list of str
         What a reader must know.
     max_new_tokens : int
+    fewer : callable
+        From a smaller limit to the questions that it would choose.
     """
 
     items: list[Item]
     config: dict[str, Any]
     notes: list[str]
     max_new_tokens: int
+    fewer: Callable[[int], Sequence[Item]]
 
 
 def questions(
@@ -103,7 +106,7 @@ def questions(
         Options of ``--data`` without it; anything wrong in a file, with its line.
     """
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import SCENES, scene_items
+    from tokenprune.data.items import NATURAL, SCENES, scene_items
 
     if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
         # painted ones by name, as results call them
@@ -111,15 +114,24 @@ def questions(
             raise ConfigError(f"--families: --data {data} names one already")
         families = families if data == SCENES else [data]
         data = None
-    if data is None:
+    if data in (None, NATURAL):
+        style = "plain" if data is None else data
         names = ("--map", "--images", "--split", "--prompt", "--metric", "--frames")
         given = dict(zip(names, (columns, images, split, prompt, metric, frames), strict=True))
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
+        if style != "plain":
+            config["scenes"] = style
         longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        return Asked(scene_items(families, count, seed), config | longest, [], max_new_tokens or SHORTEST)
+        return Asked(
+            scene_items(families, count, seed, style),
+            config | longest,
+            [],
+            max_new_tokens or SHORTEST,
+            lambda n: scene_items(families, n, seed, style),
+        )
     from tokenprune.data.own import Hub, Prompts, find_data, parse_map
     from tokenprune.evaluation.metrics import build_metric
 
@@ -153,7 +165,7 @@ def questions(
     if found.unreadable:
         notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
         notes += found.unreadable
-    return Asked(found.items, config, notes, longest_answer)
+    return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
 
 
 def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:

@@ -20,7 +20,9 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    model: Annotated[str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', a folder or a hub id.")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', 'embedded-qwen', folder, hub id.")
+    ] = "tiny",
     strategy: Annotated[
         list[str] | None,
         typer.Option("--strategies", "--strategy", help="Names, comma-separated; by default all that can run."),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
-from tokenprune.cli.subject import subject
+from tokenprune.cli.options import STRATEGIES, command_line, numbers, words_or_all
+from tokenprune.cli.subject import is_scene, subject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,10 +21,13 @@ USUAL = "mi-pruner,mi-attention,divprune,cdpruner,visionzip,sparsevlm,random"
 
 
 def explore(
+    context: typer.Context,
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="A picture file, a folder of pictures, or a painted scene: scene:SEED/INDEX."
+            metavar="IMAGE",
+            help="A picture file, a folder of pictures, a painted scene (scene:SEED/INDEX, natural:SEED/INDEX), a film "
+            "or an animated picture (.mp4, .gif, .webp), which is shown as a video.",
         ),
     ],
     question: Annotated[
@@ -40,7 +42,11 @@ def explore(
     budgets: Annotated[
         str, typer.Option(help="Visual tokens kept, comma-separated: where the model is asked.")
     ] = "192,128,64,32,16",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="The folder's pictures, by name, are a video's frames.")
+    ] = False,
+    frames: Annotated[int, typer.Option(min=1, help="Frames taken of a video, at equal distances.")] = 8,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("explore.html"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -63,7 +69,7 @@ def explore(
     names = None if strategies is None else strategy_names(words_or_all("--strategies", strategies))
     for spec in names or ():
         build(spec)  # misspelt ones are told before a model is loaded
-    asked = _subjects(image, question)
+    asked = _film(image, question, frames) if _is_film(image, video) else _subjects(image, question)
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     if names is None:
@@ -72,14 +78,12 @@ def explore(
     notes = notes_on(name)
     found = []
     for title, picture, one in asked:
-        typer.echo(f"{title}: {len(names)} strategies at {len(keeps)} budgets", err=True)
+        what = "" if not isinstance(picture, list) else f"{len(picture)} frames, "
+        typer.echo(f"{title}: {what}{len(names)} strategies at {len(keeps)} budgets", err=True)
         found.append(
             look_into(loaded, processor, picture, one, names, keeps, name=title, max_new_tokens=max_new_tokens)
         )
-    words = ["tokenprune", "explore", image if image.startswith("scene:") else Path(image).name]
-    words += [question] if question else []
-    words += ["--strategies", ",".join(map(str, names)), "--budgets", budgets, "--model", name]
-    facts = {"command": shlex.join(words)} | environment(name, device, dtype, 0)
+    facts = {"command": command_line(context)} | environment(name, device, dtype, 0)
     facts.pop("seed")  # nothing is drawn here but what a strategy draws itself
     for note in notes:
         typer.echo(note)
@@ -87,20 +91,61 @@ def explore(
     typer.echo(f"{out} ({out.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _subjects(image: str, question: str | None) -> list[tuple[str, Image.Image, Question | str]]:
+Asked = tuple[str, "Image.Image | list[Image.Image]", "Question | str"]
+"""Title; a picture or the frames of a video; the question."""
+
+
+def _is_film(image: str, video: bool) -> bool:
+    """Whether IMAGE is a video: a folder that is said to be one, or a picture that moves."""
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.images import is_animated
+    from tokenprune.data.video import VIDEO_ENDINGS
+
+    path = Path(image)
+    if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir() and path.suffix.lower() != ".gif":
+        return True
+    if video and not path.is_dir():
+        raise ConfigError(f"IMAGE {image!r}: --video takes a folder of frames")
+    return video or (path.is_file() and is_animated(path))
+
+
+def _film(image: str, question: str | None, most: int) -> list[Asked]:
+    """One page about a video."""
+    from tokenprune.core.errors import ConfigError
+    from tokenprune.data.images import evenly, frames_of, is_animated, open_image
+    from tokenprune.data.video import open_video
+
+    if not (question or "").strip():
+        raise ConfigError("QUESTION is missing: what shall be asked about the video?")
+    path = Path(image)
+    if path.is_dir():
+        shown = [open_image(str(file)) for file in evenly(_pictures(path), most)]
+    else:
+        shown = frames_of(path, most) if is_animated(path) else list(open_video(path, most).frames)
+    return [(path.name, shown, str(question))]
+
+
+def _subjects(image: str, question: str | None) -> list[Asked]:
     """Title, picture and question of each page."""
+    if is_scene(image) or not Path(image).is_dir():
+        picture, asked, _ = subject(image, question)
+        return [(image if is_scene(image) else Path(image).name, picture, asked)]
+    return [(file.name, *subject(str(file), question)[:2]) for file in _pictures(Path(image))]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Files of a folder that are pictures, by name."""
     from PIL import Image
 
     from tokenprune.core.errors import ConfigError
 
-    if image.startswith("scene:") or not Path(image).is_dir():
-        picture, asked, _ = subject(image, question)
-        return [(image if image.startswith("scene:") else Path(image).name, picture, asked)]
     endings = Image.registered_extensions()
-    files = sorted(file for file in Path(image).iterdir() if file.suffix.lower() in endings and file.is_file())
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in endings and file.is_file())
     if not files:
-        raise ConfigError(f"IMAGE {image!r} is a folder that holds no picture; endings known: .png, .jpg, .webp, ...")
-    return [(file.name, *subject(str(file), question)[:2]) for file in files]
+        raise ConfigError(
+            f"IMAGE {str(folder)!r} is a folder that holds no picture; endings known: .png, .jpg, .webp, ..."
+        )
+    return files
 
 
 def _check_out(out: Path) -> None:

@@ -60,7 +60,7 @@ def judge(
     from tokenprune.evaluation.judged import judge_folder
     from tokenprune.evaluation.merged import merged
     from tokenprune.evaluation.table import expendable, table
-    from tokenprune.report.report import write_report
+    from tokenprune.report.comparison import write_report
 
     if not url:
         raise ConfigError("--url is missing: the address of an endpoint, e.g. https://api.openai.com/v1")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["STRATEGIES", "check_spelling", "numbers", "words", "words_or_all"]
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["STRATEGIES", "check_spelling", "command_line", "numbers", "words", "words_or_all"]
 
 STRATEGIES: Final = (
     "Names or wildcards, comma-separated, with options as mi-pruner:lam=0.3:tau=0.05; 'all' for every one."
@@ -61,3 +66,40 @@ def numbers(option: str, text: str) -> list[int]:
     if not found or not all(word.isdecimal() and len(word) <= 9 and int(word) > 0 for word in found):
         raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
     return list(dict.fromkeys(map(int, found)))
+
+
+def command_line(context: typer.Context, leave_out: Sequence[str] = ("out",)) -> str:
+    """The command as it was given, for whoever reads its results: no folders of the machine, and not where they went.
+
+    Parameters
+    ----------
+    context : Context
+        Of the command.
+    leave_out : sequence of str
+        Parameters that decide no result.
+    """
+    names = []
+    at: Any = context
+    while at.parent is not None:
+        names.append(at.info_name)
+        at = at.parent
+    said = ["tokenprune", *reversed(names)]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or parameter.name in leave_out:
+            continue
+        value = context.params[parameter.name or ""]
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if parameter.param_type_name == "argument":
+            said += [_named(one) for one in values]
+        elif isinstance(value, bool):
+            said.append((parameter.opts if value else parameter.secondary_opts or parameter.opts)[0])
+        else:
+            said += [word for one in values for word in (parameter.opts[0], _named(one))]
+    return shlex.join(said)
+
+
+def _named(value: Any) -> str:
+    """A value as it was typed; of a path from the root of the machine, its last part."""
+    text = str(value)
+    return Path(text).name if Path(text).is_absolute() else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,11 +23,16 @@ def report(
     formats: Annotated[
         str, typer.Option(help="markdown, latex, csv, parquet, html; comma-separated, or 'all'.")
     ] = "markdown,latex,csv",
+    times: Annotated[
+        Path | None, typer.Option(help="Folder that bench wrote: its milliseconds stand beside accuracy in the HTML.")
+    ] = None,
 ) -> None:
     """Write tables of results: table.md, table.tex (booktabs), table.csv, table.parquet, table.html."""
+    from tokenprune.benchmark.times import read_times
     from tokenprune.core.errors import ConfigError, closest
+    from tokenprune.evaluation.answered import answers_in, described
     from tokenprune.evaluation.merged import merged
-    from tokenprune.report.report import report as page
+    from tokenprune.report.comparison import report as page
     from tokenprune.report.tables import as_tidy_csv, comparison_grid, latex, markdown, write_parquet
     from tokenprune.results.store import write_atomically
 
@@ -39,6 +44,7 @@ def report(
             raise ConfigError(f"--formats: no {one!r}; {closest(one, FORMATS)}")
     if out is None and len(folders) > 1:
         raise ConfigError("--out is missing: where shall the table of several folders go?")
+    clock = None if times is None else read_times(times)
     found = merged(folders)
     target = out or folders[0]
     target.mkdir(parents=True, exist_ok=True)
@@ -47,8 +53,17 @@ def report(
         "markdown": ("table.md", lambda: markdown(grid)),
         "latex": ("table.tex", lambda: latex(grid)),
         "csv": ("table.csv", lambda: as_tidy_csv(found.rows)),
-        "html": ("table.html", lambda: page(found.rows, found.facts, found.notes)),
+        "html": ("table.html", lambda: page(found.rows, found.facts, missing=found.notes, times=clock, **told())),
     }
+
+    def told() -> dict[str, Any]:
+        """What only the page shows, of every folder: answers, each once, and what rows stand for."""
+        whole = [folder for folder in folders if (folder / "results.jsonl").exists()]  # a summary alone makes tables
+        lines = [line for folder in whole for line in answers_in(folder)]
+        each = {(line["strategy"], line["keep"], line["draw"], line["sample"]): line for line in lines}
+        stands_for = {label: row for folder in whole for label, row in described(folder).items()}
+        return {"lines": list(each.values()), "stands_for": stands_for}
+
     for one in wanted:
         if one == "parquet":
             write_parquet(target / "table.parquet", found.rows, found.facts)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.options import words
+
 __all__ = ["scenes"]
 
 scenes = typer.Typer(help="Procedural pictures with questions.", no_args_is_help=True)
@@ -22,16 +24,20 @@ def _scenes() -> None:
 def export_scenes(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
     n: Annotated[
-        int, typer.Option("--n", min=1, max=1_000_000, help="Questions, spread evenly over the sub-families.")
+        int,
+        typer.Option("--limit", "--n", min=1, max=1_000_000, help="Questions, spread evenly over the sub-families."),
     ] = 238,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
     family: Annotated[
-        list[str] | None, typer.Option(help="Only this family, as gqa or gqa/color; may be repeated.")
+        list[str] | None,
+        typer.Option("--families", "--family", help="Only these, as gqa or gqa/color; comma-separated, or repeated."),
     ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    style: Annotated[str, typer.Option(help="Set of scenes: plain, or natural, like photographs.")] = "plain",
 ) -> None:
     """Write pictures and metadata.jsonl: a folder that `datasets` loads as "imagefolder"."""
     from tokenprune.data.scenes import export
 
-    pictures = export(directory, n, seed, family, split)
+    chosen = [name for text in family or () for name in words(text)]
+    pictures = export(directory, n, seed, chosen or None, split, style)
     typer.echo(f"{n} questions about {pictures} pictures in {directory}")

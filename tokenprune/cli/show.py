@@ -23,7 +23,8 @@ def show(
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="A picture file, a painted scene (scene:SEED/INDEX), or with --data a question's id."
+            metavar="IMAGE",
+            help="A picture, a painted scene (scene:SEED/INDEX, natural:SEED/INDEX), or a question's id of --data.",
         ),
     ],
     question: Annotated[
@@ -31,7 +32,7 @@ def show(
     ] = None,
     strategies: Annotated[str, typer.Option(help=STRATEGIES)] = ("mi-pruner,mi-attention,sparsevlm,vispruner"),
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'tiny', a folder or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",

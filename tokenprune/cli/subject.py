@@ -10,7 +10,15 @@ if TYPE_CHECKING:
 
     from tokenprune.data.items import Item, Question
 
-__all__ = ["found", "subject"]
+__all__ = ["found", "is_scene", "subject"]
+
+_STYLES = {"scene": "plain", "natural": "natural"}
+"""What begins the name of a painted scene, and the set that it is of."""
+
+
+def is_scene(image: str) -> bool:
+    """Whether IMAGE names a painted scene: scene:SEED/INDEX, or natural:SEED/INDEX."""
+    return image.partition(":")[0] in _STYLES and ":" in image
 
 
 def found(items: Sequence[Item], name: str) -> tuple[Image.Image, Question, Sequence[Question]]:
@@ -34,16 +42,17 @@ def subject(image: str, question: str | None) -> tuple[Image.Image, str | Questi
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.images import open_image
 
-    if not image.startswith("scene:"):
+    if not is_scene(image):
         if not (question or "").strip():
             raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
         return open_image(image), str(question), ()
     from tokenprune.data.scenes import FAMILIES, scene
 
-    seed, _, index = image.removeprefix("scene:").partition("/")
+    kind, _, place = image.partition(":")
+    seed, _, index = place.partition("/")
     if not (seed.isdecimal() and index.isdecimal()):
-        raise ConfigError(f"IMAGE {image!r}: a scene is scene:SEED/INDEX with two numbers, e.g. scene:0/3")
-    found = scene(int(seed), int(index))
+        raise ConfigError(f"IMAGE {image!r}: a scene is {kind}:SEED/INDEX with two numbers, e.g. {kind}:0/3")
+    found = scene(int(seed), int(index), style=_STYLES[kind])
     if question is None:
         asked: str | Question = found.questions[0]
     else:

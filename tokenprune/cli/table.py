@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["table"]
 
-_PAINTED = ("embedded", "tiny")
+_PAINTED = ("embedded", "embedded-qwen", "tiny")
 """Models that are asked about painted scenes."""
 
 
@@ -60,7 +60,9 @@ def table(
         str, typer.Argument(metavar="N", help="Of the table: 1 to 9; a part as 2-8b; a figure as fig-6a; 'all'.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
-    model: Annotated[str | None, typer.Option(help="'embedded', a folder or a hub id; by default the paper's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="'embedded', 'embedded-qwen', folder or hub id; default the paper's.")
+    ] = None,
     strategies: Annotated[str, typer.Option(help="Only these rows, comma-separated.")] = "all",
     data: Annotated[str, typer.Option(help="Only these benchmarks, comma-separated.")] = "all",
     limit: Annotated[

@@ -475,7 +475,9 @@ def overridden(part: object, method: str, apart: Container[str] = ()) -> bool:
     raise AttributeError(f"{type(part).__name__} has no method {method!r}")
 
 
-BEFORE_THE_PICKS = frozenset({"start", "resume", "oracle", "value", "requires", "reads", "parts", "required_signals"})
+BEFORE_THE_PICKS = frozenset(
+    {"start", "resume", "oracle", "value", "gains_of", "requires", "reads", "parts", "required_signals"}
+)
 """What makes the state that a kernel starts from, or plays no part in the picks made from it."""
 
 

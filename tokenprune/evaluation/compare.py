@@ -29,11 +29,13 @@ from tokenprune.evaluation.answered import answered, answers_in, config_of, desc
 from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.evaluation.failures import Failure, write_failures
+from tokenprune.evaluation.growth import grow
 from tokenprune.evaluation.judge import Judge
 from tokenprune.evaluation.judged import WAY_OUT, judge_answers, judge_facts
 from tokenprune.evaluation.kept import kept_by_task
 from tokenprune.evaluation.runner import ask, question_batch
 from tokenprune.evaluation.summary import SummaryRow, summarize
+from tokenprune.evaluation.table import cannot_run
 from tokenprune.hf.chat import check_questions
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
@@ -109,6 +111,7 @@ def comparison(
     again: Sequence[str] = (),
     new_segment: bool = False,
     team: Team | None = None,
+    fewer: Callable[[int], Sequence[Item]] | None = None,
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
@@ -145,6 +148,9 @@ def comparison(
     team : Team, optional
         Which of several processes that fill the folder together this one is; alone by default. Where this is not the
         one that leads, the comparison that is returned holds no table.
+    fewer : callable, optional
+        From a smaller limit to the questions that it chooses: a folder that differs in nothing else then goes on with
+        more of them (see :func:`tokenprune.evaluation.growth.grow`).
     note : callable
         Called with what a reader must know: rows that cannot be matched, which are left out, and rows whose counts
         follow from the data and are not the budget. Warns by default.
@@ -186,9 +192,13 @@ def comparison(
     if match == "layer-average":
         unmatched |= _unmatched(rows, size, model.config.get_text_config().num_hidden_layers)
     rows = [row for row in rows if (row.label, row.keep) not in unmatched]
-    for text in _left_out(unmatched):
+    for text in cannot_run(unmatched):
         note(text)
     record = provenance({**config, "match": match}, model, processor, items)
+    if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer)) is not None:
+        stayed, gone = grew
+        told = f"; {gone} are asked again, or no longer" if gone else ""
+        note(f"{str(out)!r} goes on with {len(items)} questions: {stayed} answers stay{told}")
     folder_path = segment(out, record, new_segment)
     way_out = "use another --out, or --new-segment to keep both, apart"
     # a model serves one comparison at a time: they exchange functions of its layers
@@ -303,20 +313,6 @@ def _noted(failed: list[Failure], note: Callable[[str], None]) -> Callable[[str,
         failed.append(Failure(label, 0, why.splitlines()[0]))
 
     return refused
-
-
-def _left_out(reasons: Mapping[tuple[str, int], str]) -> list[str]:
-    """A sentence for each reason, with all rows that are left out for it."""
-    budgets: dict[tuple[str, str], list[int]] = {}
-    for (label, keep), reason in reasons.items():
-        budgets.setdefault((reason, label), []).append(keep)
-    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (reason, label), keeps in budgets.items():
-        labels.setdefault((reason, tuple(keeps)), []).append(label)
-    return [
-        f"{', '.join(names)} at {', '.join(map(str, keeps))} {'is' if len(names) == 1 else 'are'} left out: {reason}"
-        for (reason, keeps), names in labels.items()
-    ]
 
 
 def _new(others: Sequence[Failure], mine: Sequence[Failure]) -> list[Failure]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tokenprune.core.errors import ConfigError
 from tokenprune.evaluation.summary import SummaryRow
-from tokenprune.evaluation.table import left_over
+from tokenprune.evaluation.table import missing
 
 __all__ = ["Merged", "merged"]
 
@@ -99,17 +99,12 @@ def _summary(folder: Path) -> dict[str, Any]:
     return {
         "environment": found["environment"],
         "rows": [_row(row, file) for row in found["rows"]],
-        "notes": [_left_out(row) for row in found.get("unmatched", ())]
-        + left_over({kind: found.get(kind, ()) for kind in ("incomplete", "failed")}),
+        "notes": missing(found),
     }
 
 
 def _row(row: Mapping[str, Any], file: Path) -> SummaryRow:
     names = {field.name for field in fields(SummaryRow)}
-    if missing := names - row.keys():
-        raise ConfigError(f"{str(file)!r} is damaged: a row lacks {sorted(missing)[0]!r}; run compare there again")
+    if lacking := names - row.keys():
+        raise ConfigError(f"{str(file)!r} is damaged: a row lacks {sorted(lacking)[0]!r}; run compare there again")
     return SummaryRow(**{name: row[name] for name in names})
-
-
-def _left_out(row: Mapping[str, Any]) -> str:
-    return f"{row['strategy']} at {row['keep']} is missing: {row['reason']}"

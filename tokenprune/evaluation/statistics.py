@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from scipy import stats
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["bootstrap_interval", "bootstrap_mean", "paired_p_value", "ratio_interval"]
+__all__ = ["Ranked", "bootstrap_interval", "bootstrap_mean", "paired_p_value", "ranked", "ratio_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -199,3 +200,99 @@ def paired_p_value(
         alternative="greater",
     )
     return float(drawn.pvalue)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How strategies compare, and how sure that is over other trainings and other pictures.
+
+    Attributes
+    ----------
+    mean : array of shape (S,)
+        Mean of each strategy.
+    low, high : array of shape (S,)
+        Percentile interval of the mean.
+    rank : array of shape (S,)
+        Mean rank over resamples, 1 is the best; ties share theirs.
+    best : array of shape (S,)
+        Share of resamples in which a strategy is the best; ties share it.
+    wins : array of shape (S, S)
+        Share of resamples in which the first is better than the second; ties count half.
+    p : array of shape (S, S)
+        Two-sided p-value of "both are equal", corrected for the number of pairs (Benjamini and Hochberg); 1 on the
+        diagonal.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    rank: Floats
+    best: Floats
+    wins: Floats
+    p: Floats
+
+
+def ranked(
+    sums: NDArray[np.floating], sizes: NDArray[np.floating], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Ranked:
+    """Compare strategies on several trainings that were asked about the same pictures, resampling both.
+
+    A training is a sample of what the recipe gives, as a picture is of what can be asked about: intervals that resample
+    pictures alone are about one training. Trainings and pictures are drawn independently, since each training saw each
+    picture; all strategies share the draws.
+
+    Parameters
+    ----------
+    sums : array of shape (T, S, C)
+        Sum of values of each training, strategy and picture (cluster).
+    sizes : array of shape (T, C)
+        How many values that is; the same for all strategies.
+    level : float, default 0.95
+    draws, seed : int
+
+    Raises
+    ------
+    ConfigError
+        Shapes do not fit, there are fewer than two trainings or pictures, or a training has no value.
+    """
+    sums, sizes = np.asarray(sums, np.float64), np.asarray(sizes, np.float64)
+    if sums.ndim != 3 or sizes.shape != (sums.shape[0], sums.shape[2]):
+        raise ConfigError(
+            f"sums and sizes: got shapes {sums.shape} and {sizes.shape}; (trainings, strategies, pictures) and "
+            "(trainings, pictures) are needed"
+        )
+    trainings, strategies, pictures = sums.shape
+    if trainings < 2 or pictures < 2 or not strategies or not (sizes.sum(1) > 0).all():
+        raise ConfigError(
+            f"sums: {trainings} trainings, {strategies} strategies, {pictures} pictures; two trainings and two "
+            "pictures at least are needed, and values of each training"
+        )
+    generator = np.random.default_rng(seed)
+    means = np.empty((draws, strategies))
+    for i in range(draws):
+        chosen = np.bincount(generator.integers(0, trainings, trainings), minlength=trainings)
+        seen = np.bincount(generator.integers(0, pictures, pictures), minlength=pictures)
+        count = chosen @ sizes @ seen
+        means[i] = np.einsum("t,tsc,c->s", chosen, sums, seen, optimize=True) / count if count else np.nan
+    means = np.round(means[~np.isnan(means[:, 0])], 12)  # equal sums in another order differ in their last bits
+    places = stats.rankdata(-means, axis=1)
+    first = means == means.max(1, keepdims=True)
+    above = (means[:, :, None] > means[:, None]).mean(0)
+    equal = (means[:, :, None] == means[:, None]).mean(0)
+    p = np.ones((strategies, strategies))
+    upper = np.triu_indices(strategies, 1)
+    if len(upper[0]):
+        one_sided = np.minimum(above + equal, above.T + equal)[upper]
+        raw = np.minimum(1, 2 * (one_sided * len(means) + 1) / (len(means) + 1))
+        p[upper] = stats.false_discovery_control(raw)
+        p.T[upper] = p[upper]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Ranked(
+        sums.sum((0, 2)) / sizes.sum(),
+        low,
+        high,
+        places.mean(0),
+        (first / first.sum(1, keepdims=True)).mean(0),
+        above + equal / 2,
+        p,
+    )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tokenprune.evaluation.summary import SummaryRow
 
-__all__ = ["costs", "expendable", "heading", "left_over", "ordered", "p_value", "table"]
+__all__ = ["cannot_run", "costs", "expendable", "heading", "left_over", "missing", "ordered", "p_value", "table"]
 
 
 def ordered(rows: Sequence[SummaryRow]) -> list[tuple[str, int]]:
@@ -69,6 +69,32 @@ def left_over(summary: Mapping[str, Any]) -> list[str]:
         n = sum(r["ungraded"] for r in waiting)
         unfinished.append(f"{len(waiting)} rows are not in the table: {n} of their answers wait for a judge's grade")
     return unfinished + [f"{row_of(r)}: failed ({r['reason']})" for r in summary["failed"]]
+
+
+def cannot_run(reasons: Mapping[tuple[str, int], str]) -> list[str]:
+    """A sentence for each reason, with all rows that are left out for it."""
+    budgets: dict[tuple[str, str], list[int]] = {}
+    for (label, keep), reason in reasons.items():
+        budgets.setdefault((reason, label), []).append(keep)
+    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (reason, label), keeps in budgets.items():
+        labels.setdefault((reason, tuple(keeps)), []).append(label)
+    return [
+        f"{', '.join(names)} at {', '.join(map(str, keeps))} {'is' if len(names) == 1 else 'are'} left out: {reason}"
+        for (reason, keeps), names in labels.items()
+    ]
+
+
+def missing(summary: Mapping[str, Any]) -> list[str]:
+    """Every row that was asked for and has no numbers, and why.
+
+    Parameters
+    ----------
+    summary : mapping
+        As in summary.json.
+    """
+    unmatched = {(row["strategy"], row["keep"]): row["reason"] for row in summary.get("unmatched", ())}
+    return cannot_run(unmatched) + left_over({kind: summary.get(kind, ()) for kind in ("incomplete", "failed")})
 
 
 def expendable(rows: Sequence[SummaryRow]) -> list[str]:

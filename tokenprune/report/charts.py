@@ -12,24 +12,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tokenprune.report.looks import Style, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Chart", "Measured", "Style", "heatmap", "lines", "png", "styles", "svg", "write_charts"]
-
-COLORS: Final = (
-    "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #7f7f7f #8c564b #17becf "
-    "#bcbd22 #9467bd #2ca02c #1f77b4 #ff7f0e #d62728 #e377c2 #393b79 #637939"
-).split()
-"""The first eight are told apart by colour-blind readers too."""
-
-MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+__all__ = ["Chart", "Measured", "heatmap", "lines", "png", "svg", "write_charts"]
 
 SIZE: Final = (7.6, 3.9)
 """Inches of a chart of lines."""
@@ -58,13 +51,6 @@ class Measured(NamedTuple):
     high: float
 
 
-class Style(NamedTuple):
-    """How a line looks."""
-
-    color: str
-    marker: str
-
-
 @dataclass(frozen=True)
 class Chart:
     """A drawing that has not been made yet.
@@ -81,25 +67,6 @@ class Chart:
     title: str
     draw: Callable[[Axes], None]
     size: tuple[float, float] = SIZE
-
-
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A look for each name: distinct, and the same wherever the name occurs among the same names.
-
-    A name's own digest chooses, so that a strategy keeps its colour from report to report; where two choose the same,
-    the one that comes first in the alphabet keeps it and the other takes the next that is free.
-    """
-    # neighbours differ in marker too; a second round of colours has other markers than the first
-    rounds = range(len(MARKERS))
-    looks = [Style(c, MARKERS[(i + r) % len(MARKERS)]) for r in rounds for i, c in enumerate(COLORS)]
-    taken: dict[str, int] = {}
-    for name in sorted(set(names)):
-        ring = len(taken) // len(COLORS) % len(MARKERS)  # every colour once before any comes again
-        start = int.from_bytes(sha256(name.encode("utf-8", "surrogatepass")).digest()[:4], "big")
-        slots = [ring * len(COLORS) + (start + step) % len(COLORS) for step in range(len(COLORS))]
-        used = set(taken.values())
-        taken[name] = next((slot for slot in slots if slot not in used), slots[0])
-    return {name: looks[slot] for name, slot in taken.items()}
 
 
 def lines(
@@ -151,6 +118,7 @@ def lines(
                 [[max(0.0, r) for r in side] for side in reach],
                 color=look.color,
                 marker=look.marker,
+                linestyle=(0, look.dash) if look.dash else "-",
                 markersize=4,
                 linewidth=1.6,
                 elinewidth=0.8,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenprune.evaluation.summary import SummaryRow
-from tokenprune.report.charts import Chart, Measured, lines, styles, svg
+from tokenprune.report.charts import Chart, Measured, lines, svg
+from tokenprune.report.looks import styles
 
 __all__ = ["accuracy_chart", "curves"]
 

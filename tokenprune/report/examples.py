@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +18,11 @@ from tokenprune.core.strategy import AnyStrategy
 from tokenprune.data.items import Item
 from tokenprune.evaluation.conditions import SCALE, Condition
 from tokenprune.evaluation.runner import question_batch
+from tokenprune.report.comparison.about import is_own
+from tokenprune.report.comparison.lost import RIGHT, lost_answers
 from tokenprune.report.pruning import look, pruning_sheet
 
-__all__ = ["Example", "as_drawn", "choose_examples", "example_sheets"]
+__all__ = ["Example", "Loss", "as_drawn", "choose_examples", "choose_losses", "example_sheets"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,61 @@ class Example:
     won: bool
     agreeing: int
     draws: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A question that the unpruned model answers and a strategy does not.
+
+    Attributes
+    ----------
+    sample, strategy : str
+    keep : int
+        The largest budget at which the strategy loses any.
+    n, of : int
+        How many it loses there, of how many.
+    """
+
+    sample: str
+    strategy: str
+    keep: int
+    n: int
+    of: int
+
+
+def choose_losses(lines: Sequence[Mapping[str, Any]], own: Sequence[str] = (), most: int = 4) -> list[Loss]:
+    """Choose a failure of the best strategy, then one of each of somebody's own.
+
+    It is the first that :func:`~tokenprune.report.comparison.lost.lost_answers` shows at the largest budget at which
+    there is one: what goes wrong with most tokens left says most.
+
+    Parameters
+    ----------
+    lines : sequence of mapping
+        Rows of results.jsonl.
+    own : sequence of str
+        Labels of strategies that do not ship.
+    most : int, default 4
+    """
+    lost = [one for one in lost_answers(lines, 1) if one.strategy not in SCALE]
+    wanted = dict.fromkeys([*([] if (best := _best(lines)) is None else [best]), *own])
+    chosen = []
+    for strategy in wanted:
+        mine = [one for one in lost if one.strategy == strategy and one.shown]
+        if mine:
+            one = max(mine, key=lambda one: one.keep)
+            chosen.append(Loss(one.shown[0][0], strategy, one.keep, one.n, one.of))
+    return chosen[:most]
+
+
+def _best(lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """The strategy that answers most at the smallest budget; of several, the first in the alphabet."""
+    keep = min((line["keep"] for line in lines if line["strategy"] not in SCALE), default=0)
+    right: Counter[str] = Counter()
+    for line in lines:
+        if line["keep"] == keep and line["strategy"] not in SCALE:
+            right[line["strategy"]] += float(line["correct"]) >= RIGHT
+    return min(right, key=lambda name: (-right[name], name), default=None)
 
 
 def choose_examples(lines: Sequence[Mapping[str, Any]], won: int = 2, lost: int = 1) -> list[Example]:
@@ -99,7 +157,9 @@ def example_sheets(
     match: Match = "kept",
     side: int = 192,
 ) -> list[tuple[str, Image.Image]]:
-    """Draw chosen questions: unpruned, the best strategy and the first random draw, at every budget.
+    """Draw chosen questions: unpruned, the strategy and the first random draw, at every budget.
+
+    Which questions: those of :func:`choose_examples`, then those of :func:`choose_losses`.
 
     Parameters
     ----------
@@ -124,8 +184,10 @@ def example_sheets(
     made = {row["label"]: row["strategy"] for row in strategies or () if not isinstance(row, str)}
     known = [line for line in lines if line["sample"] in by_id]
     known = [line for line in known if line["strategy"] in {*SCALE, *made} or _buildable(line["strategy"])]
+    own = [label for label in dict.fromkeys(line["strategy"] for line in known) if is_own(label)]
     sheets = []
-    for example in choose_examples(known):
+    wanted: list[Example | Loss] = [*choose_examples(known), *choose_losses(known, own)]
+    for example in wanted:
         item = by_id[example.sample]
         budgets = sorted({line["keep"] for line in lines if line["strategy"] == example.strategy}, reverse=True)
         pictures = question_batch(model, processor, [item])
@@ -136,15 +198,24 @@ def example_sheets(
         pair = [build(made.get(example.strategy, example.strategy)), random]
         looked = look(model, processor, item.image(), question.text, pair, budgets, match=match, prompt=question.prompt)
         title = f"{question.text} (right answer: {question.answer})"
-        drawn = pruning_sheet(looked, title, question, side)
-        sides = ("right", "wrong") if example.won else ("wrong", "right")
-        caption = (
-            f"{item.task}/{item.family}, {example.sample}: at {example.keep} tokens {example.strategy} is "
-            f"{sides[0]} and random, in {example.agreeing} of {example.draws} draws, {sides[1]}. Shown is the "
-            "first draw. Outlined: what the question is about."
-        )
-        sheets.append((caption, drawn))
+        sheets.append((_caption(item, example), pruning_sheet(looked, title, question, side)))
     return sheets
+
+
+def _caption(item: Item, example: Example | Loss) -> str:
+    where = f"{item.task}/{item.family}, {example.sample}"
+    if isinstance(example, Loss):
+        told = (
+            f"a failure: {example.strategy} is wrong at {example.keep} tokens and the unpruned model right; it loses "
+            f"{example.n} of {example.of} such questions there. Beside it the first random draw."
+        )
+    else:
+        sides = ("right", "wrong") if example.won else ("wrong", "right")
+        told = (
+            f"at {example.keep} tokens {example.strategy} is {sides[0]} and random, in {example.agreeing} of "
+            f"{example.draws} draws, {sides[1]}. Shown is the first draw."
+        )
+    return f"{where}: {told} Outlined: what the question is about."
 
 
 @cache

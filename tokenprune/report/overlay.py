@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageDraw
 from tokenprune.core.errors import FeatureError
 from tokenprune.core.features import Grid
 from tokenprune.report.lettering import Lettering
+from tokenprune.report.seen import WHOLE, Panel
 
 __all__ = ["Cell", "dimmed", "sheet"]
 
@@ -22,7 +23,11 @@ _GAP = 8
 
 
 def dimmed(
-    image: Image.Image, kept: Sequence[int], grids: Grid | Sequence[Grid], side: int = 240, strength: float = 0.8
+    image: Image.Image,
+    kept: Sequence[int],
+    panels: Grid | Sequence[Panel],
+    side: int = 240,
+    strength: float = 0.8,
 ) -> Image.Image:
     """Return the picture with pruned patches faded towards white.
 
@@ -32,11 +37,12 @@ def dimmed(
         What the tokens cover, edge to edge.
     kept : sequence of int
         Raster positions of kept tokens.
-    grids : Grid or sequence of Grid
-        Of one frame. Several are stretches of tokens, one after another, each over all of the picture (a thumbnail,
-        then the picture itself): what any of them kept is left as it is.
+    panels : Grid or sequence of Panel
+        Stretches of tokens, one after another. Where several lie over one part of the picture (a thumbnail, then the
+        picture itself), what any of them kept is left as it is. A grid is one that covers everything.
     side : int, default 240
-        Pixels along the longer side of what is returned; the other follows from the last grid.
+        Pixels along the longer side of what is returned; the other follows from the last grid where that covers
+        everything, else from the picture.
     strength : float, default 0.8
         How far pruned patches fade, in [0, 1].
 
@@ -45,21 +51,27 @@ def dimmed(
     FeatureError
         A position outside the grid.
     """
-    grids = (grids,) if isinstance(grids, Grid) else tuple(grids)
-    ends = list(accumulate(grid.height * grid.width for grid in grids))
+    panels = (Panel(panels),) if isinstance(panels, Grid) else tuple(panels)
+    ends = list(accumulate(panel.grid.size for panel in panels))
     outside = [place for place in kept if not 0 <= place < ends[-1]]
     if outside:
-        shapes = " and ".join(f"{grid.height} x {grid.width}" for grid in grids)
+        shapes = " and ".join(f"{panel.grid.height} x {panel.grid.width}" for panel in panels)
         raise FeatureError(f"kept token {outside[0]} lies outside a grid of {shapes} tokens")
-    last = grids[-1]
-    longest = max(last.height, last.width)
-    size = (max(1, side * last.width // longest), max(1, side * last.height // longest))
+    last = panels[-1]
+    shape = (last.grid.width, last.grid.height) if last.area == WHOLE else image.size
+    size = (max(1, side * shape[0] // max(shape)), max(1, side * shape[1] // max(shape)))
     marked = torch.zeros(ends[-1], dtype=torch.uint8)
     marked[list(kept)] = 255
     mask = Image.new("L", size)
-    for end, grid in zip(ends, grids, strict=True):
-        cells = marked[end - grid.height * grid.width : end].view(grid.height, grid.width).numpy()
-        mask = ImageChops.lighter(mask, Image.fromarray(cells).resize(size, Image.Resampling.NEAREST))
+    for end, panel in zip(ends, panels, strict=True):
+        grid = panel.grid
+        cells = marked[end - grid.size : end].view(grid.height, grid.width).numpy()
+        x0, y0, x1, y1 = (round(edge * size[i % 2]) for i, edge in enumerate(panel.area))
+        part = Image.new("L", size)
+        part.paste(
+            Image.fromarray(cells).resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.NEAREST), (x0, y0)
+        )
+        mask = ImageChops.lighter(mask, part)
     picture = image.convert("RGB").resize(size)
     faded = Image.blend(picture, Image.new("RGB", size, "white"), strength)
     return Image.composite(picture, faded, mask)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from functools import cache
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-__all__ = ["drawn", "embedded", "render", "share"]
+__all__ = ["asset", "drawn", "embedded", "render", "script_data", "share"]
 
 
 @cache
@@ -50,8 +52,19 @@ def share(value: float, low: float, high: float) -> Markup:
     return Markup(f"{value:.1%}")
 
 
-def embedded(image: Image.Image) -> str:
+def asset(name: str, folder: str = "assets") -> str:
+    """A stylesheet or script of ours, by its name in a folder of ``report``."""
+    place = resources.files("tokenprune.report").joinpath(*folder.split("/"), name)
+    return place.read_text(encoding="utf-8")
+
+
+def script_data(data: Any) -> str:
+    """JSON that may stand inside a ``<script>`` element: no text in it can end that."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def embedded(image: Image.Image, kind: str = "PNG") -> str:
     """A picture as the address of itself."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format=kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

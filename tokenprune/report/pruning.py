@@ -9,22 +9,18 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from tokenprune.core.errors import UnsupportedError
-from tokenprune.core.features import Grid
 from tokenprune.core.matching import Match, asked_keep
 from tokenprune.core.registry import build
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
-from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.evaluation.metrics import graded
-from tokenprune.hf.adapters.base import PIXELS
 from tokenprune.hf.attach import attach
 from tokenprune.hf.cost import layer_average
 from tokenprune.report.overlay import Cell, dimmed, sheet
+from tokenprune.report.seen import Panel, Seen, see_picture
 
-__all__ = ["Look", "View", "look", "pruning_sheet", "seen_picture"]
+__all__ = ["Look", "View", "look", "pruning_sheet"]
 
 RIGHT, WRONG, BOX = "#1a7f37", "#c0392b", "#d61f69"
 
@@ -68,8 +64,9 @@ class Look:
         What the model saw: resized and cropped by its processor.
     size : (width, height)
         Of the picture that was given.
-    grids : tuple of Grid
-        Where its tokens lie, stretch after stretch, each over all of it (a thumbnail, then the picture).
+    panels : tuple of Panel
+        Where its tokens lie, stretch after stretch: each over all of it (a thumbnail, then the picture), or each over a
+        tile or a frame.
     full : View
     views : tuple of tuple of View
         A row a budget, a column a strategy.
@@ -81,33 +78,11 @@ class Look:
 
     picture: Image.Image
     size: tuple[int, int]
-    grids: tuple[Grid, ...]
+    panels: tuple[Panel, ...]
     full: View
     views: tuple[tuple[View, ...], ...]
     n_layers: int
     measure: str = "tokens"
-
-
-def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
-    """Return what the encoder receives as a picture: cropped, resized, normalisation undone.
-
-    Parameters
-    ----------
-    processor
-    image : Image
-        Returned where the encoder takes something else than one picture of three channels.
-    """
-    steps = processor.image_processor
-    made = steps(images=[image], return_tensors="pt")
-    pixel_values = next((made[name] for name in PIXELS["image"] if name in made), None)
-    if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
-        return image
-    pixels = pixel_values[0].float().cpu()
-    if steps.do_normalize:
-        pixels = pixels * torch.tensor(steps.image_std).view(3, 1, 1) + torch.tensor(steps.image_mean).view(3, 1, 1)
-    if steps.do_rescale:
-        pixels = pixels / steps.rescale_factor
-    return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 @torch.no_grad()
@@ -121,6 +96,7 @@ def look(
     max_new_tokens: int = 8,
     match: Match = "kept",
     prompt: str | None = None,
+    seen: Seen | None = None,
 ) -> Look:
     """Ask one question about a picture, unpruned and with every strategy at every budget.
 
@@ -139,6 +115,8 @@ def look(
         What a budget is; see :data:`tokenprune.core.matching.Match`.
     prompt : str, optional
         What is shown to the model, where that is more than the question.
+    seen : Seen, optional
+        The picture or video as it is shown, where that was made already; ``image`` is not looked at then.
 
     Raises
     ------
@@ -148,27 +126,24 @@ def look(
         A budget is larger than the number of visual tokens.
     """
     built = [build(strategy) for strategy in strategies]
-    pictures = QuestionBatch(model, processor, [image], ["picture"], [prompt or question], strategies=built)
-    if pictures.grids is None or any(grid.frames != 1 for grid in pictures.grids[0]):
-        raise UnsupportedError(
-            f"{type(model).__name__} does not say where its visual tokens lie in this picture (cut into tiles?)"
-        )
-    n = pictures.units[0][1]
+    seen = seen or see_picture(model, processor, image, prompt or question, built)
+    n = seen.n
     n_layers = model.config.get_text_config().num_hidden_layers
-    shown, pixels = pictures.shown(0), pictures.shown(0, True)
 
     text = "prompt" if prompt in (None, question) else [question]
 
     def view(strategy: AnyStrategy | None, keep: int) -> View:
         pruning: Any = nullcontext()
-        used = shown
+        inputs, encoded = seen.inputs, seen.encoded
         if strategy is not None:
             asked_for = keep if match == "kept" else asked_keep(match, strategy, keep, n, n_layers)
-            used = pixels if isinstance(strategy, Strategy) and strategy.stage is not None else shown
-            pruning = attach(model, strategy, asked_for, text=text, processor=processor, encoded=used.encoded)
+            if isinstance(strategy, Strategy) and strategy.stage is not None:
+                inputs, encoded = seen.pixels, None
+            unit: Any = {} if seen.unit is None else {"unit": seen.unit}
+            pruning = attach(model, strategy, asked_for, text=text, processor=processor, encoded=encoded, **unit)
         with pruning as run:
-            out = model.generate(**used.inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        said = processor.decode(out[0, shown.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        said = processor.decode(out[0, seen.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         answer = " ".join(said.split())
         if strategy is None:
             return View("full", 0, answer, tuple(range(n)), float(n))
@@ -181,7 +156,7 @@ def look(
 
     views = tuple(tuple(view(strategy, keep) for strategy in built) for keep in budgets)
     measure = "% of tokens" if match == "share" else "tokens"
-    return Look(seen_picture(processor, image), image.size, pictures.grids[0], view(None, 0), views, n_layers, measure)
+    return Look(seen.picture, seen.size, seen.panels, view(None, 0), views, n_layers, measure)
 
 
 def pruning_sheet(looked: Look, title: str = "", question: Question | None = None, side: int = 240) -> Image.Image:
@@ -199,7 +174,7 @@ def pruning_sheet(looked: Look, title: str = "", question: Question | None = Non
     """
 
     def cell(view: View) -> Cell:
-        picture = dimmed(looked.picture, view.kept, looked.grids, side)
+        picture = dimmed(looked.picture, view.kept, looked.panels, side)
         color = "black"
         if question is not None:
             _outline(picture, question.boxes or (), looked.size)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tokenprune.report.charts import COLORS, Chart, svg
+from tokenprune.report.charts import Chart, svg
+from tokenprune.report.looks import COLORS
 from tokenprune.report.pages import drawn, render, share
 from tokenprune.results.store import write_atomically
 

@@ -17,7 +17,7 @@ from tokenprune._version import __version__
 from tokenprune.results.fingerprint import weights_fingerprint
 from tokenprune.results.sources import source_of
 
-__all__ = ["differences", "provenance", "short"]
+__all__ = ["asked_of", "differences", "provenance", "short"]
 
 _ROOMS = ("core", "components", "kernels", "hf", "data", "zoo", "evaluation")
 """Rooms of this package whose code an answer depends on."""
@@ -118,7 +118,7 @@ def provenance(asked: Mapping[str, Any], model: nn.Module, processor: Any, items
             "attention": _attention(config),
         },
         "processor": _processor(processor),
-        "questions": _questions(items),
+        "questions": asked_of(items),
         "software": {
             "tokenprune": f"{__version__} {_own_code()}",
             **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
@@ -188,7 +188,7 @@ def _tokens(tokenizer: Any) -> str:
     return _digest(how.encode(), json.dumps([special, sides], sort_keys=True, default=str).encode())
 
 
-def _questions(items: Sequence[_Item]) -> dict[str, Any]:
+def asked_of(items: Sequence[_Item]) -> dict[str, Any]:
     """How many questions there are, and hashes of them and of their pictures."""
     text, pictures = hashlib.sha256(), hashlib.sha256()
     seen: set[str] = set()

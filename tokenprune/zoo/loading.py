@@ -17,9 +17,13 @@ from tokenprune.hf.adapters.base import adapter_for
 
 __all__ = ["BUILT_IN", "DTYPES", "check_weights", "load_model", "usable_device"]
 
-BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded")
+BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded", "embedded-qwen")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
-model of any family (``tiny:qwen2_5_vl``). ``embedded``: the small trained model among the package data."""
+model of any family (``tiny:qwen2_5_vl``). ``embedded``: the small trained LLaVA among the package data;
+``embedded-qwen``: the small Qwen3-VL."""
+
+_SHIPPED = {"embedded": "tokenprune.zoo.embedded", "embedded-qwen": "tokenprune.zoo.embedded_qwen"}
+"""Models among the package data, and what loads them."""
 
 TINY = "tiny:"
 """Before the model type of a tiny model."""
@@ -92,8 +96,8 @@ def load_model(
 
         model_type = name.removeprefix(TINY)
         model, processor = tiny_model(model_type), tiny_processor(model_type)
-    elif name == "embedded" and importlib.util.find_spec("tokenprune.zoo.embedded") is not None:
-        model, processor = importlib.import_module("tokenprune.zoo.embedded").load(device, DTYPES[dtype])
+    elif name in _SHIPPED and importlib.util.find_spec(_SHIPPED[name]) is not None:
+        model, processor = importlib.import_module(_SHIPPED[name]).load(device, DTYPES[dtype])
     else:
         model, processor = _pretrained(name, DTYPES[dtype], trust_remote_code, spread=spread)
     adapter_for(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from tokenprune.data.scenes.atlas import LEVELS, glyph_sprite, plate_sprite, texels
 from tokenprune.data.scenes.draws import Draws
-from tokenprune.data.scenes.placement import UNIT, UPRIGHT, Layout, Rotation, SceneObject, Sign
-from tokenprune.data.scenes.world import COLORS, SIZE
+from tokenprune.data.scenes.placement import UPRIGHT, Layout, Rotation, SceneObject, Sign
+from tokenprune.data.scenes.styles import UNIT
+from tokenprune.data.scenes.world import COLORS
 
-__all__ = ["Painting", "paint"]
+__all__ = ["Painting", "paint", "paint_clip"]
 
 _NATURAL, _TINTED, _FLAT = 0, 1, 2
 _GRIDS = ((3, 45), (9, 28), (40, 20))
@@ -27,10 +28,10 @@ class Painting:
 
     Attributes
     ----------
-    image : array of uint8, (SIZE, SIZE, 3)
-    owner : array of uint8, (SIZE, SIZE)
+    image : array of uint8, (height, width, 3)
+    owner : array of uint8, (height, width)
         1 + the index of the object, or of the sign counted after all objects; 0 is background.
-    letter : array of uint8, (SIZE, SIZE)
+    letter : array of uint8, (height, width)
         1 + the index of the character among those of all signs; 0 elsewhere.
     """
 
@@ -53,6 +54,7 @@ class _Stamp:
     rotation: Rotation = UPRIGHT
     mirrored: bool = False
     gain: int = 256
+    opacity: int = 256
 
 
 def _object_stamp(thing: SceneObject) -> _Stamp:
@@ -84,7 +86,7 @@ def _letter_stamps(sign: Sign) -> Iterable[_Stamp]:
         yield _Stamp(sprite, x, sign.y, sign.pitch * 21 // 25, sign.letter, _FLAT, (ink, ink, ink))
 
 
-def paint(layout: Layout, draws: Draws) -> Painting:
+def paint(layout: Layout, draws: Draws, natural: bool = False) -> Painting:
     """Paint a layout on a background of its own.
 
     Parameters
@@ -92,16 +94,60 @@ def paint(layout: Layout, draws: Draws) -> Painting:
     layout : Layout
     draws : Draws
         For the background and the noise.
+    natural : bool, default False
+        A ground with a 1/f spectrum, clutter and shadows; small things lie on large ones.
     """
-    image = _background(draws)
-    owner = np.zeros((SIZE, SIZE), np.uint8)
-    letter = np.zeros((SIZE, SIZE), np.uint8)
-    plates = [_plate_stamp(sign) for sign in layout.signs]
-    _stamp(image, owner, [_object_stamp(thing) for thing in layout.objects] + plates)
+    width, height = layout.size
+    owner = np.zeros((height, width), np.uint8)
+    letter = np.zeros((height, width), np.uint8)
+    things = [_object_stamp(thing) for thing in layout.objects] + [_plate_stamp(sign) for sign in layout.signs]
+    if natural:
+        image = _natural_ground(draws, (height, width), things)
+        for layer in _layers(things):
+            _stamp(image, owner, [things[i] for i in layer], [i + 1 for i in layer])
+    else:
+        image = _background(draws, (height, width))
+        _stamp(image, owner, things)
     _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
-    noisy = _noise(draws)
+    noisy = _noise(draws, (height, width))
     noisy += image
     return Painting(np.clip(noisy, 0, 255, out=noisy).astype(np.uint8), owner, letter)
+
+
+def _layers(stamps: Sequence[_Stamp]) -> list[list[int]]:
+    """Which stamps to paint together so that none of a layer touch, and small ones come after large ones below them."""
+    depth: dict[int, int] = {}
+    for i in sorted(range(len(stamps)), key=lambda i: (-stamps[i].width, i)):
+        below = [depth[j] for j in depth if _near(stamps[i], stamps[j])]
+        depth[i] = max(below, default=-1) + 1
+    return [[i for i in depth if depth[i] == layer] for layer in range(max(depth.values(), default=-1) + 1)]
+
+
+def _near(a: _Stamp, b: _Stamp) -> bool:
+    reach = a.width + a.height + b.width + b.height  # half the turned sides, at most, plus the rounding
+    return abs(a.x - b.x) * 2 <= reach and abs(a.y - b.y) * 2 <= reach
+
+
+def paint_clip(layouts: Sequence[Layout], draws: Draws) -> tuple[Painting, ...]:
+    """Paint frames that share their background and noise; each is what :func:`paint` makes of its layout.
+
+    Parameters
+    ----------
+    layouts : sequence of Layout
+        One a frame, all of one size.
+    draws : Draws
+        For the background and the noise.
+    """
+    width, height = layouts[0].size
+    ground = _background(draws, (height, width))
+    noise = _noise(draws, (height, width))
+    found = []
+    for layout in layouts:
+        image, owner, letter = ground.copy(), np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+        _stamp(image, owner, [*map(_object_stamp, layout.objects), *map(_plate_stamp, layout.signs)])
+        _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
+        found.append(Painting(np.clip(noise + image, 0, 255).astype(np.uint8), owner, letter))
+    return tuple(found)
 
 
 def _random_bytes(draws: Draws, n: int) -> NDArray[np.uint8]:
@@ -111,45 +157,120 @@ def _random_bytes(draws: Draws, n: int) -> NDArray[np.uint8]:
 
 
 @cache
-def _stretch(cells: int) -> NDArray[np.float32]:
-    """Weights (SIZE, cells) that stretch a row of cells to a row of pixels, in parts of 64."""
-    last = SIZE - 1
-    position = np.arange(SIZE, dtype=np.int64) * (cells - 1) * 64 // last
+def _stretch(cells: int, side: int) -> NDArray[np.float32]:
+    """Weights (side, cells) that stretch a row of cells to a row of pixels, in parts of 64."""
+    last = side - 1
+    position = np.arange(side, dtype=np.int64) * (cells - 1) * 64 // last
     cell = np.minimum(position // 64, cells - 2)
-    weights = np.zeros((SIZE, cells), np.int64)
-    rows = np.arange(SIZE)
+    weights = np.zeros((side, cells), np.int64)
+    rows = np.arange(side)
     weights[rows, cell] = 64 - (position - 64 * cell)
     weights[rows, cell + 1] = position - 64 * cell
     return weights.astype(np.float32)
 
 
-def _background(draws: Draws) -> NDArray[np.uint8]:
-    """Draw a colour, three layers of soft noise, and often stripes: (SIZE, SIZE, 3)."""
-    base = [draws.below(256) for _ in range(3)]
-    grey = sum(base) // 3
-    colors = [(grey + (c - grey) * 11 // 20) * 4 // 5 + 25 for c in base]
+def _soft(draws: Draws, shape: tuple[int, int], layers: Iterable[tuple[int, int, int]]) -> NDArray[np.int32]:
+    """Sum of layers of soft noise: (3, height, width).
+
+    Parameters
+    ----------
+    draws : Draws
+    shape : tuple of int
+        Height and width.
+    layers : iterable of (rows, columns, amplitude)
+        Cells down and across, and the largest amplitude in eighths of a grey level. Read one by one, between draws.
+    """
     left, right = [], []
-    for cells, most in _GRIDS:
-        amplitude = draws.between(0, 8 * most)  # in eighths of a grey level
-        values = _random_bytes(draws, 3 * cells * cells).reshape(3, cells, cells).astype(np.int64) - 128
+    for rows, columns, amplitude in layers:
+        values = _random_bytes(draws, 3 * rows * columns).reshape(3, rows, columns).astype(np.int64) - 128
         values = (values * 9 + values.sum(0) * 11 // 3) // 20
-        weights = _stretch(cells)
         # every number here is an integer below 2**24, which float32 holds exactly: the order of a sum cannot matter
-        left.append(weights @ (values * amplitude // 256).astype(np.float32))
-        right.append(weights)
+        left.append(_stretch(rows, shape[0]) @ (values * amplitude // 256).astype(np.float32))
+        right.append(_stretch(columns, shape[1]))
     soft = np.concatenate(left, 2) @ np.concatenate(right, 1).T
-    image: NDArray[np.int32] = soft.astype(np.int32) >> 15
-    if draws.chance(50):
-        image += _stripes(draws)
-    image += np.array(colors, np.int32)[:, None, None]
+    return soft.astype(np.int32) >> 15
+
+
+def _finished(image: NDArray[np.int32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.clip(image, 0, 255, out=image).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _stripes(draws: Draws) -> NDArray[np.int32]:
-    """Stripes of any direction, 3 to 34 pixels apart and up to 23 grey levels strong: (3, SIZE, SIZE)."""
+def _background(draws: Draws, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw a colour, three layers of soft noise, and often stripes: (height, width, 3)."""
+    base = [draws.below(256) for _ in range(3)]
+    grey = sum(base) // 3
+    colors = [(grey + (c - grey) * 11 // 20) * 4 // 5 + 25 for c in base]
+    image = _soft(draws, shape, ((cells, cells, draws.between(0, 8 * most)) for cells, most in _GRIDS))
+    if draws.chance(50):
+        image += _stripes(draws, shape)
+    image += np.array(colors, np.int32)[:, None, None]
+    return _finished(image)
+
+
+def _natural_ground(draws: Draws, shape: tuple[int, int], things: Sequence[_Stamp]) -> NDArray[np.uint8]:
+    """Draw a ground whose amplitude falls with frequency, clutter on it, and the shadows of things."""
+    base = [draws.below(256) for _ in range(3)]
+    grey = sum(base) // 3
+    colors = [(grey + (c - grey) * 11 // 20) * 3 // 5 + 50 for c in base]
+    contrast, longer = draws.between(400, 1600), max(shape)
+    octaves = (3, 6, 12, 24, 48)
+    layers = [
+        (max(2, cells * shape[0] // longer), max(2, cells * shape[1] // longer), contrast * 3 // cells)
+        for cells in octaves
+    ]
+    image = _soft(draws, shape, layers)
+    image += np.array(colors, np.int32)[:, None, None]
+    ground = _finished(image)
+    unseen = np.zeros(shape, np.uint8)
+    height, width = shape
+    for _ in range(2):
+        # two passes: pieces of clutter that lie on others hide them
+        pieces = [_piece(draws, (width, height), colors) for _ in range(draws.between(4, 14))]
+        _stamp(ground, unseen, pieces)
+        if draws.chance(50):
+            ground = _blurred(ground)
+    dx, dy = draws.between(-10, 10), draws.between(2, 12)  # in parts of 64 of a thing's side
+    shadows = [
+        replace(
+            thing,
+            mode=_FLAT,
+            color=(0, 0, 0),
+            opacity=120,
+            x=thing.x + thing.width * dx // 64,
+            y=thing.y + thing.height * dy // 64,
+        )
+        for thing in things
+    ]
+    _stamp(ground, unseen, shadows)
+    return ground
+
+
+def _piece(draws: Draws, size: tuple[int, int], colors: Sequence[int]) -> _Stamp:
+    """Draw a piece of clutter: a plate of any proportions and of nearly the ground's colour."""
+    x, y = (draws.between(0, side * UNIT) for side in size)
+    width, height = (draws.between(5 * UNIT, 40 * UNIT) for _ in range(2))
+    red, green, blue = (min(max(c + draws.between(-45, 45), 0), 255) for c in colors)
+    turned = Rotation(draws.between(-127, 127))
+    return _Stamp(
+        plate_sprite(), x, y, width, height, _FLAT, (red, green, blue), turned, opacity=draws.between(110, 256)
+    )
+
+
+def _blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mean of each pixel and its neighbours, nearer ones counting twice; the border stays."""
+    wide = image.astype(np.uint16)
+    rows = wide.copy()
+    rows[1:-1] = wide[:-2] + 2 * wide[1:-1] + wide[2:] >> 2
+    found = rows.copy()
+    found[:, 1:-1] = rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] >> 2
+    return found.astype(np.uint8)
+
+
+def _stripes(draws: Draws, shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Stripes of any direction, 3 to 34 pixels apart and up to 23 grey levels strong: (3, height, width)."""
     cosine, sine = Rotation(draws.between(-127, 127)).scaled
     step = draws.between(30, 330)  # of a period of 1024, a pixel
-    across, down = (np.arange(SIZE) * (part * step) >> 14 for part in (cosine, sine))
+    down, across = (np.arange(side) * (part * step) >> 14 for side, part in zip(shape, (sine, cosine), strict=True))
     wave = np.abs((down[:, None] + across[None, :] & 1023) - 512) - 256
     strength = np.array([draws.between(0, 23) for _ in range(3)])
     result: NDArray[np.int32] = (wave[None] * strength[:, None, None] >> 8).astype(np.int32)
@@ -162,12 +283,14 @@ def _noise_of_byte() -> NDArray[np.int16]:
     return (((byte & 15) + (byte >> 4) - 15) * 3 >> 2).astype(np.int16)
 
 
-def _noise(draws: Draws) -> NDArray[np.int16]:
-    values = _noise_of_byte()[_random_bytes(draws, SIZE * SIZE * 3)]
-    return values.reshape(SIZE, SIZE, 3)
+def _noise(draws: Draws, shape: tuple[int, int]) -> NDArray[np.int16]:
+    values = _noise_of_byte()[_random_bytes(draws, shape[0] * shape[1] * 3)]
+    return values.reshape(*shape, 3)
 
 
-def _texture(stamp: _Stamp) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+def _texture(
+    stamp: _Stamp, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
     """Which pixels a stamp may touch, and where in its sprite they fall.
 
     Returns
@@ -181,8 +304,8 @@ def _texture(stamp: _Stamp) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
         (abs(sine) * stamp.width + abs(cosine) * stamp.height) // (2 * UNIT << 14) + 2,
     ]
     xs, ys = (
-        np.arange(max(centre // UNIT - r, 0), min(centre // UNIT + r + 1, SIZE))
-        for centre, r in zip((stamp.x, stamp.y), reach, strict=True)
+        np.arange(max(centre // UNIT - r, 0), min(centre // UNIT + r + 1, side))
+        for centre, r, side in zip((stamp.x, stamp.y), reach, reversed(shape), strict=True)
     )
     biggest = max(stamp.width, stamp.height)
     level = 0 if biggest > 40 * UNIT else 1 if biggest > 18 * UNIT else 2
@@ -197,16 +320,21 @@ def _texture(stamp: _Stamp) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
         u = -u
     u, v = u + side * 128, v + side * 128
     inside = (u > 0) & (u < side * 256) & (v > 0) & (v < side * 256)
-    pixels = (ys * SIZE)[:, None] + xs[None, :]
+    pixels = (ys * shape[1])[:, None] + xs[None, :]
     return pixels[inside], u[inside], v[inside], level
 
 
-def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: list[_Stamp]) -> None:
-    """Paint stamps that do not overlap, all in one pass, and note in ``seen`` which is where."""
+def _stamp(
+    image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: Sequence[_Stamp], labels: Sequence[int] = ()
+) -> None:
+    """Paint stamps in one pass, and note in ``seen`` which is where, by its label (1, 2, ... if there are none).
+
+    Where stamps overlap, the last one is painted on what was there before.
+    """
     if not stamps:
         return
     table, starts = texels()
-    parts = [_texture(stamp) for stamp in stamps]
+    parts = [_texture(stamp, seen.shape) for stamp in stamps]
     lengths = [len(part[0]) for part in parts]
 
     def spread(values: list[int] | NDArray[np.int32]) -> NDArray[np.int32]:
@@ -217,15 +345,17 @@ def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: list[_Stam
     bases = spread([starts[p[3]] + s.sprite * LEVELS[p[3]] ** 2 for s, p in zip(stamps, parts, strict=True)])
     # the middle of the first texel is at half a texel; what lies further out is that texel
     u, v = (np.clip(w - 128, 0, (sides - 1) * 256 - 1).astype(np.int32) for w in (u, v))
-    first = bases + (v >> 8) * sides + (u >> 8)
+    corners = bases + (v >> 8) * sides + (u >> 8)
     fu, fv = (u & 255)[:, None], (v & 255)[:, None]
 
     def corner(index: NDArray[np.int32]) -> NDArray[np.int32]:
         return table[index].astype(np.int32)
 
-    upper = corner(first) * (256 - fu) + corner(first + 1) * fu
-    lower = corner(first + sides) * (256 - fu) + corner(first + sides + 1) * fu
+    upper = corner(corners) * (256 - fu) + corner(corners + 1) * fu
+    lower = corner(corners + sides) * (256 - fu) + corner(corners + sides + 1) * fu
     texel = upper * (256 - fv) + lower * fv + 32768 >> 16
+    if any(s.opacity < 256 for s in stamps):
+        texel = texel * spread([s.opacity for s in stamps])[:, None] >> 8
     alpha = texel[:, 3:]
     modes = spread([s.mode for s in stamps])[:, None]
     colors = spread(np.array([s.color for s in stamps], np.int32))
@@ -238,4 +368,4 @@ def _stamp(image: NDArray[np.uint8], seen: NDArray[np.uint8], stamps: list[_Stam
     flat = image.reshape(-1, 3)
     flat[pixels] = (flat[pixels].astype(np.int32) * (255 - alpha) // 255 + rgb).clip(0, 255).astype(np.uint8)
     hit = alpha[:, 0] > 127
-    seen.reshape(-1)[pixels[hit]] = spread(list(range(1, len(stamps) + 1)))[hit]
+    seen.reshape(-1)[pixels[hit]] = spread(list(labels) or list(range(1, len(stamps) + 1)))[hit]

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 from tokenprune.data.scenes.atlas import CATEGORIES, CELL
 from tokenprune.data.scenes.draws import Draws
+from tokenprune.data.scenes.styles import PLAIN, UNIT, Style
 from tokenprune.data.scenes.world import COLORS, IN_THEME, NAMES, OVERALL, PLATES, SIZE, THEMES, WORDS
 
 __all__ = ["UNIT", "UPRIGHT", "Box", "Layout", "Rotation", "SceneObject", "Sign", "draw_layout"]
-
-UNIT = 16
-"""Positions and lengths are integers in this part of a pixel."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are excluded."""
 
 _TRIES = 14
 _GAP = 2 * UNIT
-_SIZES = [22 * UNIT]
-while _SIZES[-1] * 33 // 32 <= 60 * UNIT:
-    _SIZES.append(_SIZES[-1] * 33 // 32)
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ UPRIGHT = Rotation()
 def _box(x: int, y: int, half_width: int, half_height: int) -> Box:
     left, top = (x - half_width) // UNIT, (y - half_height) // UNIT
     right, bottom = -((-x - half_width) // UNIT), -((-y - half_height) // UNIT)
-    return max(left, 0), max(top, 0), min(right, SIZE), min(bottom, SIZE)
+    return max(left, 0), max(top, 0), right, bottom
 
 
 @dataclass(frozen=True)
@@ -163,11 +158,14 @@ class Layout:
         Where most of its objects belong.
     objects : tuple of SceneObject
     signs : tuple of Sign
+    size : tuple of int
+        Width and height of the picture, in pixels.
     """
 
     theme: str
     objects: tuple[SceneObject, ...]
     signs: tuple[Sign, ...]
+    size: tuple[int, int] = (SIZE, SIZE)
 
     @cached_property
     def counts(self) -> Counter[int]:
@@ -183,9 +181,9 @@ class Layout:
         return tuple(o for o in self.objects if self.counts[o.category] == 1)
 
 
-def _draw_categories(draws: Draws, theme: str) -> list[int]:
+def _draw_categories(draws: Draws, theme: str, style: Style) -> list[int]:
     members, weights = IN_THEME[theme]
-    number = draws.between(3, 9)
+    number = draws.between(*style.objects)
     found: list[int] = []
     if draws.chance(45):
         found += [draws.weighted(members, weights)] * draws.between(2, 4)
@@ -207,7 +205,7 @@ def _draw_sign(draws: Draws, color: str) -> Sign:
     return Sign(text, color, 0, 0, width, letter * 31 // 20, pitch, letter, draws.below(3))
 
 
-def _draw_object(draws: Draws, category: int) -> SceneObject:
+def _draw_object(draws: Draws, category: int, style: Style) -> SceneObject:
     color = draws.pick(tuple(COLORS)) if draws.chance(70) else None
     base = COLORS[color] if color else (255, 255, 255)
     red, green, blue = (min(max(c + draws.between(-13, 13), 0), 255) for c in base)
@@ -216,7 +214,7 @@ def _draw_object(draws: Draws, category: int) -> SceneObject:
         color,
         0,
         0,
-        draws.pick(_SIZES),
+        draws.pick(style.lengths),
         Rotation(draws.between(-19, 19)),
         draws.chance(50),
         (red, green, blue),
@@ -232,24 +230,52 @@ def _placed(place: Callable[[tuple[int, int]], tuple[int, int] | None], parts: S
     return tuple(replace(part, x=at[0], y=at[1]) for part, at in found if at is not None)
 
 
-def draw_layout(draws: Draws) -> Layout:
-    """Draw a scene: 3 to 9 objects, most of one theme, some repeated, and up to two signs.
+def draw_layout(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None = None) -> Layout:
+    """Draw a scene: objects, most of one theme, some repeated, and signs.
 
     What finds no free place after some tries is left out; there is always at least one object.
+
+    Parameters
+    ----------
+    draws : Draws
+    style : Style, default PLAIN
+        How many, how large, how close.
+    size : tuple of int, optional
+        Width and height of the picture in pixels; by default the style's first.
     """
+    size = size or style.sizes[0]
     theme = draws.pick(THEMES)
-    categories = _draw_categories(draws, theme)
+    categories = _draw_categories(draws, theme, style)
     taken: list[tuple[int, int, int, int]] = []
+    kept = 100  # of the distance at which two would touch: nothing comes closer to a sign
 
     def place(half: tuple[int, int]) -> tuple[int, int] | None:
+        if any(2 * (h + UNIT) > side * UNIT for h, side in zip(half, size, strict=True)):
+            return None
         for _ in range(_TRIES):
-            x, y = (draws.between(h + UNIT, SIZE * UNIT - h - UNIT) for h in half)
-            if all(abs(x - u) > half[0] + w + _GAP or abs(y - v) > half[1] + h + _GAP for u, v, w, h in taken):
+            x, y = (draws.between(h + UNIT, side * UNIT - h - UNIT) for h, side in zip(half, size, strict=True))
+            if all(
+                _apart(x - u, half[0] + w, near) or _apart(y - v, half[1] + h, near) for u, v, w, h, near in around()
+            ):
                 taken.append((x, y, *half))
                 return x, y
         return None
 
-    plates = draws.sample(PLATES, draws.weighted((0, 1, 2), (35, 40, 25)))
+    def around() -> Iterator[tuple[int, int, int, int, int]]:
+        return ((*one, 100 if i < len(signs) else kept) for i, one in enumerate(taken))
+
+    signs: tuple[Sign, ...] = ()
+    plates = draws.sample(PLATES, draws.weighted(range(len(style.signs)), style.signs))
     signs = _placed(place, [_draw_sign(draws, color) for color in plates])
-    objects = _placed(place, [_draw_object(draws, category) for category in categories])
-    return Layout(theme, objects, signs)
+    kept = style.apart
+    objects = _placed(place, [_draw_object(draws, category, style) for category in categories])
+    if not objects:
+        signs = ()
+        taken.clear()
+        smallest = [replace(_draw_object(draws, categories[0], style), size=style.lengths[0])]
+        objects = _placed(place, smallest)
+    return Layout(theme, objects, signs, size)
+
+
+def _apart(distance: int, touching: int, kept: int) -> bool:
+    return abs(distance) > touching * kept // 100 + (_GAP if kept == 100 else 0)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tokenprune.data.scenes.atlas import CATEGORIES
 from tokenprune.data.scenes.draws import Draws
-from tokenprune.data.scenes.placement import UNIT, Box, Layout, SceneObject, Sign
+from tokenprune.data.scenes.placement import Box, Layout, SceneObject, Sign
+from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import (
     COLORS,
     IN_THEME,
@@ -15,7 +16,6 @@ from tokenprune.data.scenes.world import (
     NAMES,
     NUMBERS,
     POPULAR,
-    SIZE,
     WORDS,
     plural,
 )
@@ -205,11 +205,11 @@ def _related(layout: Layout, draws: Draws) -> tuple[SceneObject, SceneObject, st
     things = layout.single()
     if len(things) < 2:
         return None
-    margin = SIZE * UNIT * 12 // 100
+    margins = [side * UNIT * 12 // 100 for side in layout.size]
     for _ in range(6):
         first, second = draws.sample(things, 2)
         dx, dy = first.x - second.x, first.y - second.y
-        clear = [abs(dx) > margin, abs(dy) > margin]
+        clear = [abs(dx) > margins[0], abs(dy) > margins[1]]
         if not any(clear):
             continue
         sideways = draws.chance(50) if all(clear) else clear[0]
@@ -240,8 +240,9 @@ def _position(layout: Layout, draws: Draws) -> _Draft | None:
 
 
 def _where(layout: Layout, draws: Draws) -> _Draft | None:
-    middle, margin = SIZE * UNIT // 2, SIZE * UNIT * 7 // 100
-    things = [o for o in layout.single() if abs(o.x - middle) > margin and abs(o.y - middle) > margin]
+    middle, half = (side * UNIT // 2 for side in layout.size)
+    across, down = (side * UNIT * 7 // 100 for side in layout.size)
+    things = [o for o in layout.single() if abs(o.x - middle) > across and abs(o.y - half) > down]
     if not things:
         return None
     thing = draws.pick(things)
@@ -249,7 +250,7 @@ def _where(layout: Layout, draws: Draws) -> _Draft | None:
         text = f"Which side of the image is the {thing.name} on, left or right?"
         return _Draft(text, "left" if thing.x < middle else "right", (thing,))
     text = f"Which half of the image is the {thing.name} in, top or bottom?"
-    return _Draft(text, "top" if thing.y < middle else "bottom", (thing,))
+    return _Draft(text, "top" if thing.y < half else "bottom", (thing,))
 
 
 def _named_sign(layout: Layout, draws: Draws, sign: Sign) -> str:

@@ -13,6 +13,7 @@ from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint
 from tokenprune.data.scenes.placement import Layout, SceneObject, Sign, draw_layout
 from tokenprune.data.scenes.questions import Question, ask
+from tokenprune.data.scenes.styles import PLAIN, Style, style_named
 from tokenprune.data.scenes.world import FAMILIES
 
 __all__ = ["Sample", "Scene", "samples", "scene", "subfamilies"]
@@ -32,6 +33,8 @@ class Scene:
     layout : Layout
     questions : tuple of Question
         One of each sub-family that the layout allows.
+    style : Style
+        The set that it belongs to.
     """
 
     split: str
@@ -39,15 +42,17 @@ class Scene:
     index: int
     layout: Layout
     questions: tuple[Question, ...]
+    style: Style = PLAIN
 
     @cached_property
     def painting(self) -> Painting:
         """The pixels, and what is seen where."""
-        return paint(self.layout, Draws(key_number(self.split, self.seed, self.index, "paint")))
+        number = key_number(self.split, self.seed, self.index, f"{self.style.prefix}paint")
+        return paint(self.layout, Draws(number), self.style.natural)
 
     @cached_property
     def image(self) -> Image.Image:
-        """The picture: RGB, 336 x 336."""
+        """The picture: RGB; 336 x 336 where the set is "plain"."""
         return Image.fromarray(self.painting.image)
 
     @property
@@ -79,7 +84,7 @@ class Sample:
     question: Question
 
 
-def scene(seed: int, index: int, split: str = "test") -> Scene:
+def scene(seed: int, index: int, split: str = "test", style: str = PLAIN.name) -> Scene:
     """Return a scene.
 
     Parameters
@@ -88,19 +93,24 @@ def scene(seed: int, index: int, split: str = "test") -> Scene:
         Any integers. Every pair has its own scene.
     split : {"test", "validation", "train"}, default "test"
         Generators of two splits never share a seed.
+    style : {"plain", "natural"}, default "plain"
+        Set of scenes.
 
     Raises
     ------
     ConfigError
         Unknown split.
+    UnknownNameError
+        Unknown set of scenes.
     """
-    layout = draw_layout(Draws(key_number(split, seed, index, "layout")))
+    kind = style_named(style)
+    layout = draw_layout(Draws(key_number(split, seed, index, f"{kind.prefix}layout")), kind, kind.size(index))
     questions = (
-        ask(family, sub, layout, Draws(key_number(split, seed, index, f"{family}/{sub}")))
+        ask(family, sub, layout, Draws(key_number(split, seed, index, f"{kind.prefix}{family}/{sub}")))
         for family, subs in FAMILIES.items()
         for sub in subs
     )
-    return Scene(split, seed, index, layout, tuple(q for q in questions if q is not None))
+    return Scene(split, seed, index, layout, tuple(q for q in questions if q is not None), kind)
 
 
 def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
@@ -132,7 +142,12 @@ def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str],
 
 
 def samples(
-    families: Iterable[str] | None = None, n: int = 200, seed: int = 0, split: str = "test", per_scene: int = PER_SCENE
+    families: Iterable[str] | None = None,
+    n: int = 200,
+    seed: int = 0,
+    split: str = "test",
+    per_scene: int = PER_SCENE,
+    style: str = PLAIN.name,
 ) -> list[Sample]:
     """Questions spread evenly over sub-families, several to a picture.
 
@@ -146,6 +161,8 @@ def samples(
     split : str, default "test"
     per_scene : int, default 8
         Questions about one picture at most.
+    style : {"plain", "natural"}, default "plain"
+        Set of scenes.
 
     Returns
     -------
@@ -155,7 +172,7 @@ def samples(
     Raises
     ------
     UnknownNameError
-        Unknown family.
+        Unknown family, or set of scenes.
     BudgetError
         ``n`` or ``per_scene`` is below one, or ``families`` is empty.
     """
@@ -166,13 +183,14 @@ def samples(
     found: list[Sample] = []
     index = 0
     while any(left.values()):
-        asked = [q for q in scene(seed, index, split).questions if left.get((q.family, q.subfamily))]
+        asked = [q for q in scene(seed, index, split, style).questions if left.get((q.family, q.subfamily))]
         # what is furthest from its quota comes first, so that rare questions are not crowded out
         asked.sort(key=lambda q: -left[q.family, q.subfamily])
         chosen = asked[:per_scene]
         for question in sorted(chosen, key=lambda q: wanted.index((q.family, q.subfamily))):
             left[question.family, question.subfamily] -= 1
-            name = f"{split}-{seed}-{index}-{question.family}-{question.subfamily}"
+            prefix = style_named(style).prefix.replace("/", "-")
+            name = f"{prefix}{split}-{seed}-{index}-{question.family}-{question.subfamily}"
             found.append(Sample(name, index, question))
         index += 1
     return found

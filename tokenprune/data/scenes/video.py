@@ -13,9 +13,10 @@ from functools import cached_property
 from PIL import Image
 
 from tokenprune.data.scenes.draws import Draws, key_number
-from tokenprune.data.scenes.painter import Painting, paint
-from tokenprune.data.scenes.placement import UNIT, Box, Layout, SceneObject, draw_layout
+from tokenprune.data.scenes.painter import Painting, paint_clip
+from tokenprune.data.scenes.placement import Box, Layout, SceneObject, draw_layout
 from tokenprune.data.scenes.questions import LETTERS, Question
+from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import NAMES, SIZE
 
 __all__ = ["FRAMES", "VIDEO_SUBFAMILIES", "Clip", "clip"]
@@ -61,8 +62,7 @@ class Clip:
     @cached_property
     def paintings(self) -> tuple[Painting, ...]:
         """Pixels of each frame; background and noise stay the same."""
-        number = key_number(self.split, self.seed, self.index, "video/paint")
-        return tuple(paint(layout, Draws(number)) for layout in self.layouts)
+        return paint_clip(self.layouts, Draws(key_number(self.split, self.seed, self.index, "video/paint")))
 
     @cached_property
     def frames(self) -> tuple[Image.Image, ...]:

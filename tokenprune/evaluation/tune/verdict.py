@@ -165,11 +165,16 @@ def said(verdict: Verdict, goal: Goal, looked: int) -> str:
     mine, default = verdict.rows[0], verdict.rows[1]
     difference = f"{mine['accuracy']:.1%} against {default['accuracy']:.1%} of {DEFAULT} with its published numbers"
     where = f"on {mine['n']} questions about pictures that nothing was chosen by"
-    tested = f"p = {verdict.p_default:.2g} (level {verdict.alpha:g})"
+    tested = f"p = {verdict.p_default:.3g} (level {verdict.alpha:g})"
     if not verdict.met:
         return (
             f"Nothing found keeps the constraint ({goal.said}) {where}: the best of {looked} compositions has "
             f"{mine['accuracy']:.1%} at {mine['tokens']:.1f} tokens. No strategy is written."
+        )
+    if goal.budget is None:
+        return (
+            f"Keeps the constraint ({goal.said}) at {mine['tokens']:.1f} tokens {where}: {difference} at as many "
+            f"tokens, {tested}, after {looked} compositions were tried."
         )
     if verdict.beats:
         return f"Better than the default {where}: {difference}, {tested}, after {looked} compositions were tried."

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from tokenprune.components.scorers import PMI
 from tokenprune.core.errors import ConfigError, FeatureError
-from tokenprune.core.features import Features, Grid
+from tokenprune.core.features import Features
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.data.items import Question
-from tokenprune.evaluation.batch import QuestionBatch
 from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.hf.chat import words_of
 from tokenprune.report.explorer.recording import recorded
 from tokenprune.report.explorer.replay import Frame, frame, growth, is_nested, ladder, likeness, merged_places
 from tokenprune.report.pruning import Look, View, look
+from tokenprune.report.seen import Panel, Seen, see_picture, see_video
 
 __all__ = ["Exploration", "Replay", "Word", "explore"]
 
@@ -101,6 +101,8 @@ class Exploration:
         Signals of the encoder.
     replays : tuple of Replay
     n_layers : int
+    kind : str
+        "picture", "tiles" or "video".
     """
 
     name: str
@@ -113,17 +115,19 @@ class Exploration:
     replays: tuple[Replay, ...]
     n_layers: int
 
+    kind: str = "picture"
+
     @property
-    def grids(self) -> tuple[Grid, ...]:
+    def panels(self) -> tuple[Panel, ...]:
         """Where the tokens lie."""
-        return self.looked.grids
+        return self.looked.panels
 
 
 @torch.no_grad()
 def explore(
     model: Any,
     processor: Any,
-    image: Image.Image,
+    image: Image.Image | Sequence[Image.Image],
     question: Question | str,
     strategies: Sequence[str | Mapping[str, Any] | AnyStrategy],
     budgets: Sequence[int],
@@ -137,7 +141,8 @@ def explore(
     ----------
     model, processor
         As :func:`tokenprune.zoo.loading.load_model` returns them.
-    image : Image
+    image : Image or sequence of Image
+        A picture, or the frames of a video.
     question : Question or str
     strategies : sequence
         What :func:`tokenprune.build` accepts.
@@ -156,13 +161,16 @@ def explore(
     built = [build(strategy) for strategy in strategies]
     text = question if isinstance(question, str) else question.text
     marked = sorted(set(budgets), reverse=True)
-    looked = look(model, processor, image, text, built, marked, max_new_tokens)
-    shown = QuestionBatch(model, processor, [image], ["picture"], [text])
-    prompt = shown.shown(0)
+    shown = text if isinstance(question, str) or question.prompt is None else question.prompt
+    if isinstance(image, Image.Image):
+        seen = see_picture(model, processor, image, shown, built)
+    else:
+        seen = see_video(model, processor, image, shown)
+    looked = look(model, processor, seen.picture, text, built, marked, max_new_tokens, prompt=shown, seen=seen)
     adapter = adapter_for(model)
 
     def features_of(name: str, signals: frozenset[str]) -> Features:
-        return recorded(model, processor, prompt.inputs, prompt.encoded, name, signals)
+        return recorded(model, processor, seen.inputs, seen.encoded, name, signals, seen.unit)
 
     base = features_of("explore", frozenset({"visual", "text"}))
     scorer = next((s for strategy in built if (s := _pmi_of(strategy)) is not None), PMI())
@@ -181,12 +189,13 @@ def explore(
         name,
         question,
         looked,
-        _words(words_of(model, processor, prompt.inputs), base.text.shape[1]),
+        _words(words_of(model, processor, seen.inputs), base.text.shape[1]),
         _pmi(scorer, base),
         repr(scorer),
-        _maps(shown),
+        _maps(seen),
         tuple(replays),
         looked.n_layers,
+        seen.kind,
     )
 
 
@@ -281,14 +290,11 @@ def _words(prompt: Sequence[tuple[bool, Sequence[str]]], counted: int) -> tuple[
     return tuple(words)
 
 
-def _maps(pictures: QuestionBatch) -> dict[str, Tensor]:
+def _maps(seen: Seen) -> dict[str, Tensor]:
     """What the encoder says of each patch, where it says anything."""
-    if pictures.blocks is None:
-        return {}
-    signals = pictures.blocks[0].signals
     found = {}
-    if "cls_attention" in signals:
-        found["attention of [CLS]"] = signals["cls_attention"].float().mean(0)
-    if "received_attention" in signals:
-        found["attention received from patches"] = signals["received_attention"].float()
+    if "cls_attention" in seen.signals:
+        found["attention of [CLS]"] = seen.signals["cls_attention"].float().mean(0)
+    if "received_attention" in seen.signals:
+        found["attention received from patches"] = seen.signals["received_attention"].float()
     return found

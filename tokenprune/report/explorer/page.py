@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import inspect
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.evaluation.metrics import graded
 from tokenprune.report.explorer.gather import Exploration, Replay
 from tokenprune.report.explorer.replay import Frame
+from tokenprune.report.pages import asset, script_data
 from tokenprune.report.pruning import View
 from tokenprune.results.store import write_atomically
 
@@ -43,13 +42,11 @@ def explorer_page(explorations: Sequence[Exploration], facts: Mapping[str, Any],
         "facts": [[str(key), str(value)] for key, value in facts.items()],
         "notes": list(notes),
     }
-    # a "<" inside a string could end the script element
-    told = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = f"tokenprune explore: {explorations[0].name}"
     filled = {
         "title": escape(title),
-        "style": _asset("style.css"),
-        "data": told,
+        "style": asset("theme.css") + _asset("style.css"),
+        "data": script_data(data),
         "script": _asset("logic.js") + _asset("view.js"),
     }
     parts = _asset("page.html").split("@@")  # odd places hold names
@@ -75,16 +72,21 @@ def as_data(one: Exploration) -> dict[str, Any]:
         told = {"keep": view.keep, "answer": view.answer, "right": right, "left": len(view.kept)}
         return told | {"average": round(view.layer_average, 2)}
 
-    starts = accumulate((grid.height * grid.width for grid in one.grids), initial=0)
+    starts = accumulate((panel.grid.size for panel in one.panels), initial=0)
     return {
         "name": one.name,
         "question": one.question if known is None else known.text,
         "expected": None if known is None else known.answer,
         "picture": _embedded(one.looked.picture),
         "boxes": [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in known.boxes or ()]
-        if known
+        if known and one.kind == "picture"
         else [],
-        "grids": [[grid.height, grid.width, start] for grid, start in zip(one.grids, starts, strict=False)],
+        "kind": one.kind,
+        "grids": [
+            {"height": p.grid.height, "width": p.grid.width, "start": start, "name": p.name}
+            | {"area": [round(edge, 6) for edge in p.area]}
+            for p, start in zip(one.panels, starts, strict=False)
+        ],
         "n": len(one.looked.full.kept),
         "layers": one.n_layers,
         "words": [{"text": word.text, "columns": list(word.columns)} for word in one.words],
@@ -148,4 +150,4 @@ def _embedded(image: Image.Image) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("tokenprune.report.explorer") / "assets" / name).read_text(encoding="utf-8")
+    return asset(name, "explorer/assets")

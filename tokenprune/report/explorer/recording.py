@@ -44,9 +44,15 @@ class _Recorder(AnyStrategy):
 
 @torch.no_grad()
 def recorded(
-    model: Any, processor: Any, inputs: dict[str, Any], encoded: Encoded | None, name: str, signals: frozenset[str]
+    model: Any,
+    processor: Any,
+    inputs: dict[str, Any],
+    encoded: Encoded | None,
+    name: str,
+    signals: frozenset[str],
+    unit: Unit | None = None,
 ) -> Features:
-    """Features of a prompt with one picture.
+    """Features of a prompt with one picture or video.
 
     Parameters
     ----------
@@ -59,9 +65,12 @@ def recorded(
         Whose features, for errors.
     signals : frozenset of str
         Which; a model without one of them raises as it does for a strategy that reads it.
+    unit : str, optional
+        As in :func:`~tokenprune.attach`.
     """
     recorder = _Recorder(name, signals)
-    with attach(model, recorder, 1.0, processor=processor, encoded=encoded):
+    given: Any = {} if unit is None else {"unit": unit}
+    with attach(model, recorder, 1.0, processor=processor, encoded=encoded, **given):
         model(**inputs)
     assert recorder.features is not None
     return recorder.features

@@ -109,22 +109,43 @@ const Logic = (() => {
     return rising.find((answer) => answer.keep >= budget) || {...full, keep: n};
   }
 
-  // place of a patch: {grid, row, column, height, width}
+  // place of a patch: {grid, row, column, height, width, area}
   function placeOf(picture, patch) {
     for (let g = picture.grids.length - 1; g >= 0; g--) {
-      const [height, width, start] = picture.grids[g];
+      const {height, width, start, area, name} = picture.grids[g];
       if (patch >= start) {
-        return {grid: g, row: Math.floor((patch - start) / width), column: (patch - start) % width, height, width};
+        return {grid: g, row: Math.floor((patch - start) / width), column: (patch - start) % width, height, width, area, name};
       }
     }
     return null;
   }
 
-  // the patch of the finest stretch at a point given in shares of the picture
+  // stretches that are seen: of several over one part of the picture (a thumbnail, then the picture) the last, finest one
+  function onTop(picture) {
+    const same = (a, b) => a.area.every((edge, i) => edge === b.area[i]);
+    return picture.grids.filter((grid, i) => !picture.grids.slice(i + 1).some((later) => same(later, grid)));
+  }
+
+  // the patch at a point given in shares of the picture; null between frames
   function patchAt(picture, x, y) {
-    if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return null;
-    const [height, width, start] = picture.grids[picture.grids.length - 1];
-    return start + Math.floor(y * height) * width + Math.floor(x * width);
+    for (const {height, width, start, area: [x0, y0, x1, y1]} of onTop(picture)) {
+      if (x >= x0 && x < x1 && y >= y0 && y < y1) {
+        return start + Math.floor((y - y0) / (y1 - y0) * height) * width + Math.floor((x - x0) / (x1 - x0) * width);
+      }
+    }
+    return null;
+  }
+
+  // the patch a step away; at the edge of a frame or tile the next one, if there is any
+  function beside(picture, patch, down, right) {
+    const grids = onTop(picture), place = placeOf(picture, patch);
+    const row = place.row + down, column = place.column + right;
+    const mine = grids.findIndex((grid) => grid.start === picture.grids[place.grid].start);
+    const inside = row >= 0 && row < place.height && column >= 0 && column < place.width;
+    if (inside) return grids[mine].start + row * place.width + column;
+    const next = grids[mine + (right || 0)];
+    if (!right || next === undefined) return patch;
+    return next.start + Math.min(row, next.height - 1) * next.width + (right > 0 ? 0 : next.width - 1);
   }
 
   // values to colours: ends of what is finite; a flat map has no ends of its own
@@ -181,6 +202,6 @@ const Logic = (() => {
     return text.replace("-", "\u2212");
   }
 
-  return {numbers, opened, frameAt, budgetShown, kept, presence, redundancy, wordPmi, wordsOf, answerAt, placeOf, patchAt,
+  return {numbers, opened, frameAt, budgetShown, kept, presence, redundancy, wordPmi, wordsOf, answerAt, placeOf, onTop, patchAt, beside,
     ends, colour, heat, share, told};
 })();

@@ -22,7 +22,7 @@
 
   function whereIs(patch) {
     const place = Logic.placeOf(state.picture, patch);
-    const stretch = state.picture.grids.length > 1 ? `stretch ${place.grid + 1}, ` : "";
+    const stretch = state.picture.grids.length > 1 ? `${place.name || "stretch " + (place.grid + 1)}, ` : "";
     return `${stretch}row ${place.row + 1}, column ${place.column + 1}`;
   }
 
@@ -147,21 +147,23 @@
 
   // a patch's rectangle in pixels of a canvas
   function box(pen, patch) {
-    const {row, column, height, width} = Logic.placeOf(state.picture, patch);
-    const x0 = Math.round(column * pen.canvas.width / width), x1 = Math.round((column + 1) * pen.canvas.width / width);
-    const y0 = Math.round(row * pen.canvas.height / height), y1 = Math.round((row + 1) * pen.canvas.height / height);
+    const {row, column, height, width, area: [left, top, right, bottom]} = Logic.placeOf(state.picture, patch);
+    const x = (share) => Math.round((left + (right - left) * share) * pen.canvas.width);
+    const y = (share) => Math.round((top + (bottom - top) * share) * pen.canvas.height);
+    const x0 = x(column / width), x1 = x((column + 1) / width), y0 = y(row / height), y1 = y((row + 1) / height);
     return [x0, y0, x1 - x0, y1 - y0];
   }
 
   function paint(pen, values) {
     const found = Logic.ends(values);
     if (found === null) return null;
-    const [, , start] = state.picture.grids[state.picture.grids.length - 1];
-    for (let i = start; i < state.picture.n; i++) {
-      if (!Number.isFinite(values[i])) continue;
-      const share = found.high > found.low ? (values[i] - found.low) / (found.high - found.low) : 0.5;
-      pen.fillStyle = `rgba(${Logic.colour(share)},0.78)`;
-      pen.fillRect(...box(pen, i));
+    for (const {start, height, width} of Logic.onTop(state.picture)) {
+      for (let i = start; i < start + height * width; i++) {
+        if (!Number.isFinite(values[i])) continue;
+        const share = found.high > found.low ? (values[i] - found.low) / (found.high - found.low) : 0.5;
+        pen.fillStyle = `rgba(${Logic.colour(share)},0.78)`;
+        pen.fillRect(...box(pen, i));
+      }
     }
     return found;
   }
@@ -185,19 +187,21 @@
   }
 
   function grid(pen) {
-    const [rows, columns] = state.picture.grids[state.picture.grids.length - 1];
+    const {width: across, height: down} = pen.canvas;
     pen.strokeStyle = "rgba(128,128,128,0.35)";
     pen.lineWidth = 1;
     pen.beginPath();
-    for (let i = 1; i < columns; i++) {
-      const x = Math.round(i * pen.canvas.width / columns) + 0.5;
-      pen.moveTo(x, 0);
-      pen.lineTo(x, pen.canvas.height);
-    }
-    for (let i = 1; i < rows; i++) {
-      const y = Math.round(i * pen.canvas.height / rows) + 0.5;
-      pen.moveTo(0, y);
-      pen.lineTo(pen.canvas.width, y);
+    for (const {height: rows, width: columns, area: [x0, y0, x1, y1]} of Logic.onTop(state.picture)) {
+      for (let i = 1; i < columns; i++) {
+        const x = Math.round((x0 + (x1 - x0) * i / columns) * across) + 0.5;
+        pen.moveTo(x, y0 * down);
+        pen.lineTo(x, y1 * down);
+      }
+      for (let i = 1; i < rows; i++) {
+        const y = Math.round((y0 + (y1 - y0) * i / rows) * down) + 0.5;
+        pen.moveTo(x0 * across, y);
+        pen.lineTo(x1 * across, y);
+      }
     }
     pen.stroke();
   }
@@ -230,7 +234,8 @@
   function whole() {
     const pen = sized($("picture"), SIDE);
     const word = wordPointed();
-    let values = null, legend = "The picture as the model saw it.";
+    let values = null, legend = {tiles: "The tiles as the model saw them.", video: "The frames that the model saw."}[state.picture.kind]
+      || "The picture as the model saw it.";
     if (word !== null) {
       values = Logic.wordPmi(state.picture, state.picture.words[word]);
       legend = `Pointwise mutual information with \u201c${state.picture.words[word].text.trim()}\u201d, in nats.`;
@@ -417,14 +422,12 @@
   });
   listen($("picture"));
   $("picture").addEventListener("keydown", (event) => {
-    const [height, width, start] = state.picture.grids[state.picture.grids.length - 1];
     const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
     if (step) {
       event.preventDefault();
-      const at = state.cursor === null ? Math.floor(height / 2) * width + Math.floor(width / 2) : state.cursor - start;
-      const row = Math.min(height - 1, Math.max(0, Math.floor(at / width) + step[0]));
-      const column = Math.min(width - 1, Math.max(0, at % width + step[1]));
-      state.cursor = start + row * width + column;
+      const {height, width, start} = Logic.onTop(state.picture)[0];
+      const at = state.cursor === null ? start + Math.floor(height / 2) * width + Math.floor(width / 2) : state.cursor;
+      state.cursor = Logic.beside(state.picture, at, ...step);
       point({patch: state.cursor});
     } else if ((event.key === "Enter" || event.key === " ") && state.cursor !== null) {
       event.preventDefault();

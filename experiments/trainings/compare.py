@@ -1,0 +1,79 @@
+"""Every strategy at every budget on one training: ``python -m experiments.trainings.compare CHECKPOINT --out DIR``.
+
+What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results
+for each set, which resumes; ``experiments.trainings.collect`` makes one table of several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from experiments.trainings.package import read_model, write_processor
+from tokenprune.core.registry import build, list_strategies
+from tokenprune.core.strategy import Strategy
+from tokenprune.data.items import scene_items
+from tokenprune.evaluation.compare import comparison, environment
+from tokenprune.zoo.embedded_qwen import read_processor
+
+
+def strategies() -> list[str]:
+    """All that choose within a picture: those that compare the frames of videos are left out."""
+    found = []
+    for name in list_strategies():
+        built = build(name)
+        stage = built if isinstance(built, Strategy) else getattr(built, "before", None)
+        if stage is None or "frames" not in stage.requires:
+            found.append(name)
+    return found
+
+
+BUDGETS = (72, 36, 18)
+"""A half, a quarter and an eighth of 144 tokens."""
+
+
+def main() -> None:
+    """Ask."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--styles", nargs="+", default=["plain", "natural"])
+    parser.add_argument("--families", nargs="+", help="question types; default all")
+    parser.add_argument("--strategies", nargs="+", help="default all that choose within a picture")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--questions", type=int, default=340, help="of each set of scenes")
+    parser.add_argument("--seed", type=int, default=0, help="of the questions")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=64)
+    arguments = parser.parse_args()
+    model = read_model(arguments.checkpoint).to(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        write_processor(Path(folder))
+        processor = read_processor(Path(folder))
+    torch.set_grad_enabled(False)
+    for style in arguments.styles:
+        out = arguments.out / style
+        found = comparison(
+            model,
+            processor,
+            scene_items(arguments.families, arguments.questions, arguments.seed, style),
+            out,
+            {"model": "embedded-qwen", "training": arguments.checkpoint.name, "scenes": style},
+            strategies=arguments.strategies or strategies(),
+            budgets=arguments.budgets,
+            batch_size=arguments.batch_size,
+            note=print,
+            facts=environment("embedded-qwen", arguments.device, "float32", arguments.seed),
+        )
+        for row in found.rows:
+            if (row.task, row.metric) == ("all", "accuracy"):
+                print(f"{style:8} {row.strategy:16} {row.keep:4} {100 * row.value:6.1f}  {row.n}", flush=True)
+        for failure in found.failed:
+            print(failure)
+
+
+if __name__ == "__main__":
+    main()
