@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from experiments.serving import load
 from tokenprune.cli import app
+from tokenprune.core.errors import UnsupportedError
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -63,3 +65,13 @@ def test_bad_options_end_before_anything_is_served(options: list[str], words: st
     ended = CliRunner().invoke(app, ["serve", "--model", "tiny:llava", "--port", "0", *options])
     assert ended.exit_code != 0
     assert words in str(ended.exception)
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "fastapi", "prometheus_client"])
+def test_without_the_extra_it_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "tokenprune.serving.app", raising=False)
+    ended = CliRunner().invoke(app, ["serve", "--model", "tiny:llava"])
+    assert isinstance(ended.exception, UnsupportedError)
+    assert f"({missing})" in str(ended.exception)
+    assert "pip install 'tokenprune-vlm[serve]'" in str(ended.exception)
