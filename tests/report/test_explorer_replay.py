@@ -15,6 +15,7 @@ from tests.support.explorer import BUDGETS, QUESTION, STRATEGIES, Engine
 from tokenprune.components.scorers import PMI
 from tokenprune.core.strategy import Strategy
 from tokenprune.evaluation.batch import QuestionBatch
+from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.report.explorer import Exploration
 from tokenprune.report.explorer.gather import _words
 from tokenprune.report.explorer.recording import recorded
@@ -27,7 +28,8 @@ BEFORE = [name for name in STRATEGIES if isinstance(tp.build(name), Strategy)]
 
 def features(tiny: tuple[Any, Any], strategy: tp.Strategy) -> tp.Features:
     shown = QuestionBatch(*tiny, [picture()], ["picture"], [QUESTION]).shown(0)
-    return recorded(*tiny, shown.inputs, shown.encoded, "test", strategy.requires | {"visual", "text"})
+    reads = strategy.reads(adapter_for(tiny[0]).available | FROM_PIXELS)
+    return recorded(*tiny, shown.inputs, shown.encoded, "test", reads | {"visual", "text"})
 
 
 @pytest.mark.parametrize("name", BEFORE)
