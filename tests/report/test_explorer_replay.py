@@ -27,7 +27,7 @@ BEFORE = [name for name in STRATEGIES if isinstance(tp.build(name), Strategy)]
 
 
 def features(tiny: tuple[Any, Any], strategy: tp.Strategy) -> tp.Features:
-    shown = QuestionBatch(*tiny, [picture()], ["picture"], [QUESTION]).shown(0)
+    shown = QuestionBatch(*tiny, [picture()], ["picture"], [QUESTION], (), [strategy]).shown(0)
     reads = strategy.reads(adapter_for(tiny[0]).available | FROM_PIXELS)
     return recorded(*tiny, shown.inputs, shown.encoded, "test", reads | {"visual", "text"})
 
