@@ -200,6 +200,14 @@ class ReadsDepth(Modular):
 
 
 @dataclass(frozen=True)
+class ReadsUndeclared(Modular):
+    """Reads a signal that it does not say it reads, so that nobody made it."""
+
+    def start(self, features, scores):
+        return scores + features["encoder"].sum(-1)
+
+
+@dataclass(frozen=True)
 class Breaks(Modular):
     monotone = True
 
@@ -209,7 +217,11 @@ class Breaks(Modular):
 
 @pytest.mark.parametrize("claim", ["objectives", "objectives-guarantee"])
 @pytest.mark.parametrize(
-    ("cls", "why"), [(NeedsMore, "cannot be made with default options"), (ReadsDepth, "reads depth, of which nothing")]
+    ("cls", "why"),
+    [
+        (NeedsMore, "cannot be made with default options"),
+        (ReadsDepth, "reads depth, of which nothing"),
+    ],
 )
 def test_what_cannot_be_checked_is_said_and_the_rest_is_checked(claim, cls, why):
     without = examine(all_claims()[claim], cases=2)
@@ -220,6 +232,14 @@ def test_what_cannot_be_checked_is_said_and_the_rest_is_checked(claim, cls, why)
     assert result.agrees
     assert [e.label for e in result.evidence] == [e.label for e in without.evidence]
     assert without.unchecked == ()
+
+
+def test_what_reads_more_than_it_says_is_left_out_by_name():
+    with plugin("odd", ReadsUndeclared):
+        result = examine(all_claims()["objectives"], cases=2)
+    [left_out] = result.unchecked
+    assert (left_out.label, "encoder" in left_out.why) == ("odd", True)
+    assert result.agrees
 
 
 @pytest.mark.parametrize("claim", ["objectives", "objectives-guarantee"])
