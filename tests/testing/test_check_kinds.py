@@ -15,7 +15,7 @@ from tokenprune.components.objectives import FacilityLocation, MaximalMarginalRe
 from tokenprune.components.outliers import Outliers
 from tokenprune.components.pairwise import Cosine, CosineTable
 from tokenprune.components.selectors import Greedy, Prefilter, TwoStage
-from tokenprune.core.adaptive import Adaptive
+from tokenprune.core.adaptive import Adaptive, BudgetRule, Evidence
 from tokenprune.core.errors import CheckError
 from tokenprune.core.groups import Groups, Picks
 from tokenprune.core.indexing import gather_tokens
@@ -574,11 +574,25 @@ def test_parts_with_options_pass(part: Selector) -> None:
 
 
 @pytest.mark.parametrize("name", ["captured-mass", "redundancy-knee", "gain-threshold"])
-def test_budgets_that_decide_themselves_pass_as_selectors(name: str) -> None:
-    """The rule alone is a kind that has no checks of its own."""
-    report = check(Adaptive(registry.build_component("budgets", name), Greedy()), largest=4)
-    assert report.instances == 13
-    assert report.unchecked == ("no checks for the kind 'budgets'",)
+def test_rules_of_budgets_pass_as_the_selectors_they_make(name: str) -> None:
+    rule = registry.build_component("budgets", name)
+    for report in (check(rule, largest=4), check(Adaptive(rule, Greedy()), largest=4)):
+        assert report.instances == 13
+        assert not report.unchecked
+
+
+class _Leaks(BudgetRule):
+    """Worth of a row that depends on the other rows of its batch."""
+
+    least = 0.5
+
+    def worth(self, evidence: Evidence) -> torch.Tensor:
+        return evidence.scores - evidence.scores.mean()
+
+
+def test_a_rule_that_looks_at_other_rows_is_refused() -> None:
+    with pytest.raises(CheckError, match="smallest instance found"):
+        check(_Leaks())
 
 
 def test_schedules_are_run_without_a_model() -> None:

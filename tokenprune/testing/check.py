@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from tokenprune.components.selectors import Greedy
+from tokenprune.core.adaptive import Adaptive, BudgetRule
 from tokenprune.core.encoder_kinds import EncoderStage
 from tokenprune.core.errors import (
     CheckError,
@@ -117,6 +119,9 @@ def _check(part: Component | Strategy | LayerSchedule, asked: _Asked) -> CheckRe
         return _schedule(part, asked)
     if isinstance(part, Strategy):
         return _strategy(part, asked)
+    if isinstance(part, BudgetRule):
+        # a rule says how far a selector's picks go: what it promises is what a selector of that budget does
+        return _check(Adaptive(part, Greedy()), asked)
     tables: tuple[tuple[type, Callable[[Any], int]], ...] = (
         (Aggregator, try_aggregator),
         (Normalizer, try_normalizer),
