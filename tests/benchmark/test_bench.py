@@ -41,8 +41,8 @@ def test_a_row_for_every_case(measured: tuple[Path, list[dict[str, Any]]]) -> No
     _, rows = measured
     found = {(row["strategy"], row["keep"], row["way"]) for row in rows}
     assert found == {
-        (None, None, "plain"),
-        (None, None, "compiled"),
+        ("full", 0, "plain"),
+        ("full", 0, "compiled"),
         ("mi-pruner:lam=1", 64, "plain"),
         ("mi-pruner:lam=1", 64, "compiled"),
         ("mi-pruner", 64, "plain"),
@@ -56,7 +56,7 @@ def test_a_row_for_every_case(measured: tuple[Path, list[dict[str, Any]]]) -> No
 def test_what_rows_say(measured: tuple[Path, list[dict[str, Any]]]) -> None:
     out, rows = measured
     by = {(row["strategy"], row["way"]): row for row in rows}
-    full, pruned, inside = by[None, "plain"], by["mi-pruner", "plain"], by["fastv", "plain"]
+    full, pruned, inside = by["full", "plain"], by["mi-pruner", "plain"], by["fastv", "plain"]
     assert (full["visual_tokens"], full["text_tokens"], full["layer_average"]) == (576, 13, 576)
     assert pruned["layer_average"] == 64
     assert 64 < inside["layer_average"] <= 576
@@ -85,9 +85,7 @@ def test_a_second_run_measures_what_is_missing_only(
 
 def test_a_strategy_that_a_model_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
     setup = Setup(**{**vars(SMALL), "geometry": "qwen2.5-vl-7b"})
-    [row] = bench(
-        setup, [case for case in cases(["visionzip"], [8], [1], ["plain"]) if case.strategy], tmp_path / "run"
-    )
+    [row] = bench(setup, [case for case in cases(["visionzip"], [8], [1], ["plain"]) if case.keep], tmp_path / "run")
     assert "encoder_cls" in row["refused"]
     assert len(cells(row)) == len(HEADER)
 
@@ -191,9 +189,9 @@ def test_questions_of_ones_own_are_measured(tmp_path: Path) -> None:
     by = {(row["strategy"], row["keep"], row["batch"]): row for row in found}
     assert all("refused" not in row for row in found)
     alone = [Bench(model, subject._inputs([item]), Peaks(1e9, 1e9), 1, 0)._sizes(None, None) for item in rows]
-    assert by[None, None, 3]["prefill_gflops"] == pytest.approx(sum(one["prefill_gflops"] for one in alone), abs=0.05)
-    assert by[None, None, 3]["text_tokens"] == pytest.approx(sum(one["text_tokens"] for one in alone) / 3, abs=0.01)
-    assert by[None, None, 3]["visual_tokens"] == 36
+    assert by["full", 0, 3]["prefill_gflops"] == pytest.approx(sum(one["prefill_gflops"] for one in alone), abs=0.05)
+    assert by["full", 0, 3]["text_tokens"] == pytest.approx(sum(one["text_tokens"] for one in alone) / 3, abs=0.01)
+    assert by["full", 0, 3]["visual_tokens"] == 36
     assert by["mi-pruner", 4, 3]["layer_average"] == 4
     assert by["mi-pruner", 100, 1]["layer_average"] == 36, "a picture with fewer tokens stays whole"
     with pytest.raises(ConfigError, match="another configuration"):

@@ -367,22 +367,22 @@ def test_a_dry_run_counts_and_prices_what_would_be_asked(tmp_path: Path, capsys:
 
 
 def test_prices_are_those_of_the_bench() -> None:
-    def row(strategy: str | None, keep: int | None, batch: int, first: float, more: float) -> dict[str, Any]:
+    def row(strategy: str, keep: int, batch: int, first: float, more: float) -> dict[str, Any]:
         times = {"first_token_ms": {"median": first}, "token_ms": more}
         return {"strategy": strategy, "keep": keep, "batch": batch, "way": "plain", **times}
 
     price = Price(
-        (row(None, None, 1, 100, 10), row("a", 64, 1, 50, 10), row("a", 64, 8, 160, 40), row("b", 32, 1, 30, 10)),
+        (row("full", 0, 1, 100, 10), row("a", 64, 1, 50, 10), row("a", 64, 8, 160, 40), row("b", 32, 1, 30, 10)),
         "here",
     )
-    assert price.seconds(None, 0, 5, 16) == pytest.approx(0.140)
+    assert price.seconds("full", 0, 5, 16) == pytest.approx(0.140)
     assert price.seconds("a", 64, 1, 1) == pytest.approx(0.050)
     assert price.seconds("a", 64, 5, 8) == pytest.approx((160 + 160) / 8 / 1000)
     assert price.seconds("a", 100, 1, 4) == pytest.approx(0.050)
     assert price.seconds("c", 32, 1, 1) == pytest.approx(0.030), "of what was measured at the nearest budget"
     shipped = price_of("llava-1.5-7b")
     assert shipped is not None
-    assert 0.01 < shipped.seconds("mi-pruner", 64, 3, 16) < shipped.seconds(None, 0, 3, 1) < 1
+    assert 0.01 < shipped.seconds("mi-pruner", 64, 3, 16) < shipped.seconds("full", 0, 3, 1) < 1
     assert price_of("no-such") is None
 
 

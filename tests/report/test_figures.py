@@ -97,7 +97,7 @@ def test_nothing_beats_what_is_on_the_front(pairs: list[tuple[int, int]]) -> Non
 def test_bars_end_where_the_first_token_comes() -> None:
     lines = [json.loads(line) for line in SPEED.read_text().splitlines()]
     rows = speed_rows(lines, None, None, ["plain"])
-    assert rows[0]["strategy"] is None
+    assert rows[0]["strategy"] == "full"
     medians = [row["first_token_ms"]["median"] for row in rows]
     assert medians[1:] == sorted(medians[1:])
     with bars(rows, 3.25) as figure:

@@ -20,10 +20,12 @@ from tokenprune.core.errors import ConfigError, TokenPruneError, closest
 from tokenprune.core.reference import list_references
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.compiled.programs import Backend
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import identity
+from tokenprune.results.lines import FULL
 from tokenprune.results.store import ResultFolder, write_atomically
 from tokenprune.zoo.loading import usable_device
 
@@ -65,12 +67,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Case:
-    """One row: ``strategy`` and ``keep`` are None for the unpruned model."""
+    """One row: of the unpruned model ``strategy`` is "full" and ``keep`` 0, as in results of comparisons."""
 
     batch: int
-    strategy: str | None
-    keep: int | None
+    strategy: str
+    keep: int
     way: Way
+
+    def built(self) -> AnyStrategy | None:
+        """The strategy, None where nothing is pruned."""
+        return None if self.strategy == FULL else build(self.strategy)
 
 
 def cases(
@@ -93,7 +99,7 @@ def cases(
     for batch in batches:
         for way in ways:
             if way != "loop":
-                yield Case(batch, None, None, way)  # type: ignore[arg-type]
+                yield Case(batch, FULL, 0, way)  # type: ignore[arg-type]
         for keep in keeps:
             for spec, strategy in made.items():
                 for way in ways:
@@ -146,7 +152,7 @@ def bench(
     device = usable_device(setup.device)
     kind = "" if subject is not None else geometry(setup.geometry).kind(setup.kind or None)
     end = None if seconds is None else time.monotonic() + seconds
-    made = {case.strategy: identity(case.strategy and build(case.strategy)) for case in wanted}
+    made = {case.strategy: identity(case.built()) for case in wanted}
     settings = {**asdict(setup), **(about or {})}
     with ResultFolder(out, {**settings, **machine(device)}) as folder:
         have = {_key(row) for row in _latest(folder.read(), made)}
@@ -165,7 +171,7 @@ def bench(
                 for case in (case for case in todo if case.batch == batch):
                     if end is not None and time.monotonic() > end:
                         break
-                    progress(len(folder.read()), len(wanted), f"{case.strategy or 'full'} {case.keep or ''} {case.way}")
+                    progress(len(folder.read()), len(wanted), f"{case.strategy} {case.keep or ''} {case.way}")
                     row = {**asdict(case), "identity": made[case.strategy]}
                     if shown.samples:
                         row["samples"] = list(shown.samples)
@@ -179,7 +185,7 @@ def bench(
     return rows
 
 
-def _latest(rows: Sequence[dict[str, Any]], made: Mapping[str | None, str]) -> list[dict[str, Any]]:
+def _latest(rows: Sequence[dict[str, Any]], made: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row a case: the last, and of strategies in ``made`` only as they are now."""
     current = [row for row in rows if row["strategy"] not in made or row.get("identity") == made[row["strategy"]]]
     return [*{_key(row): row for row in current}.values()]
@@ -187,11 +193,11 @@ def _latest(rows: Sequence[dict[str, Any]], made: Mapping[str | None, str]) -> l
 
 def _measured(one: Bench, case: Case) -> dict[str, Any]:
     """A row's numbers, or why there are none."""
-    strategy = None if case.strategy is None else build(case.strategy)
+    strategy = case.built()
     if strategy is not None and (why := refusal(adapter_for(one.model), strategy)) is not None:
         return {"refused": why}
     try:
-        return one.measure(strategy, case.keep, case.way)
+        return one.measure(strategy, case.keep or None, case.way)
     except TokenPruneError as error:
         return {"refused": str(error)}
     except torch.OutOfMemoryError as error:

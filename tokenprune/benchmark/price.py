@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from tokenprune.core.errors import ConfigError
+from tokenprune.results.lines import FULL
 from tokenprune.results.store import read_results
 
 __all__ = ["Price", "measured_here", "price_of"]
@@ -33,19 +34,19 @@ class Price:
     rows: tuple[Mapping[str, Any], ...]
     source: str
 
-    def seconds(self, strategy: str | None, keep: int, tokens: int, batch: int) -> float:
+    def seconds(self, strategy: str, keep: int, tokens: int, batch: int) -> float:
         """An answer of so many tokens: of the strategy, or of those that were measured, at the nearest budget.
 
         Parameters
         ----------
-        strategy : str or None
-            None where nothing is pruned.
+        strategy : str
+            "full" where nothing is pruned.
         keep : int
         tokens : int
         batch : int
             Questions asked at a time; the largest batch that was measured and is no larger counts.
         """
-        kind = [row for row in self.rows if (row["strategy"] is None) == (strategy is None)] or [*self.rows]
+        kind = [row for row in self.rows if (row["strategy"] == FULL) == (strategy == FULL)] or [*self.rows]
         # how many are asked at a time matters more than which strategy prunes
         sizes = {row["batch"] for row in kind}
         size = max((n for n in sizes if n <= batch), default=min(sizes))
@@ -65,7 +66,7 @@ def measured_here(folder: Path) -> Price:
         It holds no such row, or none of the unpruned model.
     """
     rows = _usable(read_results(folder))
-    if not any(row["strategy"] is None for row in rows) or all(row["strategy"] is None for row in rows):
+    if not any(row["strategy"] == FULL for row in rows) or all(row["strategy"] == FULL for row in rows):
         raise ConfigError(f"--bench {str(folder)!r}: no rows of bench, plain way, with and without a strategy")
     return Price(tuple(rows), str(folder))
 

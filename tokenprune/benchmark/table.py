@@ -50,7 +50,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         value = row.get(name)
         return "-" if value is None else f"{value:.{digits}f}"
 
-    head = [row["strategy"] or "full", str(row["keep"] or "all"), str(row["batch"]), row["way"]]
+    head = [row["strategy"], str(row["keep"] or "all"), str(row["batch"]), row["way"]]
     if "refused" in row:
         return [*head, f"refused: {row['refused']}", *["-"] * (len(HEADER) - 5)]
     floor = f"{row['prefill_floor_ms']:.2f} ({row['prefill_floor_by']})"

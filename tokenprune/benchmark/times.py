@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.core.errors import ConfigError
-from tokenprune.results.lines import read_lines
+from tokenprune.results.lines import FULL, read_lines
 
 __all__ = ["Times", "read_times", "times"]
 
@@ -52,16 +52,16 @@ def times(rows: Sequence[Mapping[str, Any]], name: str = "") -> Times:
         raise ConfigError(f"--times: {name or 'these rows'} hold no first_token_ms; give what bench wrote")
     batch = min(row["batch"] for row in timed)
     here = [row for row in timed if row["batch"] == batch]
-    pruned = [row["way"] for row in here if row["strategy"] is not None]
+    pruned = [row["way"] for row in here if row["strategy"] != FULL]
     way = max(WAYS, key=pruned.count)
     found = {(row["strategy"], row["keep"]): row["first_token_ms"]["median"] for row in here if row["way"] == way}
-    whole = [row for row in here if row["strategy"] is None]
+    whole = [row for row in here if row["strategy"] == FULL]
     whole = [row for row in whole if row["way"] == way] or whole
     if whole:
-        found["full", 0] = whole[0]["first_token_ms"]["median"]
+        found[FULL, 0] = whole[0]["first_token_ms"]["median"]
     tokens = ", ".join(sorted({str(row["visual_tokens"]) for row in here}))
     about = f"{name + ', ' if name else ''}{way}, batch {batch}, {tokens} visual tokens"
-    return Times({key: ms for key, ms in found.items() if key[0] is not None}, about)
+    return Times(found, about)
 
 
 def read_times(path: Path) -> Times:

@@ -184,7 +184,7 @@ def _foretell(
     one: PaperTable, parts: Sequence[_Part], model: str, batch: int, price: Price | None, to: Console
 ) -> None:
     """How many answers, and how long they take."""
-    from tokenprune.evaluation.conditions import conditions
+    from tokenprune.evaluation.conditions import FULL, conditions
 
     answers, hours = 0, 0.0
     for part in parts:
@@ -200,7 +200,7 @@ def _foretell(
         to.print(f"{one.name}: {part.name}: {part.n} questions, {n} answers{there}", markup=False)
         if price is not None:
             for row, count in counts.items():
-                pruned = None if row.strategy is None else row.strategy.name.partition(":")[0]
+                pruned = FULL if row.strategy is None else row.strategy.name.partition(":")[0]
                 seconds = price.seconds(pruned, row.keep, part.answer_tokens, batch)
                 hours += count * seconds / 3600
     to.print(f"{one.name}: {answers} answers of {model}", markup=False)
@@ -287,7 +287,7 @@ def _speed_rows(line: Mapping[str, Any], labels: Mapping[str, str]) -> list[Summ
 
     if "refused" in line or line["way"] != "plain":
         return []
-    label = "full" if line["strategy"] is None else labels.get(line["strategy"], line["strategy"])
+    label = labels.get(line["strategy"], line["strategy"])
     time = line["first_token_ms"]
     values = {"first_token_ms": (time["mean"], time["std"])}
     if "memory_gib" in line:

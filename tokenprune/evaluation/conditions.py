@@ -17,6 +17,7 @@ from tokenprune.core.kinds import Scorer
 from tokenprune.core.registry import build, list_strategies
 from tokenprune.core.strategy import AnyStrategy, Strategy
 from tokenprune.results.fingerprint import identity
+from tokenprune.results.lines import FULL
 
 __all__ = [
     "FULL",
@@ -36,7 +37,8 @@ RANDOM_DRAWS = 3
 
 Kind = Literal["full", "wrong image", "oracle", "strategy"]
 
-FULL, WRONG_IMAGE, ORACLE, RANDOM = SCALE = ("full", "wrong image", "oracle", "random")
+WRONG_IMAGE, ORACLE, RANDOM = "wrong image", "oracle", "random"
+SCALE = (FULL, WRONG_IMAGE, ORACLE, RANDOM)
 """Rows that give the others a scale; their labels are taken."""
 
 

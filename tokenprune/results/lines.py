@@ -12,7 +12,11 @@ from typing import Any
 from tokenprune.core.errors import ConfigError
 from tokenprune.results.schema import check_schema
 
-__all__ = ["ANSWERS", "LineKind", "keyed", "parsed", "read_line", "read_lines", "read_results"]
+__all__ = ["ANSWERS", "FULL", "LineKind", "keyed", "parsed", "read_line", "read_lines", "read_results"]
+
+
+FULL = "full"
+"""What rows of the unpruned model are called in every file; their budget is 0."""
 
 
 @dataclass(frozen=True)

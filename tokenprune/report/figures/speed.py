@@ -50,14 +50,14 @@ def speed_rows(
     found = [
         row
         for row in timed
-        if row["batch"] == at_batch and row["keep"] in (None, at_keep) and (ways is None or row["way"] in ways)
+        if row["batch"] == at_batch and row["keep"] in (0, at_keep) and (ways is None or row["way"] in ways)
     ]
     if not found:
         raise ConfigError(
             f"nothing was timed at batch {at_batch}, {at_keep} tokens, way {ways or 'any'}; there are batches "
             f"{sorted(batches)}, budgets {sorted(keeps)}, ways {sorted({row['way'] for row in timed})}"
         )
-    return sorted(found, key=lambda row: (row["keep"] is not None, row["first_token_ms"]["median"]))
+    return sorted(found, key=lambda row: (row["keep"] > 0, row["first_token_ms"]["median"]))
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def bars(rows: Sequence[Mapping[str, Any]], width: float) -> Iterator[Figure]:
                 capsize=1.2,
             )
             axes.text(whole + row["first_token_ms"]["std"], place, f"  {whole:.1f}", va="center", fontsize=6)
-        labels = [(row["strategy"] or "full") + (f", {row['way']}" if several else "") for row in rows]
+        labels = [row["strategy"] + (f", {row['way']}" if several else "") for row in rows]
         axes.set_yticks(range(len(rows)), labels)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
