@@ -6,6 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tokenprune
+import tokenprune_strategies
 
 READ = {
     "aten::_local_scalar_dense",
@@ -76,7 +78,9 @@ def _remembered() -> bool:
 
 
 def _place() -> str:
-    ours = [f"{name.rpartition('/')[2]}:{line}" for name, line in _frames() if "/tokenprune" in name]
+    # by the packages' own folders: that of a checkout may be called tokenprune, too
+    places = tuple(f"{Path(path).resolve()}/" for path in (*tokenprune.__path__, *tokenprune_strategies.__path__))
+    ours = [f"{name.rpartition('/')[2]}:{line}" for name, line in _frames() if name.startswith(places)]
     return " < ".join(ours[:4])
 
 
