@@ -79,17 +79,18 @@ def ask(
     """
     after = following(items)
     every = {(folder.run, *row.key, item.id) for row in rows for item in items if row.asks(item.question)}
+    others = len(folder.known() - every)  # answers to rows that are not asked now; all that follow are of these rows
     failed: dict[tuple[str, int], Failure] = {}
     strategies = [row.strategy for row in rows if row.strategy is not None]
     cut = list(batches(items, batch_size))
     for number in folder.turns(len(cut)):
-        batch, done = cut[number], folder.known() & every
+        batch, done = cut[number], folder.known()
         broken = {(one["strategy"], one["keep"]) for one in folder.failures()}
         wanted = [(row, _wanted(folder.run, row, batch, done)) for row in rows if (row.label, row.keep) not in broken]
         todo = [(row, samples) for row, samples in wanted if samples]
         if not todo:
             continue
-        count = len(done)
+        count = len(done) - others
         asked = Asked(model, processor, batch, match, after[batch[-1].image_id], folder.run, strategies)
         for row, samples in todo:
             if (row.label, row.keep) not in failed:
@@ -105,7 +106,7 @@ def ask(
                 else:
                     folder.append(a for a in answers if a["sample"] in samples)
             count += len(samples)
-    progress(len(folder.known() & every), len(every), "done")
+    progress(len(folder.known()) - others, len(every), "done")
     return [*failed.values()]
 
 
