@@ -86,6 +86,14 @@ def test_kills(tmp_path: Path, tries: Tries, survived: Survived) -> None:
     survived("SIGKILL while writing", kills, well)
 
 
+def test_what_a_killed_process_was_writing_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    """Also where all lines were there already, so that nothing would be written again."""
+    work(tmp_path)
+    (tmp_path / "summary.json.part").write_text("[{")
+    work(tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_files_that_may_not_grow(tmp_path: Path, tries: Tries, survived: Survived) -> None:
     """A limit on the size of files, as a full disk, lets a part of a write through."""
     well, n = 0, tries(40)

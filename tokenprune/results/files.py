@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_whole", "as_csv", "drop_partial_line", "write_atomically"]
+__all__ = ["append_whole", "as_csv", "drop_partial_files", "drop_partial_line", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -64,6 +64,12 @@ def drop_partial_line(path: Path) -> None:
         if whole != len(data):
             with path.open("r+b") as file:
                 file.truncate(whole)
+
+
+def drop_partial_files(folder: Path) -> None:
+    """Remove what a process that was killed inside :func:`write_atomically` left; nobody else may be writing there."""
+    for left in folder.glob("*.part"):
+        left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

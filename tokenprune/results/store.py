@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokenprune.core.errors import ConfigError, NonFiniteError
-from tokenprune.results.files import append_whole, as_csv, drop_partial_line, write_atomically
+from tokenprune.results.files import append_whole, as_csv, drop_partial_files, drop_partial_line, write_atomically
 from tokenprune.results.lines import LineKind, parsed, read_lines, read_results
 from tokenprune.results.provenance import differences, short
 
@@ -125,6 +125,7 @@ class ResultFolder:
         if not stored.exists():
             write_atomically(stored, json.dumps(_plain(config), indent=1) + "\n")
         drop_partial_line(self.lines)
+        drop_partial_files(self.path)
 
     def close(self) -> None:
         """Let other processes use the folder."""
