@@ -22,7 +22,7 @@ from experiments.embedded.vocabulary import EOS, ID, PAD, encode
 from tokenprune.data.scenes.atlas import CHARACTERS
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint
-from tokenprune.data.scenes.placement import Layout, draw_layout
+from tokenprune.data.scenes.placement import Arrangement, draw_arrangement
 from tokenprune.data.scenes.questions import Question, ask
 from tokenprune.data.scenes.scene import scene, subfamilies
 from tokenprune.data.scenes.styles import PLAIN, Style
@@ -162,15 +162,17 @@ def patch_labels(seen: NDArray[np.uint8], labels: Sequence[Sequence[int]]) -> li
     return [np.asarray(row, np.uint8)[winner] for row in labels]
 
 
-def _write_picture(batch: Batch, row: int, layout: Layout, painting: Painting) -> None:
-    things = [o.category + 1 for o in layout.objects] + [SIGN] * len(layout.signs)
-    tints = [_COLOR[o.color] if o.color else 0 for o in layout.objects] + [_COLOR[s.color] for s in layout.signs]
-    letters = [CHARACTERS.index(c) + 1 for sign in layout.signs for c in sign.text.upper()]
+def _write_picture(batch: Batch, row: int, arrangement: Arrangement, painting: Painting) -> None:
+    things = [o.category + 1 for o in arrangement.objects] + [SIGN] * len(arrangement.signs)
+    tints = [_COLOR[o.color] if o.color else 0 for o in arrangement.objects] + [
+        _COLOR[s.color] for s in arrangement.signs
+    ]
+    letters = [CHARACTERS.index(c) + 1 for sign in arrangement.signs for c in sign.text.upper()]
     batch.images[row] = painting.image
     batch.objects[row], batch.colors[row] = patch_labels(painting.owner, [[0, *things], [0, *tints]])
     (batch.characters[row],) = patch_labels(painting.letter, [[0, *letters]])
     batch.present[row] = 0
-    batch.present[row, list(layout.counts)] = 1
+    batch.present[row, list(arrangement.counts)] = 1
 
 
 def pack(batch: Batch, row: int, questions: Iterator[Question]) -> int:
@@ -196,13 +198,13 @@ def pack(batch: Batch, row: int, questions: Iterator[Question]) -> int:
     return number
 
 
-def _stream_of_questions(layout: Layout, draws: Draws, weights: Sequence[int]) -> Iterator[Question]:
-    """Draw questions about a layout by weight, none twice, until thirty draws in a row bring nothing new."""
+def _stream_of_questions(arrangement: Arrangement, draws: Draws, weights: Sequence[int]) -> Iterator[Question]:
+    """Draw questions about an arrangement by weight, none twice, until thirty draws in a row bring nothing new."""
     seen: set[str] = set()
     idle = 0
     while idle < 30:
         family, sub = draws.weighted(SUBFAMILIES, weights)
-        question = ask(family, sub, layout, draws)
+        question = ask(family, sub, arrangement, draws)
         if question is None or question.text in seen:
             idle += 1
             continue
@@ -220,9 +222,9 @@ def write_training_scene(
     def draws(purpose: str) -> Draws:
         return Draws(key_number(split, seed, index, f"{style.prefix}{purpose}"))
 
-    layout = draw_layout(draws("layout"), style, shown.size)
-    _write_picture(batch, row, layout, paint(layout, draws("paint"), style.natural))
-    pack(batch, row, _stream_of_questions(layout, draws("ask"), weights))
+    arrangement = draw_arrangement(draws("layout"), style, shown.size)
+    _write_picture(batch, row, arrangement, paint(arrangement, draws("paint"), style.natural))
+    pack(batch, row, _stream_of_questions(arrangement, draws("ask"), weights))
 
 
 def write_benchmark_scene(
@@ -230,7 +232,7 @@ def write_benchmark_scene(
 ) -> None:
     """Paint a scene and pack exactly the questions that the benchmark asks about it."""
     found = scene(seed, index, split, shown.style.name)
-    _write_picture(batch, row, found.layout, found.painting)
+    _write_picture(batch, row, found.arrangement, found.painting)
     if pack(batch, row, iter(found.questions)) != len(found.questions):
         raise AssertionError(f"scene {index} has more questions than fit into {batch.tokens.shape[1]} tokens")
 
@@ -242,11 +244,11 @@ def write_clip(batch: Batch, row: int, split: str, seed: int, index: int, shown:
         frame[:] = np.asarray(picture.resize(shown.size, Image.Resampling.BICUBIC))
     for array in (batch.objects, batch.colors, batch.characters, batch.present):
         array[row] = 0
-    still = min(found.layouts, key=lambda layout: len(layout.objects))
+    still = min(found.arrangements, key=lambda arrangement: len(arrangement.objects))
     things = tuple(thing for thing in still.objects if thing.name != found.actor)
-    layout = Layout(still.theme, things, still.signs, still.size)
+    arrangement = Arrangement(still.theme, things, still.signs, still.size)
     weights = [int("/".join(pair) in ABOUT_STILLS) for pair in SUBFAMILIES]
-    more = _stream_of_questions(layout, Draws(key_number(split, seed, index, "video/ask")), weights)
+    more = _stream_of_questions(arrangement, Draws(key_number(split, seed, index, "video/ask")), weights)
     pack(batch, row, itertools.chain(found.questions, more if stills else ()))
 
 

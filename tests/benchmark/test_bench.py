@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import tokenprune as tp
 from tokenprune.benchmark.asked import Questions
-from tokenprune.benchmark.bench import Setup, bench, cases
+from tokenprune.benchmark.bench import Setup, bench, bench_rows
 from tokenprune.benchmark.clock import Peaks, peaks, timed
 from tokenprune.benchmark.geometry import GEOMETRIES, asked, build_model, geometry
 from tokenprune.benchmark.measure import Bench
@@ -33,7 +33,7 @@ SMALL = Setup(small=True, device="cpu", dtype="float32", repeats=2, warm=0, word
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("bench") / "run"
-    wanted = list(cases(["mi-pruner:lam=1", "mi-pruner", "fastv"], [64], [1], ["plain", "compiled", "loop"]))
+    wanted = list(bench_rows(["mi-pruner:lam=1", "mi-pruner", "fastv"], [64], [1], ["plain", "compiled", "loop"]))
     return out, bench(SMALL, wanted, out)
 
 
@@ -78,14 +78,16 @@ def test_a_second_run_measures_what_is_missing_only(
 ) -> None:
     out, rows = measured
     monkeypatch.setattr("tokenprune.benchmark.bench.build_model", lambda *_, **__: pytest.fail("nothing is missing"))
-    assert bench(SMALL, list(cases(["mi-pruner"], [64], [1], ["plain", "loop"])), out) == rows
+    assert bench(SMALL, list(bench_rows(["mi-pruner"], [64], [1], ["plain", "loop"])), out) == rows
     with pytest.raises(ConfigError, match="words"):
         bench(Setup(**{**vars(SMALL), "words": 13}), [], out)
 
 
 def test_a_strategy_that_a_model_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
     setup = Setup(**{**vars(SMALL), "geometry": "qwen2.5-vl-7b"})
-    [row] = bench(setup, [case for case in cases(["visionzip"], [8], [1], ["plain"]) if case.keep], tmp_path / "run")
+    [row] = bench(
+        setup, [case for case in bench_rows(["visionzip"], [8], [1], ["plain"]) if case.keep], tmp_path / "run"
+    )
     assert "encoder_cls" in row["refused"]
     assert len(cells(row)) == len(HEADER)
 
@@ -121,9 +123,9 @@ def test_clock() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: list(cases(["mi-prunner"], [64], [1], ["plain"])), UnknownNameError, "mi-pruner"),
-        (lambda: list(cases(["random"], [64], [1], ["compild"])), ConfigError, "compiled"),
-        (lambda: list(cases(["random"], [64], [1], [])), ConfigError, "--ways"),
+        (lambda: list(bench_rows(["mi-prunner"], [64], [1], ["plain"])), UnknownNameError, "mi-pruner"),
+        (lambda: list(bench_rows(["random"], [64], [1], ["compild"])), ConfigError, "compiled"),
+        (lambda: list(bench_rows(["random"], [64], [1], [])), ConfigError, "--ways"),
         (lambda: geometry("llava-7b"), UnknownNameError, "llava-1.5-7b"),
         (
             lambda: geometry("llava-1.5-7b").inputs(build_model("llava-1.5-7b", small=True), "video"),
@@ -178,7 +180,7 @@ def test_questions_of_ones_own_are_measured(tmp_path: Path) -> None:
     lengths = {item.id: len(processor.tokenizer(item.question.prompt)["input_ids"]) for item in rows}
     assert subject.prompts(1).samples == (sorted(lengths, key=lambda name: lengths[name])[1],)
     assert subject.prompts(3).text == [[item.question.text] for item in sorted(rows, key=lambda i: lengths[i.id])]
-    wanted = list(cases(["mi-pruner", "fastv"], [4, 100], [1, 3], ["plain"]))
+    wanted = list(bench_rows(["mi-pruner", "fastv"], [4, 100], [1, 3], ["plain"]))
     found = bench(
         replace(SMALL, geometry="", small=False, repeats=1),
         wanted,

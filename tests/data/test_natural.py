@@ -20,7 +20,7 @@ from tokenprune.data.own import load_data
 from tokenprune.data.scenes import Scene, clip, export, samples, scene
 from tokenprune.data.scenes.draws import SPLITS, Draws
 from tokenprune.data.scenes.painter import paint, paint_clip
-from tokenprune.data.scenes.placement import UNIT, draw_layout
+from tokenprune.data.scenes.placement import UNIT, draw_arrangement
 from tokenprune.data.scenes.styles import NATURAL, PLAIN
 
 PICTURES = [
@@ -49,7 +49,7 @@ def test_pictures_are_frozen() -> None:
 @given(scenes)
 @settings(max_examples=60, deadline=None)
 def test_everything_lies_inside_and_can_be_seen(shown: Scene) -> None:
-    width, height = shown.layout.size
+    width, height = shown.arrangement.size
     assert (width, height) == NATURAL.size(shown.index)
     assert 1 <= len(shown.objects) <= 12
     assert len(shown.signs) <= 3
@@ -72,7 +72,7 @@ def test_most_of_every_thing_is_seen() -> None:
     for index in range(40):
         shown = natural(5, index, "validation")
         for i, thing in enumerate(shown.objects):
-            alone = type(shown.layout)(shown.layout.theme, (thing,), (), shown.layout.size)
+            alone = type(shown.arrangement)(shown.arrangement.theme, (thing,), (), shown.arrangement.size)
             whole = (paint(alone, Draws(1), natural=True).owner == 1).sum()
             shares.append((shown.painting.owner == i + 1).sum() / max(1, whole))
     assert min(shares) > 0.4
@@ -111,7 +111,7 @@ def test_the_two_sets_share_nothing() -> None:
     plain, other = scene(0, 0), natural(0, 0, "test")
     assert plain.style is PLAIN
     assert other.style is NATURAL
-    assert plain.layout != other.layout
+    assert plain.arrangement != other.arrangement
     ids = {sample.id for sample in samples(n=34)} & {sample.id for sample in samples(n=34, style="natural")}
     assert not ids
     with pytest.raises(UnknownNameError, match=r"'naturl'.*did you mean 'natural'"):
@@ -120,16 +120,16 @@ def test_the_two_sets_share_nothing() -> None:
 
 def test_a_picture_too_small_for_anything_large_still_shows_a_thing() -> None:
     for number in range(300):
-        layout = draw_layout(Draws(number), NATURAL, (70, 56))
-        assert layout.objects
-        assert layout.size == (70, 56)
+        arrangement = draw_arrangement(Draws(number), NATURAL, (70, 56))
+        assert arrangement.objects
+        assert arrangement.size == (70, 56)
 
 
 def test_frames_are_painted_as_pictures_are() -> None:
     for index in range(3):
         shown = clip(8, index)
-        for painting, layout in zip(paint_clip(shown.layouts, Draws(4)), shown.layouts, strict=True):
-            alone = paint(layout, Draws(4))
+        for painting, arrangement in zip(paint_clip(shown.arrangements, Draws(4)), shown.arrangements, strict=True):
+            alone = paint(arrangement, Draws(4))
             assert np.array_equal(painting.image, alone.image)
             assert np.array_equal(painting.owner, alone.owner)
             assert np.array_equal(painting.letter, alone.letter)

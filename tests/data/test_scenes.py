@@ -16,7 +16,7 @@ from PIL import Image
 
 from tokenprune.cli import main
 from tokenprune.core.errors import BudgetError, ConfigError, UnknownNameError
-from tokenprune.data.scenes import FAMILIES, Question, Scene, export, samples, scene, subfamilies
+from tokenprune.data.scenes import QUESTION_FAMILIES, Question, Scene, export, samples, scene, subfamilies
 from tokenprune.data.scenes.atlas import CATEGORIES
 from tokenprune.data.scenes.draws import SPLITS, Draws, key_number
 
@@ -71,8 +71,8 @@ def test_splits_never_share_a_generator(seed: int, index: int, purpose: str) -> 
 
 
 def test_splits_seeds_and_indices_give_different_layouts() -> None:
-    layouts = [scene(seed, i, split).layout for split in SPLITS for seed in range(3) for i in range(30)]
-    assert len(set(map(repr, layouts))) == len(layouts)
+    arrangements = [scene(seed, i, split).arrangement for split in SPLITS for seed in range(3) for i in range(30)]
+    assert len(set(map(repr, arrangements))) == len(arrangements)
 
 
 def test_an_unknown_split_is_named() -> None:
@@ -274,7 +274,9 @@ def test_yes_and_no_are_about_as_common_and_so_are_letters() -> None:
 # ---- samples
 
 
-@given(st.lists(st.sampled_from([*FAMILIES, "gqa/color", "textvqa/word"]), min_size=1), st.integers(1, 60), seeds)
+@given(
+    st.lists(st.sampled_from([*QUESTION_FAMILIES, "gqa/color", "textvqa/word"]), min_size=1), st.integers(1, 60), seeds
+)
 def test_samples_are_balanced_and_distinct(families: list[str], n: int, seed: int) -> None:
     found = samples(families, n, seed)
     wanted = subfamilies(families)

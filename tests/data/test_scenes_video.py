@@ -32,11 +32,11 @@ def happens(shown: Clip) -> str:
 
 @given(clips)
 def test_answers_follow_from_the_frames(shown: Clip) -> None:
-    assert len(shown.layouts) == len(shown.boxes) == 8
+    assert len(shown.arrangements) == len(shown.boxes) == 8
     assert happens(shown) == shown.event
-    for layout, box in zip(shown.layouts, shown.boxes, strict=True):
-        assert [o.box for o in layout.objects if o.name == shown.actor] == ([box] if box else [])
-    still = [[o for o in layout.objects if o.name != shown.actor] for layout in shown.layouts]
+    for arrangement, box in zip(shown.arrangements, shown.boxes, strict=True):
+        assert [o.box for o in arrangement.objects if o.name == shown.actor] == ([box] if box else [])
+    still = [[o for o in arrangement.objects if o.name != shown.actor] for arrangement in shown.arrangements]
     assert all(rest == still[0] for rest in still)
     for question in shown.questions:
         assert question.boxes == tuple(box for box in shown.boxes if box)
@@ -53,8 +53,8 @@ def test_answers_follow_from_the_frames(shown: Clip) -> None:
 
 @given(clips)
 def test_nothing_overlaps(shown: Clip) -> None:
-    for layout in shown.layouts:
-        boxes = [thing.box for thing in (*layout.objects, *layout.signs)]
+    for arrangement in shown.arrangements:
+        boxes = [thing.box for thing in (*arrangement.objects, *arrangement.signs)]
         for i, a in enumerate(boxes):
             assert 0 <= a[0] < a[2] <= 336
             assert 0 <= a[1] < a[3] <= 336

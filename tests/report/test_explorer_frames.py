@@ -59,14 +59,12 @@ def test_frames_stand_side_by_side_and_hold_all_tokens(video: Exploration) -> No
 
 
 def test_what_is_kept_of_a_video_is_what_generate_keeps(video: Exploration) -> None:
-    for replay in video.replays:
-        for view in replay.views:
+    for sweep in video.sweeps:
+        for view in sweep.views:
             kept = (
-                replay.order[: view.keep]
-                if replay.order
-                else next(f.order for f in replay.frames if f.keep == view.keep)
+                sweep.order[: view.keep] if sweep.order else next(f.order for f in sweep.frames if f.keep == view.keep)
             )
-            assert set(kept) == set(view.kept), (replay.strategy.name, view.keep)
+            assert set(kept) == set(view.kept), (sweep.strategy.name, view.keep)
 
 
 def test_the_page_shows_a_film_strip(engine: Engine, video: Exploration) -> None:
@@ -101,9 +99,9 @@ def test_tiles_are_seen_as_tiles(family: str) -> None:
     found = explore(model, processor, picture(size=96).resize((128, 64)), "how many ?", ["mi-pruner", "divprune"], [9])
     assert found.kind == "tiles"
     assert len({panel.area for panel in found.panels}) == len(found.panels) > 1
-    for replay in found.replays:
-        [view] = replay.views
-        assert set(replay.order[:9]) == set(view.kept)
+    for sweep in found.sweeps:
+        [view] = sweep.views
+        assert set(sweep.order[:9]) == set(view.kept)
 
 
 def test_every_tile_is_what_the_encoder_got() -> None:

@@ -102,16 +102,16 @@ def test_cards_say_how_far_from_the_best_the_picks_may_be(shown: Engine, explore
     """At marked budgets, where a bound is known, never more than what is certain."""
     shown.run("document.getElementById('budget').value = 9; document.getElementById('budget').fire('input')")
     bounded = []
-    for i, replay in enumerate(explored.replays):
+    for i, sweep in enumerate(explored.sweeps):
         text = str(shown.run(f"{CARD}[{i}].textContent"))
         told = re.search(r"picks at 9 tokens reach at least (\d+) % of the best", text)
-        assert (told is not None) == (9 in replay.certain)
+        assert (told is not None) == (9 in sweep.certain)
         if told is not None:
-            assert int(told[1]) <= 100 * replay.certain[9] + 1e-6 < int(told[1]) + 1 + 1e-6
+            assert int(told[1]) <= 100 * sweep.certain[9] + 1e-6 < int(told[1]) + 1 + 1e-6
             bounded.append(STRATEGIES[i])
     assert bounded == ["mi-pruner", "divprune", "random:seed=3"]
-    assert all(set(replay.certain) in (set(), {20, 9, 4}) for replay in explored.replays)
-    farthest = explored.replays[1].certain
+    assert all(set(sweep.certain) in (set(), {20, 9, 4}) for sweep in explored.sweeps)
+    farthest = explored.sweeps[1].certain
     assert all(0.45 <= share <= 1 for share in farthest.values())  # half of it, less what rounding may hide
 
 

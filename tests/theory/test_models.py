@@ -16,7 +16,7 @@ from tests.support import reference
 from tokenprune.testing import embeddings, gains_instances, naive_bayes
 from tokenprune_theory import models, pmi
 from tokenprune_theory.claims.submodular import location
-from tokenprune_theory.conformity import Replay
+from tokenprune_theory.conformity import PathGains
 from tokenprune_theory.sequence import first_pick, max_spanning_tree, select, value_range
 
 BIT = math.log(2)
@@ -97,7 +97,7 @@ def test_facility_location_of_the_framework(visual, text):
     """The registered objective against sum_r w_r max_{i in S} M_ri, by brute force over all sets."""
     objective = tp.build_component("objectives", "facility-location")
     features = tp.Features(visual[None], text[None], encoder=visual[None])
-    f = Replay(objective, features, torch.zeros(1, len(visual))).set_function()
+    f = PathGains(objective, features, torch.zeros(1, len(visual))).set_function()
     x, t = visual.numpy(), text.numpy()
     served = [np.exp(pmi.log_rows(pmi.cosines(t, x) / objective.tau_text)) / len(t)]
     served.append(objective.alpha * np.exp(pmi.log_rows(pmi.cosines(x, x) / objective.tau_visual)) / len(x))

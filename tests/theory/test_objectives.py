@@ -19,7 +19,7 @@ from tokenprune.components.objectives import Modular
 from tokenprune.core.kinds import Oracle
 from tokenprune.core.registry import registry
 from tokenprune.testing import features
-from tokenprune_theory.conformity import PROPERTIES, Replay, objective_violations, random_features
+from tokenprune_theory.conformity import PROPERTIES, PathGains, objective_violations, random_features
 from tokenprune_theory.registry import all_claims, examine
 from tokenprune_theory.setfn import monotone_violation, submodular_violation
 
@@ -53,7 +53,7 @@ def test_declared_set_functions_pass_the_checks_of_set_functions(name, data):
     if not objective.submodular:
         return
     batch = data.draw(features(1, (2, 5), 2, 3, signals=objective.required_signals(), dtype=torch.float64))
-    f = Replay(objective, batch, scores_of(batch, data.draw)).set_function()
+    f = PathGains(objective, batch, scores_of(batch, data.draw)).set_function()
     assert submodular_violation(f).size <= 1e-4
     if objective.monotone:
         assert monotone_violation(f).size <= 1e-9

@@ -224,5 +224,5 @@ def test_an_oracle_that_is_compared_before_the_first_pick_only_is_noticed(monkey
 
     assert noticed()
     real = conformity._oracle
-    monkeypatch.setattr(conformity, "_oracle", lambda replay, depth: real(replay, 0))
+    monkeypatch.setattr(conformity, "_oracle", lambda path, depth: real(path, 0))
     assert not noticed()

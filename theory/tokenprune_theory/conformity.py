@@ -17,13 +17,13 @@ from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.kinds import Objective
 from tokenprune_theory.setfn import TableFunction, Violation, path_violation
 
-__all__ = ["PROPERTIES", "Replay", "objective_violations", "random_features"]
+__all__ = ["PROPERTIES", "PathGains", "objective_violations", "random_features"]
 
 ROUNDING = 1e-4
 """How far gains of a set function may be from it: logarithms of nearly 0 variances lose that many digits."""
 
 
-class Replay:
+class PathGains:
     """Gains of one unit of an objective after any sequence of picks.
 
     Parameters
@@ -90,41 +90,41 @@ def _worst(found: Iterable[tuple[float, tuple[object, ...]]], tolerance: float) 
     )
 
 
-def _modular(replay: Replay, depth: int) -> Violation:
-    first = replay.gains(())
+def _modular(path: PathGains, depth: int) -> Violation:
+    first = path.gains(())
     return _worst(
-        ((abs(replay.gains(s)[i] - first[i]), (s, i)) for s in replay.sequences(depth) for i in replay.left(s)), 0.0
+        ((abs(path.gains(s)[i] - first[i]), (s, i)) for s in path.sequences(depth) for i in path.left(s)), 0.0
     )
 
 
-def _rises(replay: Replay, depth: int, shortest: int) -> Iterable[tuple[float, tuple[object, ...]]]:
-    for picks in replay.sequences(depth):
+def _rises(path: PathGains, depth: int, shortest: int) -> Iterable[tuple[float, tuple[object, ...]]]:
+    for picks in path.sequences(depth):
         if len(picks) > shortest:
-            before, after = replay.gains(picks[:-1]), replay.gains(picks)
-            yield from ((after[i] - before[i], (picks, i)) for i in replay.left(picks))
+            before, after = path.gains(picks[:-1]), path.gains(picks)
+            yield from ((after[i] - before[i], (picks, i)) for i in path.left(picks))
 
 
-def _non_increasing(replay: Replay, depth: int) -> Violation:
+def _non_increasing(path: PathGains, depth: int) -> Violation:
     # exact: lazy evaluation trusts it to the bit
-    return _worst(_rises(replay, depth, 1), 0.0)
+    return _worst(_rises(path, depth, 1), 0.0)
 
 
-def _set_function(replay: Replay, depth: int) -> Violation:
-    few = min(replay.n, depth + 1)
-    return path_violation(lambda i, s: replay.gains(s)[i], few, ROUNDING)
+def _set_function(path: PathGains, depth: int) -> Violation:
+    few = min(path.n, depth + 1)
+    return path_violation(lambda i, s: path.gains(s)[i], few, ROUNDING)
 
 
-def _submodular(replay: Replay, depth: int) -> Violation:
-    rises = _worst(_rises(replay, depth, 0), ROUNDING)
-    return max(rises, _set_function(replay, depth), key=lambda v: v.size)
+def _submodular(path: PathGains, depth: int) -> Violation:
+    rises = _worst(_rises(path, depth, 0), ROUNDING)
+    return max(rises, _set_function(path, depth), key=lambda v: v.size)
 
 
-def _monotone(replay: Replay, depth: int) -> Violation:
-    losses = _worst(((-replay.gains(s)[i], (s, i)) for s in replay.sequences(depth) for i in replay.left(s)), ROUNDING)
-    return max(losses, _set_function(replay, depth), key=lambda v: v.size)
+def _monotone(path: PathGains, depth: int) -> Violation:
+    losses = _worst(((-path.gains(s)[i], (s, i)) for s in path.sequences(depth) for i in path.left(s)), ROUNDING)
+    return max(losses, _set_function(path, depth), key=lambda v: v.size)
 
 
-PROPERTIES: Mapping[str, Callable[[Replay, int], Violation]] = {
+PROPERTIES: Mapping[str, Callable[[PathGains, int], Violation]] = {
     "modular": _modular,
     "submodular": _submodular,
     "monotone": _monotone,
@@ -133,16 +133,16 @@ PROPERTIES: Mapping[str, Callable[[Replay, int], Violation]] = {
 """What an objective may declare, and the check that holds it to that."""
 
 
-def _oracle(replay: Replay, depth: int) -> Violation:
+def _oracle(path: PathGains, depth: int) -> Violation:
     """One candidate at a time against all at once: the same bits."""
 
     def differences() -> Iterable[tuple[float, tuple[object, ...]]]:
-        for picks in replay.sequences(depth):
-            oracle = replay.objective.oracle(replay.start, 0)
+        for picks in path.sequences(depth):
+            oracle = path.objective.oracle(path.start, 0)
             for pick in picks:
-                oracle.take(replay.candidates[pick])
-            for i in replay.left(picks):
-                yield float(oracle.gain(replay.candidates[i]) != replay.gains(picks)[i]), (picks, i)
+                oracle.take(path.candidates[pick])
+            for i in path.left(picks):
+                yield float(oracle.gain(path.candidates[i]) != path.gains(picks)[i]), (picks, i)
 
     return _worst(differences(), 0.0)
 
@@ -192,16 +192,14 @@ def objective_violations(
             found[name] = violation
 
     for row in _rows(features, scores):
-        replay = Replay(objective, row.features, row.scores)
+        path = PathGains(objective, row.features, row.scores)
         for name, check in PROPERTIES.items():
             if getattr(objective, name):
-                note(name, check(replay, depth))
-        note("oracle", _oracle(replay, min(depth, 2)))
+                note(name, check(path, depth))
+        note("oracle", _oracle(path, min(depth, 2)))
         if not objective.uses_scores:
-            other = Replay(objective, row.features, row.scores.flip(1) + 1)
-            changed = (
-                (abs(a - b), (i,)) for i, (a, b) in enumerate(zip(replay.gains(()), other.gains(()), strict=True))
-            )
+            other = PathGains(objective, row.features, row.scores.flip(1) + 1)
+            changed = ((abs(a - b), (i,)) for i, (a, b) in enumerate(zip(path.gains(()), other.gains(()), strict=True)))
             note("uses_scores", _worst(changed, 0.0))
     return found
 

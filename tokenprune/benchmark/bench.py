@@ -29,7 +29,7 @@ from tokenprune.results.lines import FULL
 from tokenprune.results.store import ResultFolder, write_atomically
 from tokenprune.zoo.loading import usable_device
 
-__all__ = ["Case", "Setup", "bench", "cases"]
+__all__ = ["BenchRow", "Setup", "bench", "bench_rows"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchRow:
     """One row: of the unpruned model ``strategy`` is "full" and ``keep`` 0, as in results of comparisons."""
 
     batch: int
@@ -79,9 +79,9 @@ class Case:
         return None if self.strategy == FULL else build(self.strategy)
 
 
-def cases(
+def bench_rows(
     strategies: Sequence[str], keeps: Sequence[int], batches: Sequence[int], ways: Sequence[str]
-) -> Iterator[Case]:
+) -> Iterator[BenchRow]:
     """All rows, the unpruned model first in each batch size.
 
     Raises
@@ -99,7 +99,7 @@ def cases(
     for batch in batches:
         for way in ways:
             if way != "loop":
-                yield Case(batch, FULL, 0, way)  # type: ignore[arg-type]
+                yield BenchRow(batch, FULL, 0, way)  # type: ignore[arg-type]
         for keep in keeps:
             for spec, strategy in made.items():
                 for way in ways:
@@ -108,12 +108,12 @@ def cases(
                     whole = spec in known and not isinstance(strategy, LayerSchedule)
                     if (way == "compiled" and varies) or (way == "loop" and not whole):
                         continue
-                    yield Case(batch, spec, keep, way)  # type: ignore[arg-type]
+                    yield BenchRow(batch, spec, keep, way)  # type: ignore[arg-type]
 
 
 def bench(
     setup: Setup,
-    wanted: Sequence[Case],
+    wanted: Sequence[BenchRow],
     out: Path,
     *,
     seconds: float | None = None,
@@ -126,7 +126,7 @@ def bench(
     Parameters
     ----------
     setup : Setup
-    wanted : sequence of Case
+    wanted : sequence of BenchRow
         Rows that the folder holds already are not measured again, unless the strategy was changed since.
     out : Path
     seconds : float, optional
@@ -152,30 +152,30 @@ def bench(
     device = usable_device(setup.device)
     kind = "" if subject is not None else geometry(setup.geometry).kind(setup.kind or None)
     end = None if seconds is None else time.monotonic() + seconds
-    made = {case.strategy: identity(case.built()) for case in wanted}
+    made = {row.strategy: identity(row.built()) for row in wanted}
     settings = {**asdict(setup), **(about or {})}
     with ResultFolder(out, {**settings, **machine(device)}) as folder:
         have = {_key(row) for row in _latest(folder.read(), made)}
-        todo = [case for case in wanted if _key(asdict(case)) not in have]
+        todo = [row for row in wanted if _key(asdict(row)) not in have]
         if todo:
             dtype = getattr(torch, setup.dtype)
             if subject is None:
                 model = build_model(setup.geometry, setup.device, dtype, small=setup.small)
                 subject = Synthetic(model, setup.geometry, kind, setup.words)
             roof = peaks(device, dtype)
-            for batch in dict.fromkeys(case.batch for case in todo):
+            for batch in dict.fromkeys(row.batch for row in todo):
                 shown = subject.prompts(batch)
                 options = (setup.repeats, setup.warm, setup.backend, setup.bucket)
                 own = None if not shown.samples else shown.text
                 one = Bench(subject.model, shown.inputs, roof, *options, own, shown.processor)
-                for case in (case for case in todo if case.batch == batch):
+                for row in (row for row in todo if row.batch == batch):
                     if end is not None and time.monotonic() > end:
                         break
-                    progress(len(folder.read()), len(wanted), f"{case.strategy} {case.keep or ''} {case.way}")
-                    row = {**asdict(case), "identity": made[case.strategy]}
+                    progress(len(folder.read()), len(wanted), f"{row.strategy} {row.keep or ''} {row.way}")
+                    line = {**asdict(row), "identity": made[row.strategy]}
                     if shown.samples:
-                        row["samples"] = list(shown.samples)
-                    folder.append([{**row, **_measured(one, case), **_roof(roof)}])
+                        line["samples"] = list(shown.samples)
+                    folder.append([{**line, **_measured(one, row), **_roof(roof)}])
                     gc.collect()
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
@@ -186,18 +186,18 @@ def bench(
 
 
 def _latest(rows: Sequence[dict[str, Any]], made: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a case: the last, and of strategies in ``made`` only as they are now."""
+    """One line a row: the last, and of strategies in ``made`` only as they are now."""
     current = [row for row in rows if row["strategy"] not in made or row.get("identity") == made[row["strategy"]]]
     return [*{_key(row): row for row in current}.values()]
 
 
-def _measured(one: Bench, case: Case) -> dict[str, Any]:
+def _measured(one: Bench, row: BenchRow) -> dict[str, Any]:
     """A row's numbers, or why there are none."""
-    strategy = case.built()
+    strategy = row.built()
     if strategy is not None and (why := refusal(adapter_for(one.model), strategy)) is not None:
         return {"refused": why}
     try:
-        return one.measure(strategy, case.keep or None, case.way)
+        return one.measure(strategy, row.keep or None, row.way)
     except TokenPruneError as error:
         return {"refused": str(error)}
     except torch.OutOfMemoryError as error:

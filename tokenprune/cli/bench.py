@@ -60,7 +60,7 @@ def bench(
     from rich.table import Table
 
     from tokenprune.benchmark.asked import CANDIDATES, Questions
-    from tokenprune.benchmark.bench import Setup, cases
+    from tokenprune.benchmark.bench import Setup, bench_rows
     from tokenprune.benchmark.bench import bench as run_bench
     from tokenprune.benchmark.table import EXPENDABLE, HEADER, cells, ordered
     from tokenprune.core.errors import ConfigError, closest
@@ -90,7 +90,7 @@ def bench(
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
-    wanted = list(cases(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
+    wanted = list(bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
     subject, about = None, None
     if data is not None:
         if small is not None or kind:

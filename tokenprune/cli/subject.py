@@ -46,7 +46,7 @@ def subject(image: str, question: str | None) -> tuple[Image.Image, str | Questi
         if not (question or "").strip():
             raise ConfigError("QUESTION is missing: what shall be asked about the picture?")
         return open_image(image), str(question), ()
-    from tokenprune.data.scenes import FAMILIES, scene
+    from tokenprune.data.scenes import QUESTION_FAMILIES, scene
 
     kind, _, place = image.partition(":")
     seed, _, index = place.partition("/")
@@ -60,7 +60,7 @@ def subject(image: str, question: str | None) -> tuple[Image.Image, str | Questi
         for one in found.questions:
             for name in (one.family, f"{one.family}/{one.subfamily}", one.text):
                 known.setdefault(name, one)
-        if question not in known and question.partition("/")[0] in FAMILIES:
+        if question not in known and question.partition("/")[0] in QUESTION_FAMILIES:
             types = ", ".join(f"{q.family}/{q.subfamily}" for q in found.questions)
             raise ConfigError(f"QUESTION {question!r}: this scene knows none of that type; it knows {types}")
         asked = known.get(question, question)

@@ -133,7 +133,7 @@ def _parts(
     """What is asked: each benchmark; of painted scenes all families whose rows stand for the same."""
     from tokenprune.core.errors import ConfigError
     from tokenprune.data.own import BENCHMARKS, find_data
-    from tokenprune.data.scenes import FAMILIES
+    from tokenprune.data.scenes import QUESTION_FAMILIES
 
     def strategies(data: str) -> list[str | Mapping[str, Any]]:
         specs = {row: one.spec(row, data) for row in rows}
@@ -141,7 +141,7 @@ def _parts(
 
     if painted:
         groups: dict[str, list[str]] = {}
-        for family in (family for family in FAMILIES if family in benchmarks):
+        for family in (family for family in QUESTION_FAMILIES if family in benchmarks):
             groups.setdefault(repr(strategies(family)), []).append(family)
         if not groups:
             raise ConfigError(f"{one.name}: painted scenes have no questions like those of {', '.join(benchmarks)}")
@@ -256,7 +256,7 @@ def _speed(
 ) -> dict[str, list[SummaryRow]]:
     """Time and memory: of the geometry's sizes with random weights, or of a model with painted questions."""
     from tokenprune.benchmark.asked import CANDIDATES, Questions
-    from tokenprune.benchmark.bench import Setup, bench, cases
+    from tokenprune.benchmark.bench import Setup, bench, bench_rows
     from tokenprune.zoo.loading import load_model
 
     specs = {one.spec(row, "speed"): row for row in rows}
@@ -273,7 +273,7 @@ def _speed(
     if model:
         asked = questions(None, families=["pope"], limit=CANDIDATES, seed=0)
         subject, about = Questions(*load_model(model, device, dtype), asked.items), {"model": model, **asked.config}
-    wanted = list(cases(["random", *specs], list(one.counts.values()), [1], ["plain"]))
+    wanted = list(bench_rows(["random", *specs], list(one.counts.values()), [1], ["plain"]))
     with progress(to, one.name) as moved:
         found = bench(setup, wanted, out, progress=moved, subject=subject, about=about)
     if not cuda:

@@ -30,7 +30,7 @@ __all__ = [
     "SIGNALS",
     "Features",
     "Grid",
-    "Layout",
+    "Grids",
     "Signal",
     "is_signal",
     "on_host",
@@ -175,7 +175,7 @@ class Grid:
         return torch.cartesian_prod(*axes).reshape(-1, 3)
 
 
-Layout = Grid | Sequence[Grid | Sequence[Grid]]
+Grids = Grid | Sequence[Grid | Sequence[Grid]]
 """Where visual tokens lie: alike in all rows, or for each row, or for each picture of each row."""
 
 
@@ -226,7 +226,7 @@ class Features:
         *,
         visual_mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        grid: Layout | None = None,
+        grid: Grids | None = None,
         extra: Mapping[str, Tensor] | None = None,
         check: bool = True,
         sizes: Sequence[int] | None = None,
@@ -475,7 +475,7 @@ def _check_shapes(given: Mapping[str, Tensor]) -> None:
 
 
 def _checked_grids(
-    grid: Layout | None, visual: Tensor, mask: Tensor | None, check: bool
+    grid: Grids | None, visual: Tensor, mask: Tensor | None, check: bool
 ) -> tuple[tuple[Grid, ...], ...] | None:
     """The grids of each row; ``check`` reads the mask to see whether the real tokens lie on them."""
     if grid is None:

@@ -261,7 +261,7 @@ class Objective(Component):
 
     def oracle(self, state: State, row: int) -> Oracle:
         """Return one row's gains, a candidate at a time, given the *start* state; the default replays the batch."""
-        return _Replay(self, state, row)
+        return _GainsOracle(self, state, row)
 
 
 class Oracle(ABC):
@@ -276,7 +276,7 @@ class Oracle(ABC):
         """Add a pick."""
 
 
-class _Replay(Oracle):
+class _GainsOracle(Oracle):
     def __init__(self, objective: Objective, state: State, row: int) -> None:
         self.objective, self.state, self.row = objective, state, row
         self.values = self._values()

@@ -71,13 +71,13 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int, style: str = 
     UnknownNameError
         An unknown set of scenes.
     """
-    from tokenprune.data.scenes import FAMILIES, samples
+    from tokenprune.data.scenes import QUESTION_FAMILIES, samples
 
     data = SCENES if style == "plain" else style
-    families = [family.removeprefix(f"{data}-") for family in families or FAMILIES]
+    families = [family.removeprefix(f"{data}-") for family in families or QUESTION_FAMILIES]
     for family in families:
-        if family not in FAMILIES:
-            raise ConfigError(f"--families: no {family!r}; {closest(family, FAMILIES)}")
+        if family not in QUESTION_FAMILIES:
+            raise ConfigError(f"--families: no {family!r}; {closest(family, QUESTION_FAMILIES)}")
 
     def item(sample: Any) -> Item:
         def paint() -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from tokenprune.core.documents import read_yaml
 from tokenprune.core.errors import ConfigError, UnknownNameError, closest
-from tokenprune.data.scenes import FAMILIES
+from tokenprune.data.scenes import QUESTION_FAMILIES
 from tokenprune.evaluation.conditions import conditions
 
 __all__ = ["CONFIGS", "Ablation", "Variant", "ablations"]
@@ -88,7 +88,7 @@ class Ablation:
     @property
     def families(self) -> list[str]:
         """Families of questions that any group asks."""
-        return [family for family in FAMILIES if any(family in group for group in self.groups.values())]
+        return [family for family in QUESTION_FAMILIES if any(family in group for group in self.groups.values())]
 
     def about(self, tasks: Iterable[str]) -> Ablation:
         """The same for other questions: a group a task, and no published numbers, which are about others."""
@@ -198,8 +198,10 @@ def _groups(path: Path, value: Any) -> dict[str, tuple[str, ...]]:
         str(name): tuple(_listed(path, f"groups: {name}", f)) for name, f in _mapped(path, "groups", value).items()
     }
     for family in itertools.chain(*groups.values()):
-        if not isinstance(family, str) or family not in FAMILIES:
-            raise ConfigError(f"{path}: groups: no family of questions {family!r}; {closest(family, FAMILIES)}")
+        if not isinstance(family, str) or family not in QUESTION_FAMILIES:
+            raise ConfigError(
+                f"{path}: groups: no family of questions {family!r}; {closest(family, QUESTION_FAMILIES)}"
+            )
     return groups
 
 

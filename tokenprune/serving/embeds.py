@@ -17,7 +17,7 @@ from tokenprune.hf.prepare import prepare
 
 __all__ = ["image_embeds"]
 
-FAMILIES = ("llava",)
+MODEL_TYPES = ("llava",)
 """Model types whose placeholders are as many as the embeddings; others count them from grids and sizes of pictures."""
 
 
@@ -55,10 +55,10 @@ def image_embeds(
         The model is of another family, or the strategy acts between layers of the language model.
     """
     model_type = str(model.config.model_type)
-    if model_type not in FAMILIES:
+    if model_type not in MODEL_TYPES:
         raise UnsupportedError(
             f"image_embeds: in a {model_type!r} the number of placeholders does not follow from the embeddings; "
-            f"families that work: {', '.join(FAMILIES)}"
+            f"families that work: {', '.join(MODEL_TYPES)}"
         )
     inputs = prompt_inputs(processor, [image], [question]).to(model.device, model.dtype)
     shorter = prepare(model, strategy, keep, positions="compact", processor=processor, **inputs)

@@ -27,7 +27,7 @@ from tokenprune.core.ranking import TopK
 from tokenprune.core.registry import build_component, list_components
 from tokenprune.core.strategy import Strategy
 from tokenprune_theory import models
-from tokenprune_theory.conformity import Replay, objective_violations, random_features
+from tokenprune_theory.conformity import PathGains, objective_violations, random_features
 from tokenprune_theory.discrete import Array
 from tokenprune_theory.evidence import Exam
 from tokenprune_theory.optimum import best_coverage, best_sequence
@@ -116,7 +116,7 @@ def objectives_guarantee(exam: Exam) -> None:
             continue
 
         def shortfall(rng: np.random.Generator, objective: Objective = objective) -> float:
-            f = Replay(objective, *_instance(objective, rng)).set_function()
+            f = PathGains(objective, *_instance(objective, rng)).set_function()
             return max(nemhauser_bound(k) * brute_force_max(f, k)[0] - greedy(f, k).value for k in (2, 3))
 
         with _others_go_on(exam, name):

@@ -6,17 +6,17 @@ Everything follows from a seed by integer arithmetic, so a scene is the same on 
 from __future__ import annotations
 
 from tokenprune.data.scenes.export import export
-from tokenprune.data.scenes.placement import Layout, SceneObject, Sign
+from tokenprune.data.scenes.placement import Arrangement, SceneObject, Sign
 from tokenprune.data.scenes.questions import Question
 from tokenprune.data.scenes.scene import Sample, Scene, samples, scene, subfamilies
 from tokenprune.data.scenes.video import VIDEO_SUBFAMILIES, Clip, clip
-from tokenprune.data.scenes.world import FAMILIES
+from tokenprune.data.scenes.world import QUESTION_FAMILIES
 
 __all__ = [
-    "FAMILIES",
+    "QUESTION_FAMILIES",
     "VIDEO_SUBFAMILIES",
+    "Arrangement",
     "Clip",
-    "Layout",
     "Question",
     "Sample",
     "Scene",

@@ -1,4 +1,4 @@
-"""From a layout to pixels, in integers: the same picture on every machine."""
+"""From an arrangement to pixels, in integers: the same picture on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tokenprune.data.scenes.atlas import LEVELS, glyph_sprite, plate_sprite, texels
 from tokenprune.data.scenes.draws import Draws
-from tokenprune.data.scenes.placement import UPRIGHT, Layout, Rotation, SceneObject, Sign
+from tokenprune.data.scenes.placement import UPRIGHT, Arrangement, Rotation, SceneObject, Sign
 from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import COLORS
 
@@ -86,21 +86,23 @@ def _letter_stamps(sign: Sign) -> Iterable[_Stamp]:
         yield _Stamp(sprite, x, sign.y, sign.pitch * 21 // 25, sign.letter, _FLAT, (ink, ink, ink))
 
 
-def paint(layout: Layout, draws: Draws, natural: bool = False) -> Painting:
-    """Paint a layout on a background of its own.
+def paint(arrangement: Arrangement, draws: Draws, natural: bool = False) -> Painting:
+    """Paint an arrangement on a background of its own.
 
     Parameters
     ----------
-    layout : Layout
+    arrangement : Arrangement
     draws : Draws
         For the background and the noise.
     natural : bool, default False
         A ground with a 1/f spectrum, clutter and shadows; small things lie on large ones.
     """
-    width, height = layout.size
+    width, height = arrangement.size
     owner = np.zeros((height, width), np.uint8)
     letter = np.zeros((height, width), np.uint8)
-    things = [_object_stamp(thing) for thing in layout.objects] + [_plate_stamp(sign) for sign in layout.signs]
+    things = [_object_stamp(thing) for thing in arrangement.objects] + [
+        _plate_stamp(sign) for sign in arrangement.signs
+    ]
     if natural:
         image = _natural_ground(draws, (height, width), things)
         for layer in _layers(things):
@@ -108,7 +110,7 @@ def paint(layout: Layout, draws: Draws, natural: bool = False) -> Painting:
     else:
         image = _background(draws, (height, width))
         _stamp(image, owner, things)
-    _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
+    _stamp(image, letter, [stamp for sign in arrangement.signs for stamp in _letter_stamps(sign)])
     noisy = _noise(draws, (height, width))
     noisy += image
     return Painting(np.clip(noisy, 0, 255, out=noisy).astype(np.uint8), owner, letter)
@@ -128,24 +130,24 @@ def _near(a: _Stamp, b: _Stamp) -> bool:
     return abs(a.x - b.x) * 2 <= reach and abs(a.y - b.y) * 2 <= reach
 
 
-def paint_clip(layouts: Sequence[Layout], draws: Draws) -> tuple[Painting, ...]:
-    """Paint frames that share their background and noise; each is what :func:`paint` makes of its layout.
+def paint_clip(arrangements: Sequence[Arrangement], draws: Draws) -> tuple[Painting, ...]:
+    """Paint frames that share their background and noise; each is what :func:`paint` makes of its arrangement.
 
     Parameters
     ----------
-    layouts : sequence of Layout
+    arrangements : sequence of Arrangement
         One a frame, all of one size.
     draws : Draws
         For the background and the noise.
     """
-    width, height = layouts[0].size
+    width, height = arrangements[0].size
     ground = _background(draws, (height, width))
     noise = _noise(draws, (height, width))
     found = []
-    for layout in layouts:
+    for arrangement in arrangements:
         image, owner, letter = ground.copy(), np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-        _stamp(image, owner, [*map(_object_stamp, layout.objects), *map(_plate_stamp, layout.signs)])
-        _stamp(image, letter, [stamp for sign in layout.signs for stamp in _letter_stamps(sign)])
+        _stamp(image, owner, [*map(_object_stamp, arrangement.objects), *map(_plate_stamp, arrangement.signs)])
+        _stamp(image, letter, [stamp for sign in arrangement.signs for stamp in _letter_stamps(sign)])
         found.append(Painting(np.clip(noise + image, 0, 255).astype(np.uint8), owner, letter))
     return tuple(found)
 

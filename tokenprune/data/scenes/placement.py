@@ -13,7 +13,7 @@ from tokenprune.data.scenes.draws import Draws
 from tokenprune.data.scenes.styles import PLAIN, UNIT, Style
 from tokenprune.data.scenes.world import COLORS, IN_THEME, NAMES, OVERALL, PLATES, SIZE, THEMES, WORDS
 
-__all__ = ["UNIT", "UPRIGHT", "Box", "Layout", "Rotation", "SceneObject", "Sign", "draw_layout"]
+__all__ = ["UNIT", "UPRIGHT", "Arrangement", "Box", "Rotation", "SceneObject", "Sign", "draw_arrangement"]
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are excluded."""
@@ -149,7 +149,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Everything in a scene but its background.
 
     Attributes
@@ -230,7 +230,7 @@ def _placed(place: Callable[[tuple[int, int]], tuple[int, int] | None], parts: S
     return tuple(replace(part, x=at[0], y=at[1]) for part, at in found if at is not None)
 
 
-def draw_layout(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None = None) -> Layout:
+def draw_arrangement(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None = None) -> Arrangement:
     """Draw a scene: objects, most of one theme, some repeated, and signs.
 
     What finds no free place after some tries is left out; there is always at least one object.
@@ -274,7 +274,7 @@ def draw_layout(draws: Draws, style: Style = PLAIN, size: tuple[int, int] | None
         taken.clear()
         smallest = [replace(_draw_object(draws, categories[0], style), size=style.lengths[0])]
         objects = _placed(place, smallest)
-    return Layout(theme, objects, signs, size)
+    return Arrangement(theme, objects, signs, size)
 
 
 def _apart(distance: int, touching: int, kept: int) -> bool:

@@ -1,4 +1,4 @@
-"""Questions about a layout, and their answers."""
+"""Questions about an arrangement, and their answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenprune.data.scenes.atlas import CATEGORIES
 from tokenprune.data.scenes.draws import Draws
-from tokenprune.data.scenes.placement import Box, Layout, SceneObject, Sign
+from tokenprune.data.scenes.placement import Arrangement, Box, SceneObject, Sign
 from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import (
     COLORS,
@@ -37,7 +37,7 @@ class Question:
     answer : str
         A word, a number in digits, "Yes" or "No", or the letter of an option.
     family, subfamily : str
-        As in ``FAMILIES``.
+        As in ``QUESTION_FAMILIES``.
     choices : tuple of str
         All possible answers: ("Yes", "No"), or letters; empty for an open question.
     boxes : tuple of boxes
@@ -95,47 +95,47 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _absent(layout: Layout, draws: Draws, how: str) -> int | None:
+def _absent(arrangement: Arrangement, draws: Draws, how: str) -> int | None:
     """Draw a category that the picture does not show: any, a common one, or one that goes with what is there."""
     pool: Sequence[int] = range(len(CATEGORIES))
     if how == "popular":
         pool = POPULAR
     elif how == "adversarial":
-        seen = {CATEGORIES[c].theme for c in layout.counts} | {layout.theme}
+        seen = {CATEGORIES[c].theme for c in arrangement.counts} | {arrangement.theme}
         pool = IN_THEME[draws.pick(sorted(seen))][0]
-    pool = [c for c in pool if c not in layout.counts]
+    pool = [c for c in pool if c not in arrangement.counts]
     return draws.pick(pool) if pool else None
 
 
-def _presence(layout: Layout, draws: Draws, how: str) -> _Draft | None:
+def _presence(arrangement: Arrangement, draws: Draws, how: str) -> _Draft | None:
     where = draws.pick(("image", "picture"))
     if draws.chance(50):
-        category: int | None = draws.pick(sorted(layout.counts))
+        category: int | None = draws.pick(sorted(arrangement.counts))
     else:
-        category = _absent(layout, draws, how)
+        category = _absent(arrangement, draws, how)
     if category is None:
         return None
-    there = layout.of(category)
+    there = arrangement.of(category)
     return _yes_no(f"Is there {_article(NAMES[category])} in the {where}?", bool(there), there)
 
 
-def _tinted(layout: Layout) -> list[SceneObject]:
-    return [o for o in layout.single() if o.color is not None]
+def _tinted(arrangement: Arrangement) -> list[SceneObject]:
+    return [o for o in arrangement.single() if o.color is not None]
 
 
-def _colored(layout: Layout, draws: Draws) -> tuple[SceneObject | Sign, str, str] | None:
+def _colored(arrangement: Arrangement, draws: Draws) -> tuple[SceneObject | Sign, str, str] | None:
     """Draw something with one colour: the thing, its name, its colour."""
-    if len(layout.signs) == 1 and draws.chance(12):
-        return layout.signs[0], "sign", layout.signs[0].color
-    things = _tinted(layout)
+    if len(arrangement.signs) == 1 and draws.chance(12):
+        return arrangement.signs[0], "sign", arrangement.signs[0].color
+    things = _tinted(arrangement)
     if not things:
         return None
     thing = draws.pick(things)
     return thing, thing.name, str(thing.color)
 
 
-def _color(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _colored(layout, draws)
+def _color(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _colored(arrangement, draws)
     if drawn is None:
         return None
     thing, name, color = drawn
@@ -143,8 +143,8 @@ def _color(layout: Layout, draws: Draws) -> _Draft | None:
     return _Draft(text, color, (thing,))
 
 
-def _is_color(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _colored(layout, draws)
+def _is_color(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _colored(arrangement, draws)
     if drawn is None:
         return None
     thing, name, color = drawn
@@ -153,11 +153,11 @@ def _is_color(layout: Layout, draws: Draws) -> _Draft | None:
     return _yes_no(f"Is the {name} {said}?", yes, (thing,))
 
 
-def _object(layout: Layout, draws: Draws) -> _Draft | None:
-    colors = [o.color for o in layout.objects]
-    doubtful = {c for o in layout.objects if o.color is None for c in CATEGORIES[o.category].colors}
-    doubtful |= {sign.color for sign in layout.signs}
-    things = [o for o in layout.objects if o.color and colors.count(o.color) == 1 and o.color not in doubtful]
+def _object(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    colors = [o.color for o in arrangement.objects]
+    doubtful = {c for o in arrangement.objects if o.color is None for c in CATEGORIES[o.category].colors}
+    doubtful |= {sign.color for sign in arrangement.signs}
+    things = [o for o in arrangement.objects if o.color and colors.count(o.color) == 1 and o.color not in doubtful]
     if not things:
         return None
     thing = draws.pick(things)
@@ -165,26 +165,26 @@ def _object(layout: Layout, draws: Draws) -> _Draft | None:
     return _Draft(text, thing.name, (thing,))
 
 
-def _counted(layout: Layout, draws: Draws) -> tuple[int, int] | None:
+def _counted(arrangement: Arrangement, draws: Draws) -> tuple[int, int] | None:
     """Draw a category and how many of it there are; several are more likely than one."""
-    able = [(c, n) for c, n in sorted(layout.counts.items()) if n <= len(NUMBERS) and plural(NAMES[c])]
+    able = [(c, n) for c, n in sorted(arrangement.counts.items()) if n <= len(NUMBERS) and plural(NAMES[c])]
     several = [pair for pair in able if pair[1] > 1]
     if several and draws.chance(75):
         able = several
     return draws.pick(able) if able else None
 
 
-def _count(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _counted(layout, draws)
+def _count(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _counted(arrangement, draws)
     if drawn is None:
         return None
     category, number = drawn
     text = f"How many {plural(NAMES[category])} are there in the image?"
-    return _Draft(text, NUMBERS[number - 1], layout.of(category))
+    return _Draft(text, NUMBERS[number - 1], arrangement.of(category))
 
 
-def _is_count(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _counted(layout, draws)
+def _is_count(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _counted(arrangement, draws)
     if drawn is None:
         return None
     category, number = drawn
@@ -196,16 +196,16 @@ def _is_count(layout: Layout, draws: Draws) -> _Draft | None:
         said = draws.weighted(others, [_COUNT_WEIGHTS[n - 1] for n in others])
     name = NAMES[category]
     if said == 1:
-        return _yes_no(f"Is there only one {name} in the image?", yes, layout.of(category))
-    return _yes_no(f"Are there {NUMBERS[said - 1]} {plural(name)} in the image?", yes, layout.of(category))
+        return _yes_no(f"Is there only one {name} in the image?", yes, arrangement.of(category))
+    return _yes_no(f"Are there {NUMBERS[said - 1]} {plural(name)} in the image?", yes, arrangement.of(category))
 
 
-def _related(layout: Layout, draws: Draws) -> tuple[SceneObject, SceneObject, str] | None:
+def _related(arrangement: Arrangement, draws: Draws) -> tuple[SceneObject, SceneObject, str] | None:
     """Draw two things and where the first is, seen from the second: clearly so, by an eighth of the picture."""
-    things = layout.single()
+    things = arrangement.single()
     if len(things) < 2:
         return None
-    margins = [side * UNIT * 12 // 100 for side in layout.size]
+    margins = [side * UNIT * 12 // 100 for side in arrangement.size]
     for _ in range(6):
         first, second = draws.sample(things, 2)
         dx, dy = first.x - second.x, first.y - second.y
@@ -219,8 +219,8 @@ def _related(layout: Layout, draws: Draws) -> tuple[SceneObject, SceneObject, st
     return None
 
 
-def _relation(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _related(layout, draws)
+def _relation(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _related(arrangement, draws)
     if drawn is None:
         return None
     first, second, side = drawn
@@ -228,8 +228,8 @@ def _relation(layout: Layout, draws: Draws) -> _Draft | None:
     return _Draft(f"Is the {first.name} {between} the {second.name}?", side, (first, second))
 
 
-def _position(layout: Layout, draws: Draws) -> _Draft | None:
-    drawn = _related(layout, draws)
+def _position(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    drawn = _related(arrangement, draws)
     if drawn is None:
         return None
     first, second, side = drawn
@@ -239,10 +239,10 @@ def _position(layout: Layout, draws: Draws) -> _Draft | None:
     return _yes_no(f"Is the {first.name} {said} the {second.name}?", yes, (first, second))
 
 
-def _where(layout: Layout, draws: Draws) -> _Draft | None:
-    middle, half = (side * UNIT // 2 for side in layout.size)
-    across, down = (side * UNIT * 7 // 100 for side in layout.size)
-    things = [o for o in layout.single() if abs(o.x - middle) > across and abs(o.y - half) > down]
+def _where(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    middle, half = (side * UNIT // 2 for side in arrangement.size)
+    across, down = (side * UNIT * 7 // 100 for side in arrangement.size)
+    things = [o for o in arrangement.single() if abs(o.x - middle) > across and abs(o.y - half) > down]
     if not things:
         return None
     thing = draws.pick(things)
@@ -253,25 +253,25 @@ def _where(layout: Layout, draws: Draws) -> _Draft | None:
     return _Draft(text, "top" if thing.y < half else "bottom", (thing,))
 
 
-def _named_sign(layout: Layout, draws: Draws, sign: Sign) -> str:
-    return f"the {sign.color} sign" if len(layout.signs) > 1 or draws.chance(30) else "the sign"
+def _named_sign(arrangement: Arrangement, draws: Draws, sign: Sign) -> str:
+    return f"the {sign.color} sign" if len(arrangement.signs) > 1 or draws.chance(30) else "the sign"
 
 
-def _read(layout: Layout, draws: Draws, number: bool) -> _Draft | None:
-    signs = [sign for sign in layout.signs if sign.is_number == number]
+def _read(arrangement: Arrangement, draws: Draws, number: bool) -> _Draft | None:
+    signs = [sign for sign in arrangement.signs if sign.is_number == number]
     if not signs:
         return None
     sign = draws.pick(signs)
-    which = _named_sign(layout, draws, sign)
+    which = _named_sign(arrangement, draws, sign)
     kind = "number" if number else "word"
     return _Draft(draws.pick((f"What {kind} is on {which}?", f"What does {which} say?")), sign.text, (sign,))
 
 
-def _is_read(layout: Layout, draws: Draws) -> _Draft | None:
-    if not layout.signs:
+def _is_read(arrangement: Arrangement, draws: Draws) -> _Draft | None:
+    if not arrangement.signs:
         return None
-    sign = draws.pick(layout.signs)
-    which = _named_sign(layout, draws, sign)
+    sign = draws.pick(arrangement.signs)
+    which = _named_sign(arrangement, draws, sign)
     yes = draws.chance(50)
     said = sign.text
     if not yes and sign.is_number:
@@ -283,17 +283,17 @@ def _is_read(layout: Layout, draws: Draws) -> _Draft | None:
     return _yes_no(f"Is the {'number' if sign.is_number else 'word'} on {which} {said}?", yes, (sign,))
 
 
-def _choose_seen(layout: Layout, draws: Draws) -> _Draft | None:
+def _choose_seen(arrangement: Arrangement, draws: Draws) -> _Draft | None:
     if draws.chance(50):
-        category = draws.pick(sorted(layout.counts))
+        category = draws.pick(sorted(arrangement.counts))
         wrong: list[int] = []
         while len(wrong) < 3:
-            other = _absent(layout, draws, "random" if draws.chance(60) else "adversarial")
+            other = _absent(arrangement, draws, "random" if draws.chance(60) else "adversarial")
             if other is not None and other not in wrong:
                 wrong.append(other)
         names = [NAMES[c] for c in wrong]
-        return _options(draws, "Which object is in the image?", NAMES[category], names, layout.of(category))
-    things = _tinted(layout)
+        return _options(draws, "Which object is in the image?", NAMES[category], names, arrangement.of(category))
+    things = _tinted(arrangement)
     if not things:
         return None
     thing = draws.pick(things)
@@ -301,27 +301,27 @@ def _choose_seen(layout: Layout, draws: Draws) -> _Draft | None:
     return _options(draws, f"What color is the {thing.name}?", str(thing.color), wrong_colors, (thing,))
 
 
-def _choose_known(layout: Layout, draws: Draws) -> _Draft | None:
+def _choose_known(arrangement: Arrangement, draws: Draws) -> _Draft | None:
     kind = draws.pick(KINDS)
     right = draws.pick([c.name for c in CATEGORIES if c.kind == kind])
     wrong = draws.sample([c.name for c in CATEGORIES if c.kind != kind], 3)
     return _options(draws, f"Which one is {_article(kind)}?", right, wrong, ())
 
 
-_ASK: dict[tuple[str, str], Callable[[Layout, Draws], _Draft | None]] = {
-    ("pope", "random"): lambda layout, draws: _presence(layout, draws, "random"),
-    ("pope", "popular"): lambda layout, draws: _presence(layout, draws, "popular"),
-    ("pope", "adversarial"): lambda layout, draws: _presence(layout, draws, "adversarial"),
+_ASK: dict[tuple[str, str], Callable[[Arrangement, Draws], _Draft | None]] = {
+    ("pope", "random"): lambda arrangement, draws: _presence(arrangement, draws, "random"),
+    ("pope", "popular"): lambda arrangement, draws: _presence(arrangement, draws, "popular"),
+    ("pope", "adversarial"): lambda arrangement, draws: _presence(arrangement, draws, "adversarial"),
     ("gqa", "color"): _color,
     ("gqa", "object"): _object,
     ("gqa", "count"): _count,
     ("gqa", "relation"): _relation,
     ("gqa", "where"): _where,
-    ("textvqa", "word"): lambda layout, draws: _read(layout, draws, number=False),
-    ("textvqa", "number"): lambda layout, draws: _read(layout, draws, number=True),
+    ("textvqa", "word"): lambda arrangement, draws: _read(arrangement, draws, number=False),
+    ("textvqa", "number"): lambda arrangement, draws: _read(arrangement, draws, number=True),
     ("scienceqa", "image"): _choose_seen,
     ("scienceqa", "text"): _choose_known,
-    ("mme", "existence"): lambda layout, draws: _presence(layout, draws, "random"),
+    ("mme", "existence"): lambda arrangement, draws: _presence(arrangement, draws, "random"),
     ("mme", "color"): _is_color,
     ("mme", "count"): _is_count,
     ("mme", "position"): _position,
@@ -329,15 +329,15 @@ _ASK: dict[tuple[str, str], Callable[[Layout, Draws], _Draft | None]] = {
 }
 
 
-def ask(family: str, subfamily: str, layout: Layout, draws: Draws) -> Question | None:
+def ask(family: str, subfamily: str, arrangement: Arrangement, draws: Draws) -> Question | None:
     """Ask a question of one sub-family.
 
     Returns
     -------
     Question or None
-        None where the layout does not allow one: no sign to read, no object that is the only one of its kind.
+        None where the arrangement does not allow one: no sign to read, no object that is the only one of its kind.
     """
-    draft = _ASK[family, subfamily](layout, draws)
+    draft = _ASK[family, subfamily](arrangement, draws)
     if draft is None:
         return None
     boxes = tuple(thing.box for thing in draft.about)

@@ -11,10 +11,10 @@ from PIL import Image
 from tokenprune.core.errors import BudgetError, UnknownNameError, closest
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint
-from tokenprune.data.scenes.placement import Layout, SceneObject, Sign, draw_layout
+from tokenprune.data.scenes.placement import Arrangement, SceneObject, Sign, draw_arrangement
 from tokenprune.data.scenes.questions import Question, ask
 from tokenprune.data.scenes.styles import PLAIN, Style, style_named
-from tokenprune.data.scenes.world import FAMILIES
+from tokenprune.data.scenes.world import QUESTION_FAMILIES
 
 __all__ = ["Sample", "Scene", "samples", "scene", "subfamilies"]
 
@@ -30,9 +30,9 @@ class Scene:
     ----------
     split : str
     seed, index : int
-    layout : Layout
+    arrangement : Arrangement
     questions : tuple of Question
-        One of each sub-family that the layout allows.
+        One of each sub-family that the arrangement allows.
     style : Style
         The set that it belongs to.
     """
@@ -40,7 +40,7 @@ class Scene:
     split: str
     seed: int
     index: int
-    layout: Layout
+    arrangement: Arrangement
     questions: tuple[Question, ...]
     style: Style = PLAIN
 
@@ -48,7 +48,7 @@ class Scene:
     def painting(self) -> Painting:
         """The pixels, and what is seen where."""
         number = key_number(self.split, self.seed, self.index, f"{self.style.prefix}paint")
-        return paint(self.layout, Draws(number), self.style.natural)
+        return paint(self.arrangement, Draws(number), self.style.natural)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -58,12 +58,12 @@ class Scene:
     @property
     def objects(self) -> tuple[SceneObject, ...]:
         """Objects with name, colour and box."""
-        return self.layout.objects
+        return self.arrangement.objects
 
     @property
     def signs(self) -> tuple[Sign, ...]:
         """Signs with text, colour and box."""
-        return self.layout.signs
+        return self.arrangement.signs
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,15 @@ def scene(seed: int, index: int, split: str = "test", style: str = PLAIN.name) -
         Unknown set of scenes.
     """
     kind = style_named(style)
-    layout = draw_layout(Draws(key_number(split, seed, index, f"{kind.prefix}layout")), kind, kind.size(index))
+    arrangement = draw_arrangement(
+        Draws(key_number(split, seed, index, f"{kind.prefix}layout")), kind, kind.size(index)
+    )
     questions = (
-        ask(family, sub, layout, Draws(key_number(split, seed, index, f"{kind.prefix}{family}/{sub}")))
-        for family, subs in FAMILIES.items()
+        ask(family, sub, arrangement, Draws(key_number(split, seed, index, f"{kind.prefix}{family}/{sub}")))
+        for family, subs in QUESTION_FAMILIES.items()
         for sub in subs
     )
-    return Scene(split, seed, index, layout, tuple(q for q in questions if q is not None), kind)
+    return Scene(split, seed, index, arrangement, tuple(q for q in questions if q is not None), kind)
 
 
 def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str], ...]:
@@ -124,19 +126,19 @@ def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str],
     Returns
     -------
     tuple of (family, sub-family)
-        In the order of ``FAMILIES``, each once.
+        In the order of ``QUESTION_FAMILIES``, each once.
 
     Raises
     ------
     UnknownNameError
     """
-    known = {f"{family}/{sub}": (family, sub) for family, subs in FAMILIES.items() for sub in subs}
+    known = {f"{family}/{sub}": (family, sub) for family, subs in QUESTION_FAMILIES.items() for sub in subs}
     if families is None:
         return tuple(known.values())
     wanted: set[str] = set()
     for name in families:
-        if name not in known and name not in FAMILIES:
-            raise UnknownNameError(f"no family of questions {name!r}; {closest(name, [*FAMILIES, *known])}")
+        if name not in known and name not in QUESTION_FAMILIES:
+            raise UnknownNameError(f"no family of questions {name!r}; {closest(name, [*QUESTION_FAMILIES, *known])}")
         wanted |= {key for key in known if name in (key, key.split("/")[0])}
     return tuple(pair for key, pair in known.items() if key in wanted)
 
@@ -167,7 +169,7 @@ def samples(
     Returns
     -------
     list of Sample
-        By scene, then in the order of ``FAMILIES``. No two of a scene are of one sub-family.
+        By scene, then in the order of ``QUESTION_FAMILIES``. No two of a scene are of one sub-family.
 
     Raises
     ------

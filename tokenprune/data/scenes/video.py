@@ -14,7 +14,7 @@ from PIL import Image
 
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint_clip
-from tokenprune.data.scenes.placement import Box, Layout, SceneObject, draw_layout
+from tokenprune.data.scenes.placement import Arrangement, Box, SceneObject, draw_arrangement
 from tokenprune.data.scenes.questions import LETTERS, Question
 from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import NAMES, SIZE
@@ -42,7 +42,7 @@ class Clip:
         "appears", "disappears", "moves left", "moves right", "moves up" or "moves down".
     actor : str
         Name of the one thing that does so; no other thing has it.
-    layouts : tuple of Layout
+    arrangements : tuple of Arrangement
         One a frame; where the actor is there, it is the last object.
     boxes : tuple of (box or None)
         The actor in each frame; None where it is not there.
@@ -55,14 +55,14 @@ class Clip:
     index: int
     event: str
     actor: str
-    layouts: tuple[Layout, ...]
+    arrangements: tuple[Arrangement, ...]
     boxes: tuple[Box | None, ...]
     questions: tuple[Question, ...]
 
     @cached_property
     def paintings(self) -> tuple[Painting, ...]:
         """Pixels of each frame; background and noise stay the same."""
-        return paint_clip(self.layouts, Draws(key_number(self.split, self.seed, self.index, "video/paint")))
+        return paint_clip(self.arrangements, Draws(key_number(self.split, self.seed, self.index, "video/paint")))
 
     @cached_property
     def frames(self) -> tuple[Image.Image, ...]:
@@ -116,15 +116,17 @@ def clip(seed: int, index: int, split: str = "test") -> Clip:
         Unknown split.
     """
     draws = Draws(key_number(split, seed, index, "video/layout"))
-    layout = draw_layout(draws)
-    thing = draws.pick(layout.objects)
+    arrangement = draw_arrangement(draws)
+    thing = draws.pick(arrangement.objects)
     event = draws.pick(_EVENTS)
     places = _path(draws, thing, event)
     seen = tuple(place.box for place in places if place is not None)
     # nothing of the actor's name, and nothing in its way, stays
-    rest = tuple(o for o in layout.objects if o.category != thing.category and all(_apart(o.box, box) for box in seen))
-    signs = tuple(sign for sign in layout.signs if all(_apart(sign.box, box) for box in seen))
-    layouts = tuple(Layout(layout.theme, rest + ((place,) if place else ()), signs) for place in places)
+    rest = tuple(
+        o for o in arrangement.objects if o.category != thing.category and all(_apart(o.box, box) for box in seen)
+    )
+    signs = tuple(sign for sign in arrangement.signs if all(_apart(sign.box, box) for box in seen))
+    arrangements = tuple(Arrangement(arrangement.theme, rest + ((place,) if place else ()), signs) for place in places)
     others = sorted({o.name for o in rest}) or [name for name in NAMES if name != thing.name]
     verb, _, way = event.partition(" ")
     questions = [
@@ -135,4 +137,4 @@ def clip(seed: int, index: int, split: str = "test") -> Clip:
         text = f"Which way does the {thing.name} move, left, right, up or down?"
         questions.append(Question(text, way, "video", "direction", (), seen))
     boxes = tuple(place.box if place else None for place in places)
-    return Clip(split, seed, index, event, thing.name, layouts, boxes, tuple(questions))
+    return Clip(split, seed, index, event, thing.name, arrangements, boxes, tuple(questions))

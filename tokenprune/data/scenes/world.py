@@ -8,7 +8,6 @@ from tokenprune.data.scenes.atlas import CATEGORIES
 
 __all__ = [
     "COLORS",
-    "FAMILIES",
     "IN_THEME",
     "KINDS",
     "NAMES",
@@ -16,13 +15,14 @@ __all__ = [
     "OVERALL",
     "PLATES",
     "POPULAR",
+    "QUESTION_FAMILIES",
     "SIZE",
     "THEMES",
     "WORDS",
     "plural",
 ]
 
-FAMILIES: dict[str, tuple[str, ...]] = {
+QUESTION_FAMILIES: dict[str, tuple[str, ...]] = {
     "pope": ("random", "popular", "adversarial"),
     "gqa": ("color", "object", "count", "relation", "where"),
     "textvqa": ("word", "number"),

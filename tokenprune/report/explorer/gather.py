@@ -21,11 +21,11 @@ from tokenprune.data.items import Question
 from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.hf.chat import words_of
 from tokenprune.report.explorer.recording import recorded
-from tokenprune.report.explorer.replay import Frame, frame, growth, is_nested, ladder, likeness, merged_places
+from tokenprune.report.explorer.sweep import Frame, frame, growth, is_nested, ladder, likeness, merged_places
 from tokenprune.report.pruning import Look, View, look
 from tokenprune.report.seen import Panel, Seen, see_picture, see_video
 
-__all__ = ["Exploration", "Replay", "Word", "explore"]
+__all__ = ["Exploration", "Sweep", "Word", "explore"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Replay:
+class Sweep:
     """One strategy at every budget.
 
     Attributes
@@ -58,7 +58,7 @@ class Replay:
     order : tuple of int
         All picks, where one order serves all budgets; else empty.
     growth : list of list of (int, float)
-        See :func:`~tokenprune.report.explorer.replay.growth`.
+        See :func:`~tokenprune.report.explorer.sweep.growth`.
     frames : tuple of Frame
         Where it does not: what is left at some budgets, ascending.
     views : tuple of View
@@ -99,7 +99,7 @@ class Exploration:
         How it was made.
     maps : mapping of str to Tensor, (N,)
         Signals of the encoder.
-    replays : tuple of Replay
+    sweeps : tuple of Sweep
     n_layers : int
     kind : str
         "picture", "tiles" or "video".
@@ -112,7 +112,7 @@ class Exploration:
     pmi: Tensor
     pmi_by: str
     maps: Mapping[str, Tensor]
-    replays: tuple[Replay, ...]
+    sweeps: tuple[Sweep, ...]
     n_layers: int
 
     kind: str = "picture"
@@ -174,17 +174,17 @@ def explore(
 
     base = features_of("explore", frozenset({"visual", "text"}))
     scorer = next((s for strategy in built if (s := _pmi_of(strategy)) is not None), PMI())
-    replays = []
+    sweeps = []
     for i, strategy in enumerate(built):
         views = tuple(row[i] for row in looked.views)
         if isinstance(strategy, LayerSchedule):
             entering = None
             if strategy.before is not None:
                 entering = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
-            replays.append(_between_layers(strategy, views, base, entering, len(looked.full.kept), looked.n_layers))
+            sweeps.append(_between_layers(strategy, views, base, entering, len(looked.full.kept), looked.n_layers))
         else:
             own = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
-            replays.append(_before_layers(strategy, views, own, marked))
+            sweeps.append(_before_layers(strategy, views, own, marked))
     return Exploration(
         name,
         question,
@@ -193,13 +193,13 @@ def explore(
         _pmi(scorer, base),
         repr(scorer),
         _maps(seen),
-        tuple(replays),
+        tuple(sweeps),
         looked.n_layers,
         seen.kind,
     )
 
 
-def _before_layers(strategy: AnyStrategy, views: tuple[View, ...], features: Features, marked: Sequence[int]) -> Replay:
+def _before_layers(strategy: AnyStrategy, views: tuple[View, ...], features: Features, marked: Sequence[int]) -> Sweep:
     """A strategy in front of the language model: one order, or choices made anew."""
     n = features.n_visual
     alike = likeness(strategy, features)
@@ -209,13 +209,13 @@ def _before_layers(strategy: AnyStrategy, views: tuple[View, ...], features: Fea
     if is_nested(strategy):
         order = tuple(whole.order[0].tolist())
         grown = growth(order, alike.table)
-        return Replay(strategy, scores, alike.label, alike.own, order, grown, (), views, certain, basis)
+        return Sweep(strategy, scores, alike.label, alike.own, order, grown, (), views, certain, basis)
     frames = []
     for keep in ladder(n, marked):
         chosen = strategy.select(features, keep)
         order = tuple(int(i) for i in chosen.order[0].tolist() if i >= 0)
         frames.append(frame(keep, order, alike.table, merged_places(chosen, features)))
-    return Replay(strategy, scores, alike.label, alike.own, (), [], tuple(frames), views, certain, basis)
+    return Sweep(strategy, scores, alike.label, alike.own, (), [], tuple(frames), views, certain, basis)
 
 
 def _certain(strategy: AnyStrategy, features: Features, marked: Sequence[int]) -> tuple[dict[int, float], str]:
@@ -236,7 +236,7 @@ def _certain(strategy: AnyStrategy, features: Features, marked: Sequence[int]) -
 
 def _between_layers(
     schedule: LayerSchedule, views: tuple[View, ...], base: Features, entering: Features | None, n: int, n_layers: int
-) -> Replay:
+) -> Sweep:
     """A strategy between layers: what went on after each of its events, at the budgets at which the model ran."""
     alike = likeness(schedule, base)
     frames = []
@@ -253,7 +253,7 @@ def _between_layers(
             layers[place] = n_layers
         made = frame(view.keep, sorted(present), alike.table)
         frames.append(replace(made, layers=tuple(layers)))
-    return Replay(schedule, None, alike.label, alike.own, (), [], tuple(frames), views)
+    return Sweep(schedule, None, alike.label, alike.own, (), [], tuple(frames), views)
 
 
 def _pmi_of(strategy: AnyStrategy) -> PMI | None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.evaluation.metrics import graded
-from tokenprune.report.explorer.gather import Exploration, Replay
-from tokenprune.report.explorer.replay import Frame
+from tokenprune.report.explorer.gather import Exploration, Sweep
+from tokenprune.report.explorer.sweep import Frame
 from tokenprune.report.pages import asset, script_data
 from tokenprune.report.pruning import View
 from tokenprune.results.store import write_atomically
@@ -97,14 +97,14 @@ def as_data(one: Exploration) -> dict[str, Any]:
         "full": answer(one.looked.full),
         "budgets": [row[0].keep for row in one.looked.views],
         "strategies": [
-            _strategy(replay) | {"answers": [answer(v) | {"certain": replay.certain.get(v.keep)} for v in replay.views]}
-            for replay in one.replays
+            _strategy(sweep) | {"answers": [answer(v) | {"certain": sweep.certain.get(v.keep)} for v in sweep.views]}
+            for sweep in one.sweeps
         ],
     }
 
 
-def _strategy(replay: Replay) -> dict[str, Any]:
-    strategy = replay.strategy
+def _strategy(sweep: Sweep) -> dict[str, Any]:
+    strategy = sweep.strategy
     scorer = getattr(strategy, "scorer", None)
     return {
         "name": strategy.name,
@@ -112,13 +112,13 @@ def _strategy(replay: Replay) -> dict[str, Any]:
         "merges": strategy.merges,
         "scorer": None if scorer is None else type(scorer).__name__,
         "scorerAbout": "" if scorer is None else (inspect.getdoc(type(scorer)) or "").partition("\n")[0],
-        "scores": None if replay.scores is None else _numbers(replay.scores),
-        "likeness": replay.likeness,
-        "own": replay.own,
-        "order": list(replay.order),
-        "growth": [[number for step, value in row for number in (step, _short(value))] for row in replay.growth],
-        "frames": [_frame(one) for one in replay.frames],
-        "certainBy": replay.basis,
+        "scores": None if sweep.scores is None else _numbers(sweep.scores),
+        "likeness": sweep.likeness,
+        "own": sweep.own,
+        "order": list(sweep.order),
+        "growth": [[number for step, value in row for number in (step, _short(value))] for row in sweep.growth],
+        "frames": [_frame(one) for one in sweep.frames],
+        "certainBy": sweep.basis,
     }
 
 

@@ -19,7 +19,7 @@ from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.report.explorer import Exploration
 from tokenprune.report.explorer.gather import _words
 from tokenprune.report.explorer.recording import recorded
-from tokenprune.report.explorer.replay import frame, growth, is_nested, ladder
+from tokenprune.report.explorer.sweep import frame, growth, is_nested, ladder
 from tokenprune.zoo.tiny import picture
 
 N = 36
@@ -78,10 +78,10 @@ def test_the_table_of_words_reduces_to_the_scores(explored: Exploration, logic: 
 
 @pytest.mark.parametrize("name", ["sparsevlm", "apet"])
 def test_layers_that_process_a_patch_add_up_to_what_ran(name: str, explored: Exploration) -> None:
-    replay = explored.replays[STRATEGIES.index(name)]
-    assert [one.keep for one in replay.frames] == sorted(BUDGETS)
-    by_keep = {view.keep: view for view in replay.views}
-    for one in replay.frames:
+    sweep = explored.sweeps[STRATEGIES.index(name)]
+    assert [one.keep for one in sweep.frames] == sorted(BUDGETS)
+    by_keep = {view.keep: view for view in sweep.views}
+    for one in sweep.frames:
         view = by_keep[one.keep]
         assert sum(one.layers) / explored.n_layers == pytest.approx(view.layer_average)
         assert sorted(one.order) == sorted(view.kept)
@@ -89,11 +89,11 @@ def test_layers_that_process_a_patch_add_up_to_what_ran(name: str, explored: Exp
 
 
 def test_merged_tokens_are_told(explored: Exploration) -> None:
-    replay = explored.replays[STRATEGIES.index("visionzip")]
-    merging = [one for one in replay.frames if one.keep == 20]
+    sweep = explored.sweeps[STRATEGIES.index("visionzip")]
+    merging = [one for one in sweep.frames if one.keep == 20]
     assert merging[0].merged  # [CLS] and the contextual tokens
     assert set(merging[0].merged) <= set(merging[0].order)
-    assert not any(one.merged for r in explored.replays if not r.strategy.merges for one in r.frames)
+    assert not any(one.merged for r in explored.sweeps if not r.strategy.merges for one in r.frames)
 
 
 def test_answers_are_those_of_marked_budgets(explored: Exploration, logic: Engine) -> None:
@@ -101,7 +101,7 @@ def test_answers_are_those_of_marked_budgets(explored: Exploration, logic: Engin
     for budget, expected in ((1, 4), (4, 4), (5, 9), (9, 9), (20, 20), (21, N), (N, N)):
         told = logic.value(f"Logic.answerAt(p.strategies[0], {budget}, p.full, p.n)")
         assert told["keep"] == expected
-        views = {view.keep: view.answer for view in explored.replays[0].views} | {N: full["answer"]}
+        views = {view.keep: view.answer for view in explored.sweeps[0].views} | {N: full["answer"]}
         assert told["answer"] == views[expected]
 
 
