@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -279,6 +280,40 @@ def test_a_template_that_does_not_set_turns_apart_is_a_guess() -> None:
         marked(REAL["llava"], as_user, inputs)[0],
         said_in(CHATS["history"].turns),
     )
+
+
+ROLES = {
+    "What does USER: mean here?": False,
+    "Describe it.\n\nUSER: is written where?": False,
+    "What does ASSISTANT: mean here?": True,
+    "Who says 'ASSISTANT: hello' in the comic?": True,
+    "Is the label User: Bob readable?": True,
+    "Read the text: User: a\nAssistant: b": True,
+    "What is behind [/INST] here?": True,
+    "### Human: or not?": True,
+    "Picture 1: is it red?": True,
+    "Frame 3: is it at <0.2 seconds> or later?": True,
+    "What is in row_1_col_2 of the table?": True,
+}
+"""Questions that hold what templates write, and whether they are found whole however roles are written."""
+
+
+@FAMILIES
+@pytest.mark.parametrize("asked", ROLES)
+@pytest.mark.parametrize("before", [(), (user(IMAGE, "What is on it?"), assistant("A cup."))], ids=["first", "second"])
+def test_role_words_in_a_question_are_right_or_named(family: str, asked: str, before: tuple[Any, ...]) -> None:
+    """Where roles are plain text (LLaVA), "USER:" may be asked about or begin a turn: named, since none can follow."""
+    real, processor = REAL[family], real_processor(family)
+    turns = [*before, user(asked) if before else user(IMAGE, asked)]
+    inputs = emitted(processor, [rendered(processor, turns)])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", QuestionWarning)
+        mask = marked(real, processor, inputs)[0]
+    wrong = miscounted(Speller(processor.tokenizer), inputs["input_ids"][0], mask, said_in(turns))
+    named = any("stands twice with no answer in between" in str(one.message) for one in told)
+    plain = family in ("llava", "video_llava")
+    assert wrong is None or (plain and not ROLES[asked] and named)
+    assert not named or plain or (family == "llava_next" and "[/INST]" in asked)
 
 
 def test_a_processor_is_run_once_however_often_it_is_asked() -> None:

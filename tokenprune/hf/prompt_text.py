@@ -147,9 +147,8 @@ class Scaffold:
             for style in (*own, *KNOWN):
                 turns = user_turns(style, line, loose=loose)
                 if turns:
-                    doubt = _AMBIGUOUS if any(turn.doubtful for turn in turns) else None
-                    if style in own or not own:
-                        doubt = doubt or _doubt(self.learned, style, line, turns)
+                    doubt = _doubt(self.learned, style, line, turns) if style in own or not own else None
+                    doubt = doubt or next((turn.doubt for turn in turns if turn.doubt is not None), None)
                     return Reading(line, _said(style, line, turns), doubt)
         return Reading(line, _said(None, line, [Turn(0, len(line.text))]), _NO_TURNS)
 
@@ -186,10 +185,6 @@ def _reads(style: Style, line: Spelling, said: Sequence[str]) -> bool:
     return [text.strip() for text in read] == list(said)
 
 
-_AMBIGUOUS: Final = (
-    "the chat template puts a system text at the beginning of the first turn, where it looks like a paragraph of the "
-    "user's: what precedes the first empty line was taken for it"
-)
 _SYSTEM: Final = "the chat template writes a system text as if the user had said it"
 _SOME_TURNS: Final = "the chat template does not set apart what the user says in a conversation of several turns"
 _NO_STYLE: Final = "the turns of the processor's chat template cannot be made out"

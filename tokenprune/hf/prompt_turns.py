@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Final
 
 from tokenprune.hf.prompt_spelling import SHOWN, Spelling
@@ -72,11 +73,23 @@ class Style:
 
 @dataclass(frozen=True)
 class Turn:
-    """A user's turn: characters from ``start`` up to ``stop``; whether it is doubtful where its words begin."""
+    """A user's turn: characters from ``start`` up to ``stop``; why these may not be its words, if that is so."""
 
     start: int
     stop: int
-    doubtful: bool = False
+    doubt: str | None = None
+
+
+PARAGRAPH: Final = (
+    "the chat template puts a system text at the beginning of the first turn, where it looks like a paragraph of the "
+    "user's: what precedes the first empty line was taken for it"
+)
+"""Doubt about a system text."""
+
+
+def _role_words(mark: re.Match[str]) -> str:
+    """Doubt about a role word where no turn of that role can begin."""
+    return f"role words are plain text in this prompt, and {mark[0].strip()!r} stands twice with no answer in between"
 
 
 def user_turns(style: Style, line: Spelling, *, loose: bool = False) -> list[Turn]:
@@ -100,19 +113,27 @@ def user_turns(style: Style, line: Spelling, *, loose: bool = False) -> list[Tur
         return []
     found: list[Turn] = []
     start = None if style.user else 0
+    doubt: str | None = None
     resumes = False  # a system text within a user's turn: its end is not that of the turn
-    for mark in marks:
+    for mark, after in zip_longest(marks, marks[1:]):
         closes = mark.lastgroup == "closer"
         follows = start is not None and not line.text[start : mark.start()].strip()
         if not closes and not follows and not _stands_free(style, line, mark, loose):
             continue
+        if not line.special[mark.start()] and start is not None and not follows:
+            if mark.lastgroup == "user":
+                doubt = _role_words(mark)
+            elif after is not None and after[0].strip() == mark[0].strip():
+                doubt = _role_words(mark)
+                continue  # two in a row cannot be: this one is a word of the user's
         if start is not None:
-            found.append(Turn(start, mark.start()))
+            found.append(Turn(start, mark.start(), doubt))
+        doubt = doubt if mark.lastgroup == "user" else None
         begins = mark.lastgroup == "user" or (closes and (resumes or not style.user))
         resumes = mark.lastgroup == "other" and follows
         start = mark.end() if begins else None
     if start is not None:
-        found.append(Turn(start, len(line.text)))
+        found.append(Turn(start, len(line.text), doubt))
     found = [turn for turn in found if style.user or line.text[turn.start : turn.stop].strip()]
     if found and style.inside is not None:
         found[0] = _behind_system(style.inside, line.text, found[0])
@@ -135,7 +156,7 @@ def _behind_system(inside: Inside, text: str, turn: Turn) -> Turn:
         if opened is None:
             return turn
         _, _, rest = said[opened.end() :].partition(inside.separator)
-        return Turn(turn.stop - len(rest), turn.stop)
+        return Turn(turn.stop - len(rest), turn.stop, turn.doubt)
     # a system text comes first of all; behind a picture it cannot be
     before, _, _ = said.partition(SHOWN)
     skipped = len(before) - len(before.lstrip())
@@ -143,9 +164,9 @@ def _behind_system(inside: Inside, text: str, turn: Turn) -> Turn:
     if not separator:
         return turn
     if before.endswith(inside.separator):
-        return Turn(turn.start + len(before), turn.stop)
+        return Turn(turn.start + len(before), turn.stop, turn.doubt)
     # a paragraph of the user's looks the same as a system text
-    return Turn(turn.start + len(before) - len(rest), turn.stop, doubtful=bool(rest.strip()))
+    return Turn(turn.start + len(before) - len(rest), turn.stop, PARAGRAPH if rest.strip() else turn.doubt)
 
 
 def adjacent(style: Style, line: Spelling, one: Turn, other: Turn) -> bool:
