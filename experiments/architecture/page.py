@@ -24,13 +24,15 @@ PACKAGES = ("tokenprune", "tokenprune_strategies", "tokenprune_theory")
 OUTSIDE = ("tokenprune_strategies", "tokenprune_theory")
 APART = ("tokenprune", "tokenprune.__main__", "tokenprune._version")
 """Modules that are no room: the public names, and two of three lines."""
+FORMER = ("models",)
+"""Former names of rooms, which only hand on."""
 
 
 def room_of(module: str) -> str | None:
     """Room of a module, or the package beside the framework; None for what is in none."""
-    if module in APART:
-        return None
     package, _, rest = module.partition(".")
+    if module in APART or rest.partition(".")[0] in FORMER:
+        return None
     return package if package in OUTSIDE else rest.partition(".")[0]
 
 

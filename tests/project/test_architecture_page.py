@@ -45,6 +45,7 @@ def test_only_arrows_that_others_do_not_imply_are_drawn() -> None:
         ("tokenprune.hf.adapters.llava", "hf"),
         ("tokenprune.core", "core"),
         ("tokenprune", None),
+        ("tokenprune.models.llava", None),
         ("tokenprune_strategies.divprune", "tokenprune_strategies"),
     ],
 )
