@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +172,28 @@ def test_data_parallel_is_refused_by_name() -> None:
         tp.attach(torch.nn.DataParallel(tiny_model("llava")), "similarity", KEPT),
     ):
         pass
+
+
+def test_distributed_data_parallel_prunes_what_runs_through_it(tmp_path: Path) -> None:
+    inputs = tiny_inputs("llava", "image", 2)
+    alone, wrapped = tiny_model("llava"), tiny_model("llava")
+    with tp.attach(alone, "mi-pruner", KEPT):
+        want = alone(**inputs, labels=inputs["input_ids"])
+    want.loss.backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        outer = torch.nn.parallel.DistributedDataParallel(wrapped)
+        with pytest.raises(UnsupportedError, match=r"model\.module"), tp.attach(outer, "mi-pruner", KEPT):
+            pass
+        with tp.attach(outer.module, "mi-pruner", KEPT) as run:
+            got = outer(**inputs, labels=inputs["input_ids"])
+        got.loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert run.tokens_after == 2 * KEPT
+    assert torch.equal(got.loss, want.loss)
+    for one, other in zip(alone.parameters(), wrapped.parameters(), strict=True):
+        assert one.grad is None if other.grad is None else torch.equal(one.grad, other.grad)
 
 
 @pytest.mark.skipif(not takes_encoded(tiny_model("llava")), reason="needs transformers >= 5.18")

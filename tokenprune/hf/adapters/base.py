@@ -400,10 +400,15 @@ def adapter_for(model: Any) -> ModelAdapter:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     model_type = getattr(getattr(inner, "config", None), "model_type", None)
     known = [entry.name for entry in registry.entries("adapters")]
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(model, nn.DataParallel):
         raise UnsupportedError(
-            f"{type(model).__name__} hands a model's forward pass to others, where hooks and methods of the model are "
-            "not: pass model.module, and run that"
+            "DataParallel hands a model's forward pass to others, where hooks and methods of the model are not: pass "
+            "model.module, and run that"
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise UnsupportedError(
+            "DistributedDataParallel is a wrapper around the model: pass model.module; what runs through the wrapper "
+            "is pruned too"
         )
     if model_type is None:
         raise UnsupportedError(f"{type(model).__name__} is no transformers model: it has no config.model_type")
