@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -314,6 +315,31 @@ def test_role_words_in_a_question_are_right_or_named(family: str, asked: str, be
     plain = family in ("llava", "video_llava")
     assert wrong is None or (plain and not ROLES[asked] and named)
     assert not named or plain or (family == "llava_next" and "[/INST]" in asked)
+
+
+TOOLS = (
+    "{% for m in messages %}{% set before = messages[loop.index0 - 1]['role'] %}"
+    "{% if m['role'] == 'tool' %}{% if loop.first or before != 'tool' %}<|im_start|>user{% endif %}"
+    "\n<tool_response>\n{{ m['content'] }}\n</tool_response>"
+    "{% if loop.last or messages[loop.index0 + 1]['role'] != 'tool' %}<|im_end|>\n{% endif %}"
+    "{% else %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    + PARTS.replace("<image>", VISION % "image")
+    + "{% endif %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Writes what tools say as turns of the user's, as Qwen's templates do."""
+
+
+@pytest.mark.parametrize("asked", [QUESTION, "What does <tool_response> mean?", "<tool_response> or </tool_response>?"])
+def test_what_a_tool_says_is_not_the_users(asked: str) -> None:
+    real = replace(REAL["qwen3_vl"], template=TOOLS)
+    processor = real.processor()
+    results = [{"role": "tool", "content": said} for said in ("It rains.", "It is\n\ncold.")]
+    turns = [user(IMAGE, asked), {"role": "assistant", "content": "I look it up."}, *results]
+    for chat, wanted in ((turns, [asked]), ([*turns, user("And now?")], [asked, "And now?"])):
+        inputs = emitted(processor, [rendered(processor, chat)])
+        for reader in (processor, real.tokenizer()):
+            check(processor.tokenizer, inputs["input_ids"][0], marked(real, reader, inputs)[0], wanted)
 
 
 def test_a_processor_is_run_once_however_often_it_is_asked() -> None:

@@ -223,12 +223,14 @@ class Learner:
             for gaps in (*ended, words, shown)
             for gap in _between(gaps, "user", _END)
         }
+        called = self._gaps([*answer, turn("tool", c), turn("user", s)], switches)
         return Style(
             user=(_pattern(opener),) if opener else (),
             others=_patterns(others - {opener}),
             closers=_patterns(closers),
             tails=tuple(sorted(tails)),
             inside=inside,
+            results=_results(opener, _between(called, "assistant", "tool"), _between(called, "tool", "user"), closers),
             loose=not all(closers),
         )
 
@@ -357,6 +359,17 @@ def _rest(gap: str, ends: Sequence[str]) -> str:
         if end.strip() and gap.lstrip().startswith(end.strip()):
             return gap.lstrip()[len(end.strip()) :]
     return gap
+
+
+def _results(opener: str, ahead: Sequence[str], behind: Sequence[str], closers: Iterable[str]) -> str:
+    """Pattern of what stands around a tool's words in a turn that is opened as the user's are; empty where none is."""
+    if not (opener and ahead and behind and (opened := ahead[0].rpartition(opener))[1]):
+        return ""
+    opens, closes = opened[2].strip(), behind[0]
+    for closer in filter(None, closers):
+        closes = closes.partition(closer)[0]
+    closes = closes.strip()
+    return f"{_pattern(opens)}.*?{_pattern(closes)}" if opens and closes else ""
 
 
 def _without_start(gap: str, speller: Speller) -> str:

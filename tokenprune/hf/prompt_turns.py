@@ -47,6 +47,8 @@ class Style:
         Without any, spaces at the end of a turn are nobody's.
     inside : Inside, optional
         How a system text stands within a user's turn.
+    results : str
+        Pattern of what a tool said, where the template writes that as a turn of the user's (Qwen); empty where not.
     loose : bool
         Whether role words ("User:") may stand behind any space. Otherwise they begin the prompt, or follow a special
         token, a picture or what ends a turn, so that a role word in a question is a word like any other.
@@ -57,6 +59,7 @@ class Style:
     closers: tuple[str, ...] = ()
     tails: tuple[str, ...] = ()
     inside: Inside | None = None
+    results: str = ""
     loose: bool = False
 
     @cached_property
@@ -64,6 +67,11 @@ class Style:
         """What begins or ends turns, by named groups."""
         groups = (("user", self.user), ("other", self.others), ("closer", self.closers))
         return re.compile("|".join(f"(?P<{name}>{'|'.join(found)})" for name, found in groups if found) or r"(?!)")
+
+    @cached_property
+    def tools(self) -> re.Pattern[str]:
+        """A turn that holds nothing but what tools said."""
+        return re.compile(rf"\s*(?:{self.results}\s*)+", re.DOTALL)
 
     @cached_property
     def ends(self) -> re.Pattern[str]:
@@ -135,6 +143,8 @@ def user_turns(style: Style, line: Spelling, *, loose: bool = False) -> list[Tur
     if start is not None:
         found.append(Turn(start, len(line.text), doubt))
     found = [turn for turn in found if style.user or line.text[turn.start : turn.stop].strip()]
+    if style.results:
+        found = [turn for turn in found if not style.tools.fullmatch(line.text, turn.start, turn.stop)]
     if found and style.inside is not None:
         found[0] = _behind_system(style.inside, line.text, found[0])
     return found
@@ -207,7 +217,13 @@ _WORD_ROLES: Final = "system|assistant|tool|developer|ipython|model"
 
 KNOWN: Final[tuple[Style, ...]] = (
     # ChatML (Qwen, InternVL, LLaVA-OneVision)
-    Style((r"<\|im_start\|>\s*user\b",), (r"<\|im_start\|>\s*\w+",), (r"<\|im_end\|>",), tails=("",)),
+    Style(
+        (r"<\|im_start\|>\s*user\b",),
+        (r"<\|im_start\|>\s*\w+",),
+        (r"<\|im_end\|>",),
+        tails=("",),
+        results="<tool_response>.*?</tool_response>",
+    ),
     # Llama 3
     Style(
         (r"<\|start_header_id\|>\s*user\s*<\|end_header_id\|>",),
