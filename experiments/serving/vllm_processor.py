@@ -105,9 +105,11 @@ class Checks:
 
     def refuses(self, name: str, ask: Callable[[], Any]) -> None:
         """Note whether something is refused as bad input."""
+        from vllm.exceptions import VLLMValidationError
+
         try:
             ask()
-        except (ValueError, AssertionError) as error:  # a placeholder that lacks is an assertion of vLLM's
+        except (ValueError, VLLMValidationError, AssertionError) as error:  # a missing placeholder is asserted there
             said = str(error).splitlines()[0].replace("|", " ")
             self.rows.append({"check": name, "got": said, "wanted": "refused", "holds": True})
             print(f"| {name} | {said} | refused | yes |", flush=True)
