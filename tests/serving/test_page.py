@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from experiments.serving import load
+from experiments.serving import load, vllm_processor
 from tokenprune.cli import app
 from tokenprune.core.errors import UnsupportedError
+from tokenprune.zoo.tiny import tiny_processor
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -75,3 +78,43 @@ def test_without_the_extra_it_says_what_to_install(missing: str, monkeypatch: py
     assert isinstance(ended.exception, UnsupportedError)
     assert f"({missing})" in str(ended.exception)
     assert "pip install 'tokenprune-vlm[serve]'" in str(ended.exception)
+
+
+def test_what_the_page_says_of_vllm_is_what_its_processor_was_seen_to_do() -> None:
+    written = json.loads((PAGE.parents[1] / "experiments/serving/results/vllm_processor.json").read_text())
+    checks = {row["check"]: row for row in written["checks"]}
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(row["holds"] for row in checks.values())
+    assert f"All {len(checks)} checks hold with {written['machine']['vllm'].replace('vllm', 'vLLM')}" in text
+    for strategy in ("mi-pruner", "divprune"):
+        for what, line in (
+            ("placeholders", "placeholders for keep 1, 32, 64, 576"),
+            ("prompt tokens", "prompt tokens"),
+        ):
+            numbers = ", ".join(str(checks[f"{strategy} {keep}: {what}"]["got"]) for keep in (1, 32, 64, 576))
+            assert f"| {line} | {numbers} | {numbers} |" in text
+
+
+def test_the_script_for_vllm_says_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(vllm_processor, "version", nothing)
+    with pytest.raises(SystemExit, match="vLLM is not installed"):
+        vllm_processor.main([])
+
+
+def test_a_check_that_does_not_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    checks = vllm_processor.Checks()
+    checks.hold("placeholders", 64, 64)
+    checks.hold("placeholders", 63, 64)
+    assert [row["holds"] for row in checks.rows] == [True, False]
+    assert "| placeholders | 63 | 64 | **no** |" in capsys.readouterr().out
+
+
+def test_the_prompt_for_vllm_has_a_placeholder_a_picture() -> None:
+    processor = tiny_processor(side=6)
+    for pictures in (1, 2):
+        written = vllm_processor.prompt_of(processor, "what color is the dog ?", pictures)
+        assert written.count(processor.image_token) == pictures
+        assert "what color is the dog ?" in written
