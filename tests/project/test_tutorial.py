@@ -31,7 +31,7 @@ HUB = "llava-hf/llava-1.5-7b-hf"
 
 
 def checkpoint(folder: Path) -> None:
-    """A folder as the hub has them, with layers that are narrow: 336 pixels, patches of 14, LLaVA's kind of tokenizer."""
+    """A folder as the hub has them, but narrow: 336 pixels, patches of 14, LLaVA's kind of tokenizer."""
     real = REAL["llava"]
     tokenizer = real.tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
