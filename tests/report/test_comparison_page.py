@@ -18,14 +18,16 @@ from tokenprune.benchmark.times import read_times, times
 from tokenprune.cli import app
 from tokenprune.cli.options import command_line
 from tokenprune.core.errors import ConfigError
+from tokenprune.evaluation.answered import answers_in
 from tokenprune.evaluation.summary import summarize
 from tokenprune.report.comparison import report
 from tokenprune.report.comparison.about import about, is_own
 from tokenprune.report.comparison.data import as_data
 from tokenprune.report.comparison.lost import lost_answers
 from tokenprune.report.comparison.page import LARGEST
+from tokenprune.report.comparison.pictures import FILE, keep_pictures, kept_pictures
 from tokenprune.report.examples import Loss, choose_losses
-from tokenprune.report.pages import asset
+from tokenprune.report.pages import asset, embedded
 
 SPEED = Path(__file__).parents[2] / "experiments" / "speed" / "results" / "strategies.jsonl"
 
@@ -233,6 +235,46 @@ def test_report_makes_the_page_of_an_old_folder_with_times(tmp_path: Path) -> No
     assert {row["strategy"] for row in data["rows"] if row["ms"] is not None} == {"full", "divprune"}
     assert "LayerSchedule" not in first
     assert "Strategy(scorer=None, selector=Greedy(objective=MaxMin(" in first  # what the row stood for
+
+
+def test_the_page_of_an_old_folder_has_the_pictures_that_compare_drew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--model", "tiny", "--limit", "4", "--strategies", "divprune", "--budgets", "9"]
+    assert CliRunner().invoke(app, ["compare", "--out", str(run), *options]).exit_code == 0
+
+    def section() -> str:
+        made = CliRunner().invoke(app, ["report", str(run), "--formats", "html"])
+        assert made.exit_code == 0, made.output
+        return re.findall(r'<section id="examples">.*?</section>', (run / "table.html").read_text(), re.DOTALL)[0]
+
+    assert "compare found none to draw" in section()  # random weights answer nothing
+    lines = answers_in(run)
+    picture = Image.new("RGB", (8, 8), "#0a7")
+    assert keep_pictures(run, [("three <dogs>", picture)], lines) == [("three <dogs>", embedded(picture, "WEBP"))]
+    assert "three &lt;dogs&gt;" in section()
+    assert section().count(embedded(picture, "WEBP")) == 1
+    assert "Pictures of examples" not in section()
+    kept = (run / FILE).read_text()
+    (run / FILE).write_text(kept.replace("data:image/webp", "https://elsewhere"))
+    assert "is damaged" in section()
+    assert "elsewhere" not in section()
+    (run / FILE).write_text(kept.replace('"answers": "', '"answers": "0'))
+    assert "answers changed after they were drawn" in section()
+    assert "<img" not in section()
+    (run / FILE).unlink()
+    assert "none are kept beside the answers" in section()
+
+
+def test_pictures_of_two_folders_are_shown_once_each(tmp_path: Path) -> None:
+    line = {"strategy": "mine", "keep": 9, "draw": 0, "sample": "q", "correct": True}
+    red, blue = (("c", Image.new("RGB", (4, 4), color)) for color in ("red", "blue"))
+    for name, sheets in (("one", [red]), ("two", [red, blue])):
+        (tmp_path / name).mkdir()
+        keep_pictures(tmp_path / name, sheets, [line])
+    (tmp_path / "three").mkdir()
+    found = kept_pictures({tmp_path / name: [line] for name in ("one", "two", "three")})
+    assert [address for _, address in found.examples] == [embedded(picture, "WEBP") for _, picture in (red, blue)]
+    assert [why.split(":")[0] for why in found.absent] == ["three"]
 
 
 def test_counts_that_rows_decide_themselves_are_told() -> None:

@@ -80,6 +80,7 @@ def compare(
     from tokenprune.evaluation.mixes import chosen_rows, run_files
     from tokenprune.evaluation.table import expendable, heading, left_over, missing, table
     from tokenprune.report.comparison import write_report
+    from tokenprune.report.comparison.pictures import keep_pictures
     from tokenprune.report.examples import example_sheets
     from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
@@ -141,7 +142,8 @@ def compare(
         return
     facts = found.summary["environment"]
     lines = answers_in(found.folder)
-    examples = example_sheets(loaded, processor, items, lines, chosen, match=matched)
+    sheets = example_sheets(loaded, processor, items, lines, chosen, match=matched)
+    examples = keep_pictures(found.folder, sheets, lines)
     absent = missing(found.summary)
     first = [one for one in notes if " left out: " not in one]  # those stand with the rows that have no numbers
     stands_for = described(found.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,11 +56,13 @@ def judge(
     """Ask a judge about every answer that has no grade, once each; the key comes from TOKENPRUNE_JUDGE_KEY."""
     from tokenprune.cli.console import print_table
     from tokenprune.core.errors import ConfigError
+    from tokenprune.evaluation.answered import answers_in, described
     from tokenprune.evaluation.judge import Endpoint, Judge
     from tokenprune.evaluation.judged import judge_folder
     from tokenprune.evaluation.merged import merged
     from tokenprune.evaluation.table import expendable, table
     from tokenprune.report.comparison import write_report
+    from tokenprune.report.comparison.pictures import kept_pictures
 
     if not url:
         raise ConfigError("--url is missing: the address of an endpoint, e.g. https://api.openai.com/v1")
@@ -78,8 +80,10 @@ def judge(
         )
         to.print(f"{folder}: {_spent(found.spent, prices)}", markup=False)
         now = merged([folder])
-        # without its drawn examples, for which a model would have to be loaded: compare on this folder draws them
-        write_report(folder, now.rows, now.facts, now.notes)
+        lines = answers_in(folder)
+        drawn = kept_pictures({folder: lines})  # new ones need the model: compare on this folder draws them
+        further: dict[str, Any] = {"lines": lines, "stands_for": described(folder), "missing": now.notes}
+        write_report(folder, now.rows, now.facts, (), drawn.examples, undrawn=drawn.absent, **further)
         if now.rows:
             print_table(table(now.rows), expendable(now.rows))
     if without:

@@ -33,6 +33,7 @@ def report(
     from tokenprune.evaluation.answered import answers_in, described
     from tokenprune.evaluation.merged import merged
     from tokenprune.report.comparison import report as page
+    from tokenprune.report.comparison.pictures import kept_pictures
     from tokenprune.report.tables import as_tidy_csv, comparison_grid, latex, markdown, write_parquet
     from tokenprune.results.store import write_atomically
 
@@ -59,10 +60,13 @@ def report(
     def told() -> dict[str, Any]:
         """What only the page shows, of every folder: answers, each once, and what rows stand for."""
         whole = [folder for folder in folders if (folder / "results.jsonl").exists()]  # a summary alone makes tables
-        lines = [line for folder in whole for line in answers_in(folder)]
-        each = {(line["strategy"], line["keep"], line["draw"], line["sample"]): line for line in lines}
+        lines = {folder: answers_in(folder) for folder in whole}
+        keys = ("strategy", "keep", "draw", "sample")
+        each = {tuple(line[key] for key in keys): line for mine in lines.values() for line in mine}
         stands_for = {label: row for folder in whole for label, row in described(folder).items()}
-        return {"lines": list(each.values()), "stands_for": stands_for}
+        drawn = kept_pictures(lines)
+        further = {"lines": list(each.values()), "stands_for": stands_for}
+        return further | {"examples": drawn.examples, "undrawn": drawn.absent}
 
     for one in wanted:
         if one == "parquet":

@@ -59,13 +59,14 @@ def report(
     rows: Sequence[SummaryRow],
     environment: Mapping[str, Any],
     notes: Sequence[str] = (),
-    examples: Sequence[tuple[str, Image.Image]] = (),
+    examples: Sequence[tuple[str, str | Image.Image]] = (),
     kept: Sequence[Mapping[str, Any]] = (),
     *,
     lines: Sequence[Mapping[str, Any]] = (),
     stands_for: Mapping[str, Mapping[str, Any]] | None = None,
     missing: Sequence[str] = (),
     times: Times | None = None,
+    undrawn: Sequence[str] = (),
 ) -> str:
     """Make the page.
 
@@ -77,7 +78,7 @@ def report(
     notes : sequence of str
         What a reader must know first.
     examples : sequence of (caption, picture)
-        Those for which the page has room, first ones first.
+        Those for which the page has room, first ones first. A picture may be the address of itself.
     kept : sequence of mapping
         ``own_counts`` of the summary with ``by_task``: how many tokens were kept by rows that decide that themselves.
     lines : sequence of mapping
@@ -88,6 +89,8 @@ def report(
         Rows without numbers, and why.
     times : Times, optional
         Measured milliseconds.
+    undrawn : sequence of str
+        Why there are no examples, or not all.
     """
     tasks = ["all", *sorted({row.task for row in rows} - {"all"})]
     labels = list(dict.fromkeys(row.strategy for row in rows))
@@ -95,7 +98,7 @@ def report(
     asked = {line["sample"]: line for line in lines if line["strategy"] == "full"}
     data = as_data(rows, lost_answers(lines), asked, clock, "" if times is None else times.about)
     first = [(_TITLES.get(name, name), environment[name]) for name in _FIRST if name in environment]
-    pictures = [(caption, embedded(image, "WEBP")) for caption, image in examples]
+    pictures = [(caption, made if isinstance(made, str) else embedded(made, "WEBP")) for caption, made in examples]
 
     def page(shown: int) -> str:
         return render(
@@ -118,6 +121,7 @@ def report(
             strategies=described,
             examples=pictures[:shown],
             dropped=len(pictures) - shown,
+            undrawn=undrawn,
         )
 
     drawing, described = drawn(curves(rows, "all")), about(labels, stands_for or {})
@@ -139,7 +143,7 @@ def write_report(
     rows: Sequence[SummaryRow],
     facts: Mapping[str, Any],
     notes: Sequence[str] = (),
-    examples: Sequence[tuple[str, Image.Image]] = (),
+    examples: Sequence[tuple[str, str | Image.Image]] = (),
     kept: Sequence[Mapping[str, Any]] = (),
     **further: Any,
 ) -> Path:
