@@ -23,7 +23,7 @@ def opened(page: Path, driver: str) -> Any:
     return browser
 
 
-def wait(condition: Any, what: str, seconds: float = 20) -> None:
+def wait(condition: Any, what: str, seconds: float = 120) -> None:
     """End the program unless a condition comes true."""
     end = time.monotonic() + seconds
     while not condition():

@@ -40,7 +40,7 @@ def tokenprune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 def test_the_module_runs_as_a_program() -> None:
     words = [sys.executable, "-m", "tokenprune", "list", "strategies", "mi*", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     assert [row["name"] for row in json.loads(done.stdout)] == ["mi-attention", "mi-pruner"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,17 +48,23 @@ def workers(launcher: int) -> list[int]:
     return [process for _, process in sorted(found)]
 
 
+def is_to_end(process: int) -> bool:
+    """Whether SIGTERM waits for a process that is held still."""
+    pending = re.search(r"^ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "out"
-    subprocess.run([*ALONE, *WORDS, "--out", str(out)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*ALONE, *WORDS, "--out", str(out)], check=True, capture_output=True, timeout=900)
     return out
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path: Path, alone: Path) -> None:
     done = subprocess.run(
-        [*launched(2), *WORDS, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=300
+        [*launched(2), *WORDS, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert table(tmp_path / "out") == table(alone)
@@ -72,18 +79,27 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, alone: Path) -> None:
 def test_one_of_three_is_killed_and_two_go_on_another_time(tmp_path: Path, alone: Path, victim: int) -> None:
     out = tmp_path / "out"
     begun = subprocess.Popen([*launched(3), *WORDS, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl")) < 6:
         assert begun.poll() is None, "it ended before anybody could be killed"
         assert time.monotonic() < end
         time.sleep(0.02)
-    os.kill(workers(begun.pid)[victim], signal.SIGKILL)
-    begun.communicate(timeout=240)
+    # held still, so that they do not finish before the launcher notices that one is gone
+    ranks = workers(begun.pid)
+    for process in ranks:
+        os.kill(process, signal.SIGSTOP)
+    os.kill(ranks.pop(victim), signal.SIGKILL)
+    while not all(is_to_end(process) for process in ranks):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    for process in ranks:
+        os.kill(process, signal.SIGCONT)
+    begun.communicate(timeout=900)
     assert begun.returncode != 0
     assert not (out / "summary.json").exists()
     before = sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl"))
     assert 0 < before < len(answers(alone))
-    done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert table(out) == table(alone)
     assert answers(out) == answers(alone)

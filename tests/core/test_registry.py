@@ -56,7 +56,7 @@ def python(*args: str, path: Path | None = None) -> subprocess.CompletedProcess[
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     if path is not None:
         env["PYTHONPATH"] = str(path)
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, check=False, timeout=300)
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, check=False, timeout=900)
 
 
 # --- listing ----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ KEY = "sk-secret-0123456789"
 
 
 def judge_at(server: Server, **more: Any) -> Judge:
-    timeout = more.pop("timeout", 5.0)
+    timeout = more.pop("timeout", 120.0)
     return Judge(Endpoint.of(server.url, "grader", timeout=timeout, environment={}), pause=0.01, **more)
 
 
@@ -90,10 +90,10 @@ def test_a_judge_without_verdicts_is_shown_its_reply_and_then_given_up(judge_ser
 
 
 def test_slow_replies_are_given_up_and_asked_for_again(judge_server: Server, tmp_path: Path) -> None:
-    judge_server.act = lambda n, body: 3.0 if n == 0 else "0.5"
+    judge_server.act = lambda n, body: 900.0 if n == 0 else "0.5"
     begun = time.monotonic()
-    assert judge_at(judge_server, timeout=0.3).ask(requests(1), journal := Journal(tmp_path)) == []
-    assert time.monotonic() - begun < 2.5
+    assert judge_at(judge_server, timeout=1.0).ask(requests(1), journal := Journal(tmp_path)) == []
+    assert time.monotonic() - begun < 300, "it waited for the slow reply"
     assert journal.spent.replies == 1
 
 
@@ -360,7 +360,7 @@ def test_stopped_and_killed_in_the_middle(judged_items: Any, tmp_path: Path, jud
         """Begin, stop after three requests; how many replies are kept."""
         before = len(judge_server.requests)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while len(judge_server.requests) < before + 3 and time.monotonic() < end:
             time.sleep(0.02)
         process.send_signal(stop)

@@ -31,7 +31,7 @@ def ran(line: str, folder: Path, site: Path | None = None) -> str:
     words = shlex.split(line)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | ({} if site is None else {"PYTHONPATH": str(site)})
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout

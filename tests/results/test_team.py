@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import threading
-import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,22 @@ def folder(out: Path, rank: int = 0, size: int = 1, **config: Any) -> TeamFolder
     return TeamFolder(out, CONFIG | config, KIND, "use another --out", Team(rank, size))
 
 
-def work(out: Path, rank: int, size: int, pieces: int, did: list[tuple[int, int]], pause: float = 0.0) -> None:
-    """One process: what of a piece nobody has done."""
+def work(
+    out: Path,
+    rank: int,
+    size: int,
+    pieces: int,
+    did: list[tuple[int, int]],
+    at_first: Callable[[], object] = lambda: None,
+) -> None:
+    """One process: what of a piece nobody has done; something happens while it holds its first piece."""
+    first = True
     with folder(out, rank, size) as mine:
         for piece in mine.turns(pieces):
             if (mine.run, "s", "i", 4, 0, str(piece)) not in mine.known():
-                time.sleep(pause)
+                if first:
+                    at_first()
+                first = False
                 mine.append([line(mine.run, piece)])
                 did.append((rank, piece))
         if mine.team.leads:
@@ -68,7 +79,10 @@ def samples(out: Path) -> list[int]:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_each_piece_is_done_once_and_all_come_together(tmp_path: Path, size: int) -> None:
     did: list[tuple[int, int]] = []
-    threads = [threading.Thread(target=work, args=(tmp_path, rank, size, 12, did, 0.005)) for rank in range(size)]
+    all_hold_one = threading.Barrier(size, timeout=600)
+    threads = [
+        threading.Thread(target=work, args=(tmp_path, rank, size, 12, did, all_hold_one.wait)) for rank in range(size)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -79,14 +93,67 @@ def test_each_piece_is_done_once_and_all_come_together(tmp_path: Path, size: int
 
 
 def test_a_slow_process_holds_nobody_up(tmp_path: Path) -> None:
+    """It is at its first piece until all others are done."""
     did: list[tuple[int, int]] = []
-    slow = threading.Thread(target=work, args=(tmp_path, 1, 2, 20, did, 0.3))
-    slow.start()
-    work(tmp_path, 0, 2, 20, did)
-    slow.join()
+    begun, others_done = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert others_done.wait(600)
+
+    class Told(list[tuple[int, int]]):
+        def append(self, one: tuple[int, int]) -> None:
+            did.append(one)
+            if len(did) == 19:
+                others_done.set()
+
+    thread = threading.Thread(target=work, args=(tmp_path, 1, 2, 20, did, slow))
+    thread.start()
+    assert begun.wait(600)
+    work(tmp_path, 0, 2, 20, Told())
+    thread.join()
     assert samples(tmp_path) == list(range(20))
-    shares = Counter(rank for rank, _ in did)
-    assert shares[0] > 3 * shares[1]
+    assert sum(rank == 0 for rank, _ in did) == 19
+
+
+def test_a_process_that_begins_when_all_is_done_leaves_nothing(tmp_path: Path) -> None:
+    did: list[tuple[int, int]] = []
+    first = threading.Thread(target=work, args=(tmp_path, 0, 2, 3, did))
+    first.start()
+    while len(did) < 3:
+        threading.Event().wait(0.01)
+    work(tmp_path, 1, 2, 3, did)
+    first.join()
+    assert sorted(did) == [(0, 0), (0, 1), (0, 2)]
+    assert not (tmp_path / "ranks").exists()
+
+
+class Killed(BaseException):
+    """Nothing after it is done, as after SIGKILL."""
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_kill_while_the_ranks_folders_go(tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders list their files in any order, so the worst is tried: what says whose a folder is goes first."""
+    for rank in range(2):
+        with folder(tmp_path, rank, 2) as mine:
+            mine.append([line(mine.run, rank)])
+
+    def removing(top: Path, **more: Any) -> None:
+        files = [file for file in top.rglob("*") if file.is_file() and file.parent != top / "claims"]
+        for file in sorted(files, key=lambda file: (file.name != "config.json", file.name))[:after]:
+            file.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", removing)
+        with folder(tmp_path) as alone, contextlib.suppress(Killed):
+            alone.gather()
+    did: list[tuple[int, int]] = []
+    work(tmp_path, 0, 1, 3, did)
+    assert did == [(0, 2)]
+    assert samples(tmp_path) == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["config.json", "results.jsonl"]
 
 
 def test_what_a_process_left_is_done_by_the_others(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_a_training_goes_on_where_it_stopped_and_becomes_a_folder(tmp_path: Path
     command = [sys.executable, "-m", "experiments.trainings.train", *words, "--every", "1", "--shape", *small]
     before: dict[str, torch.Tensor] = {}
     for steps in (2, 4):
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, check=True, capture_output=True, timeout=900)
         assert json.loads((tmp_path / "state.json").read_text())["steps"] == steps
         state = load_file(tmp_path / "state.safetensors")
         assert set(state) == {"flat", "first", "second"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_whole", "as_csv", "drop_partial_files", "drop_partial_line", "write_atomically"]
+__all__ = ["append_whole", "as_csv", "drop_partial_files", "drop_partial_line", "remove_whole", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -67,9 +68,22 @@ def drop_partial_line(path: Path) -> None:
 
 
 def drop_partial_files(folder: Path) -> None:
-    """Remove what a process that was killed inside :func:`write_atomically` left; nobody else may be writing there."""
+    """Remove what a killed process was writing or removing (a folder, too); nobody else may be at work there."""
     for left in folder.glob("*.part"):
-        left.unlink(missing_ok=True)
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder so that whoever comes after a kill sees all of it, or nothing under its name.
+
+    What a kill leaves beside it is swept by :func:`drop_partial_files`.
+    """
+    going = folder.with_name(folder.name + ".part")
+    os.replace(folder, going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokenprune.core.errors import ConfigError
-from tokenprune.results.files import write_atomically
+from tokenprune.results.files import remove_whole, write_atomically
 from tokenprune.results.lines import LineKind, keyed, read_line, read_lines
 from tokenprune.results.store import ResultFolder, check_same
 
@@ -240,12 +239,19 @@ class TeamFolder:
         self._clear()
 
     def _clear(self) -> None:
-        """Take the ranks' folders away, once nobody holds one."""
+        """Take the ranks' folders away, once every rank has begun and nobody holds one."""
         end = time.monotonic() + (_PATIENCE if self.team.size > 1 else 0)
+        # one that begins when all is done would make a folder after these are gone, or lose it while it makes it
+        while self.team.size > 1 and not all(
+            (self.ranks / str(i) / "config.json").exists() for i in range(self.team.size)
+        ):
+            if time.monotonic() > end:
+                return
+            time.sleep(_PAUSE)
         for lock in sorted(self.ranks.glob("*/.lock")):
             try:
                 with FileLock(lock, timeout=max(0, end - time.monotonic())):
                     pass
             except Timeout:
                 return  # somebody is still at work; what is there is gathered next time
-        shutil.rmtree(self.ranks, ignore_errors=True)
+        remove_whole(self.ranks)  # half of a rank's folder would be refused as somebody else's
