@@ -73,7 +73,7 @@ class Places:
     def _under(self, boxes: Sequence[Sequence[Box]]) -> Tensor:
         """Share of each token's patch under its question's boxes, (B, N)."""
         units = zip(self.pictures.sizes, self.pictures.units, strict=True)
-        patches = torch.tensor([[width * height / n] for (width, height), (_, n) in units], dtype=torch.float64)
+        patches = torch.tensor([[width * height / n] for (width, height), n in units], dtype=torch.float64)
         return self.pictures.overlap(boxes) / patches
 
     def features(self, strategy: AnyStrategy) -> tuple[tp.Features, list[list[str]]]:

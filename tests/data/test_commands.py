@@ -15,7 +15,7 @@ from tests.support.judge_server import Server
 from tests.support.own_data import Write
 from tokenprune.benchmark.price import Price, measured_here, price_of
 from tokenprune.cli import main
-from tokenprune.cli.data import questions
+from tokenprune.cli.data import DataOptions
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.registry import build
 from tokenprune.data.own import BENCHMARKS, load_data
@@ -131,7 +131,7 @@ def test_painted_questions_by_the_name_that_results_give_them(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
 
     def asked_of(data: str | None, families: list[str] | None) -> list[str]:
-        return [item.id for item in questions(data, families=families, limit=8, seed=0).items]
+        return [item.id for item in DataOptions(data).questions(families=families, limit=8, seed=0).items]
 
     assert asked_of("scenes-pope", None) == asked_of(None, ["pope"])
     assert asked_of("scenes", ["gqa"]) == asked_of(None, ["gqa"])

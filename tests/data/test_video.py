@@ -53,6 +53,7 @@ def test_frames_are_spread_from_the_first_to_the_last(total: int, count: int) ->
         assert list(found) == np.linspace(0, total - 1, count, dtype=int).tolist()
     if total >= count:
         assert len(set(found)) == count
+    assert spread(total, count, repeat=False) == (found if total >= count else tuple(range(total)))
 
 
 def test_a_file_gives_the_frames_that_it_holds(tmp_path: Path) -> None:
@@ -62,6 +63,9 @@ def test_a_file_gives_the_frames_that_it_holds(tmp_path: Path) -> None:
     short = open_video(write_video(tmp_path / "s.avi", n=3), 8)
     assert (short.total, len(short.frames)) == (3, 8)
     assert reds(short) == pytest.approx([10 * i for i in short.indices], abs=4)
+    once = open_video(tmp_path / "s.avi", 8, repeat=False)
+    assert (once.total, once.indices) == (3, (0, 1, 2))
+    assert reds(once) == pytest.approx([0, 10, 20], abs=4)
 
 
 def test_a_video_that_was_cut_off_is_refused_or_gives_what_is_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,30 +247,46 @@ def test_overlap_is_the_area_covered_in_pixels() -> None:
     assert box_overlap([], Grid(2, 2), (8, 8)).sum() == 0
 
 
-def test_the_oracle_keeps_the_queried_object(model: Any) -> None:
+def test_the_oracle_keeps_the_queried_object() -> None:
     wanted = torch.tensor([[0.0, 3, 0, 5], [0, 0, 0, 0]], dtype=torch.float64)
-    strategy = Condition("oracle", "oracle", 2).for_batch(["a", "b"], wanted)
+    strategy = Condition("oracle", "oracle", 2).for_batch(wanted)
     assert strategy is not None
-    selection = strategy.select(tp.Features(torch.randn(2, 4, 3)), 2)
-    assert selection.row(0) == [1, 3]
+    features = tp.Features(torch.randn(2, 4, 3))
+    assert strategy.select(features, 2).row(0) == [1, 3]
+    drawn = tp.build("random").select(features, 2)
+    assert strategy.select(features, 2).row(1) == drawn.row(1), "where nothing is wanted it draws as random does"
 
 
-def test_random_draws_belong_to_pictures() -> None:
+def test_random_draws_are_the_strategy_at_three_seeds_under_one_identity() -> None:
     rows = [row for row in conditions(["random"], [8]) if row.label == "random"]
-    features = tp.Features(torch.zeros(4, 36, 1))
-
-    def kept(row: Condition, pictures: list[str]) -> list[list[int]]:
-        strategy = row.for_batch(pictures, torch.zeros(len(pictures), 36))
+    features = tp.Features(torch.randn(2, 36, 3))
+    drawn = [row.for_batch(torch.zeros(2, 36)) for row in rows]
+    for seed, strategy in enumerate(drawn):
         assert strategy is not None
-        selection = strategy.select(features, 8)
-        return [selection.row(i) for i in range(len(pictures))]
+        assert torch.equal(
+            strategy.select(features, 8).indices, tp.build("random", seed=seed).select(features, 8).indices
+        )
+    assert len({row.identity for row in rows}) == 1, "the three are one row of the table"
+    assert drawn[0] is rows[0].strategy
 
-    draws = [kept(row, ["a", "b", "a", "c"]) for row in rows]
-    assert all(draw[0] == draw[2] for draw in draws)
-    # three pictures, three draws
-    assert len({tuple(picks) for draw in draws for picks in draw}) == 9
-    # however they are batched
-    assert kept(rows[1], ["c", "c", "b", "a"]) == [draws[1][i] for i in (3, 3, 1, 0)]
+
+def test_a_random_draw_follows_from_the_picture_and_not_from_its_name(
+    model: Any, processor: Any, items: Any, tmp_path: Path
+) -> None:
+    """Every picture under another name, so in another place and batch: the same tokens are left, so the same said."""
+    rows = [{"label": f"seed {seed}", "strategy": f"random:seed={seed}"} for seed in range(3)]
+    named = [replace(item, image_id=f"{len(items) - i} {item.image_id}") for i, item in enumerate(items)]
+    said = []
+    for out, asked, size in ((tmp_path / "a", items, 4), (tmp_path / "b", named, 9), (tmp_path / "c", named, 1)):
+        compare(model, processor, asked, out, CONFIG, strategies=rows, budgets=(4,), batch_size=size)
+        lines = [line for line in read_results(out) if line["strategy"] not in ("full", "wrong image")]
+        said.append({(x["strategy"], x["draw"], x["sample"]): x["prediction"] for x in lines})
+    assert said[0] == said[1] == said[2]
+    drawn = [[said[0]["random", draw, item.id] for item in items] for draw in range(3)]
+    assert drawn == [[said[0][f"seed {seed}", 0, item.id] for item in items] for seed in range(3)]
+    assert len({str(one) for one in drawn}) == 3, "other tokens are left at another seed"
+    oracle = [said[0].get(("oracle", 0, item.id)) for item in items]
+    assert any(oracle)
 
 
 def test_the_command_writes_and_resumes(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -14,7 +14,7 @@ from tests.support.explorer import Engine
 from tokenprune.cli import app
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnsupportedError
 from tokenprune.core.features import Grid
-from tokenprune.data.images import evenly, frames_of, is_animated
+from tokenprune.data.video import is_animated, open_video
 from tokenprune.report import seen as seeing
 from tokenprune.report.explorer import Exploration, explore
 from tokenprune.report.explorer.page import as_data
@@ -34,7 +34,7 @@ def film(count: int, size: int = 32) -> list[Image.Image]:
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a video processor returns: the stock ones need torchvision, which these tests run without."""
-    monkeypatch.setattr(seeing, "video_inputs", lambda processor, frames, question: tiny_inputs("qwen2_vl", "video"))
+    monkeypatch.setattr(seeing, "prompt_inputs", lambda processor, videos, questions: tiny_inputs("qwen2_vl", "video"))
 
 
 @pytest.fixture
@@ -134,14 +134,14 @@ def test_a_video_of_a_model_that_reads_none_is_refused() -> None:
 
 
 def test_frames_are_taken_at_equal_distances(tmp_path: Path) -> None:
-    assert evenly(range(10), 4) == [0, 3, 6, 9]
-    assert evenly(range(3), 8) == [0, 1, 2]
-    assert evenly("abc", 1) == ["a"]
     file = tmp_path / "film.gif"
     first, *rest = film(6)
     first.save(file, save_all=True, append_images=rest, duration=100)
     assert is_animated(file)
-    assert [frame.getpixel((0, 0)) for frame in frames_of(file, 3)] == [(0, 0, 0), (80, 80, 80), (200, 200, 200)]
+    found = open_video(file, 3)
+    assert [frame.getpixel((0, 0)) for frame in found.frames] == [(0, 0, 0), (80, 80, 80), (200, 200, 200)]
+    assert (found.indices, found.total, found.fps) == ((0, 2, 5), 6, 10.0)
+    assert open_video(file, 9, repeat=False).indices == (0, 1, 2, 3, 4, 5)
     picture().save(tmp_path / "still.png")
     assert not is_animated(tmp_path / "still.png")
 

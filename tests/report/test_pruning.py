@@ -10,9 +10,7 @@ from PIL import Image
 import tokenprune as tp
 from tokenprune.core.errors import BudgetError, UnknownNameError
 from tokenprune.data.scenes import Question
-from tokenprune.evaluation.conditions import Condition
 from tokenprune.hf.chat import prompt_inputs
-from tokenprune.report.examples import as_drawn
 from tokenprune.report.pruning import RIGHT, WRONG, View, look, pruning_sheet
 from tokenprune.report.seen import seen_picture
 from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
@@ -98,13 +96,3 @@ def test_mistakes_are_refused(tiny: tuple[object, object]) -> None:
         look(model, processor, picture(), QUESTION, ["mi-prunner"], [12])
     with pytest.raises(BudgetError, match="37"):
         look(model, processor, picture(), QUESTION, ["mi-pruner"], [37])
-
-
-def test_examples_show_the_random_draw_that_was_compared() -> None:
-    pictures = ["0-1", "0-2", "0-1"]
-    drawn = Condition("random", "strategy").for_batch(pictures, torch.zeros(3, 36))
-    assert drawn is not None
-    compared = drawn.select(tp.Features(visual=torch.zeros(3, 36, 1)), 9)
-    one = tp.Features(visual=torch.zeros(1, 36, 1))
-    shown = [as_drawn(picture, 36).select(one, 9).row(0) for picture in pictures]
-    assert shown == [compared.row(i) for i in range(3)]

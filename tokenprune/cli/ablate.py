@@ -8,24 +8,15 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.console import print_table
-from tokenprune.cli.data import (
-    Data,
-    Frames,
-    Images,
-    Map,
-    MaxNewTokens,
-    Metric,
-    Prompt,
-    SkipUnreadable,
-    Split,
-    questions,
-)
-from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
+from tokenprune.cli.data import DataOptions
+from tokenprune.cli.groups import grouped
+from tokenprune.cli.judge import JudgeOptions
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["ablate"]
 
 
+@grouped
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
@@ -38,17 +29,9 @@ def ablate(
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
     configs: Annotated[Path | None, typer.Option(help="Folder of YAML files; by default those that ship.")] = None,
-    data: Data = None,
-    column_map: Map = "",
-    images: Images = None,
-    split: Split = None,
-    prompt: Prompt = None,
-    metric: Metric = None,
-    skip_unreadable: SkipUnreadable = False,
-    max_new_tokens: MaxNewTokens = None,
-    frames: Frames = None,
-    judge: JudgeURL = None,
-    judge_model: JudgeModel = "",
+    *,
+    data: DataOptions,
+    judge: JudgeOptions,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Vary parts of strategies on painted scenes; write a table and a figure for each ablation, and one report."""
@@ -66,25 +49,16 @@ def ablate(
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
-    grader = judge_from(judge, judge_model)
+    grader = judge.grader()
     prepared = []
     for ablation in chosen:
-        asked = questions(
-            data,
-            families=ablation.families if data is None else None,
-            limit=200 if data is None and limit is None else limit,
+        asked = data.questions(
+            families=ablation.families if data.data is None else None,
+            limit=200 if data.data is None and limit is None else limit,
             seed=seed,
-            columns=column_map,
-            images=images,
-            split=split,
-            prompt=prompt,
-            metric=metric,
-            skip_unreadable=skip_unreadable,
-            max_new_tokens=max_new_tokens,
-            frames=frames,
         )
         about = ablation
-        if data is not None:
+        if data.data is not None:
             # the paper's numbers are about other questions
             about = ablation.about(dict.fromkeys(item.task for item in asked.items))
         prepared.append((about, asked))

@@ -8,13 +8,15 @@ from typing import Annotated, get_args
 import typer
 
 from tokenprune.cli.console import print_table
-from tokenprune.cli.data import Data, Frames, Images, Map, Prompt, Split, questions
+from tokenprune.cli.data import DataOptions
+from tokenprune.cli.groups import Without, grouped
 from tokenprune.cli.options import STRATEGIES, numbers, words, words_or_all
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["bench"]
 
 
+@grouped
 def bench(
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     geometry: Annotated[str, typer.Option(help="Whose sizes, with random weights.")] = "llava-1.5-7b",
@@ -42,12 +44,8 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="With --data: 'embedded', 'tiny', a folder or a hub id, instead of --geometry.")
     ] = None,
-    data: Data = None,
-    column_map: Map = "",
-    images: Images = None,
-    split: Split = None,
-    prompt: Prompt = None,
-    frames: Frames = None,
+    *,
+    data: Annotated[DataOptions, Without("metric", "skip_unreadable", "max_new_tokens")],
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Measure time to first token, its parts, memory and FLOPs of every strategy, against floors of the machine.
@@ -75,12 +73,12 @@ def bench(
         raise ConfigError(f"dtype: no {kind_of_number!r}; {closest(kind_of_number, DTYPES)}")
     if backend not in get_args(Backend):
         raise ConfigError(f"backend: no {backend!r}; {closest(backend, get_args(Backend))}")
-    if data is None and model is not None:
+    if data.data is None and model is not None:
         raise ConfigError("--model is about --data, which is not given; --geometry names sizes")
     setup = Setup(
-        "" if data is not None else geometry,
+        "" if data.data is not None else geometry,
         kind,
-        data is None and (not where.startswith("cuda") if small is None else small),
+        data.data is None and (not where.startswith("cuda") if small is None else small),
         where,
         kind_of_number,
         text_tokens,
@@ -92,13 +90,10 @@ def bench(
     specs = strategy_names(words_or_all("--strategies", strategies))
     wanted = list(bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
     subject, about = None, None
-    if data is not None:
+    if data.data is not None:
         if small is not None or kind:
             raise ConfigError(f"--{'kind' if kind else 'small'} is about --geometry, and --data is given")
-        asked = questions(
-            data, families=None, limit=CANDIDATES, seed=0, columns=column_map, images=images, split=split,
-            prompt=prompt, frames=frames,
-        )  # fmt: skip
+        asked = data.questions(families=None, limit=CANDIDATES, seed=0)
         name = model or default_model()
         loaded = load_model(name, where, kind_of_number, trust_remote_code=trust_remote_code)
         subject, about = Questions(*loaded, asked.items), {"model": name, **asked.config}

@@ -8,24 +8,15 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import (
-    Data,
-    Frames,
-    Images,
-    Map,
-    MaxNewTokens,
-    Metric,
-    Prompt,
-    SkipUnreadable,
-    Split,
-    questions,
-)
-from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
+from tokenprune.cli.data import DataOptions
+from tokenprune.cli.groups import grouped
+from tokenprune.cli.judge import JudgeOptions
 from tokenprune.cli.options import STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
 
 __all__ = ["compare"]
 
 
+@grouped
 def compare(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
@@ -51,17 +42,9 @@ def compare(
     new_segment: Annotated[
         bool, typer.Option("--new-segment", help="Keep a run that differs from what --out holds apart, beside it.")
     ] = False,
-    data: Data = None,
-    column_map: Map = "",
-    images: Images = None,
-    split: Split = None,
-    prompt: Prompt = None,
-    metric: Metric = None,
-    skip_unreadable: SkipUnreadable = False,
-    max_new_tokens: MaxNewTokens = None,
-    frames: Frames = None,
-    judge: JudgeURL = None,
-    judge_model: JudgeModel = "",
+    *,
+    data: DataOptions,
+    judge: JudgeOptions,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
@@ -95,21 +78,8 @@ def compare(
     check_spelling("--strategies", words(strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
-    grader = judge_from(judge, judge_model)
-    asked = questions(
-        data,
-        families=words_or_all("--families", families),
-        limit=limit,
-        seed=seed,
-        columns=column_map,
-        images=images,
-        split=split,
-        prompt=prompt,
-        metric=metric,
-        skip_unreadable=skip_unreadable,
-        max_new_tokens=max_new_tokens,
-        frames=frames,
-    )
+    grader = judge.grader()
+    asked = data.questions(families=words_or_all("--families", families), limit=limit, seed=seed)
     items = asked.items
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name) + asked.notes

@@ -14,19 +14,7 @@ if TYPE_CHECKING:
     from tokenprune.data.items import Item
     from tokenprune.data.own import Benchmark, Hub, OwnData
 
-__all__ = [
-    "Asked",
-    "Data",
-    "Frames",
-    "Images",
-    "Map",
-    "MaxNewTokens",
-    "Metric",
-    "Prompt",
-    "SkipUnreadable",
-    "Split",
-    "questions",
-]
+__all__ = ["Asked", "DataOptions"]
 
 SHORTEST = 6
 """Tokens of the longest answer to a painted scene."""
@@ -36,28 +24,6 @@ LONGEST = 16
 
 QUESTIONS = 238
 """Painted questions where nobody says how many."""
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, what "
-        "datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, msrvtt-qa; or "
-        "'natural', scenes like photographs. Plain painted scenes without it."
-    ),
-]
-Map = Annotated[str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the pictures; by default that of --data.")]
-Split = Annotated[str | None, typer.Option(help="Of --data, where it has several.")]
-Prompt = Annotated[
-    list[str] | None,
-    typer.Option(help="How questions are put, e.g. '{question}\\nBe brief.'; for one type: open=, yes-no=, choice=."),
-]
-Metric = Annotated[str | None, typer.Option(help="How answers are graded: tokenprune list metrics.")]
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out questions whose picture cannot be read, and say so.")
-]
-Frames = Annotated[int | None, typer.Option(min=1, max=1024, help="Read of each video, evenly spread; 8.")]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer; 6, for --data 16.")]
 
 
 @dataclass(frozen=True)
@@ -83,89 +49,150 @@ class Asked:
     fewer: Callable[[int], Sequence[Item]]
 
 
-def questions(
-    data: str | None,
-    *,
-    families: Sequence[str] | None,
-    limit: int | None,
-    seed: int,
-    columns: str = "",
-    images: Path | None = None,
-    split: str | None = None,
-    prompt: list[str] | None = None,
-    metric: str | None = None,
-    skip_unreadable: bool = False,
-    max_new_tokens: int | None = None,
-    frames: int | None = None,
-) -> Asked:
-    """Read what the options name; mistakes show before a model is loaded.
+@dataclass(frozen=True)
+class DataOptions:
+    """What the options about data of one's own say; its fields are what commands offer.
 
-    Raises
-    ------
-    ConfigError
-        Options of ``--data`` without it; anything wrong in a file, with its line.
+    Attributes
+    ----------
+    data : str or None
+        A file, a folder, a benchmark, scenes by name; None for plain painted scenes.
+    column_map : str
+        Columns that have other names.
+    images : Path or None
+        Folder of pictures; None for that of the data.
+    split : str or None
+    prompt : list of str or None
+        Templates of prompts.
+    metric : str or None
+    skip_unreadable : bool
+        Whether questions whose picture cannot be read are left out, and said.
+    max_new_tokens : int or None
+        Of the longest answer; None for what the data usually needs.
+    frames : int or None
+        Read of each video.
     """
-    from tokenprune.core.errors import ConfigError
-    from tokenprune.data.items import NATURAL, SCENES, scene_items
 
-    if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
-        # painted ones by name, as results call them
-        if families is not None and data != SCENES:
-            raise ConfigError(f"--families: --data {data} names one already")
-        families = families if data == SCENES else [data]
-        data = None
-    if data in (None, NATURAL):
-        style = "plain" if data is None else data
-        names = ("--map", "--images", "--split", "--prompt", "--metric", "--frames")
-        given = dict(zip(names, (columns, images, split, prompt, metric, frames), strict=True))
-        if wrong := [name for name, value in given.items() if value]:
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, "
+            "what datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, "
+            "msrvtt-qa; or 'natural', scenes like photographs. Plain painted scenes without it."
+        ),
+    ] = None
+    column_map: Annotated[
+        str, typer.Option("--map", help="Columns that have other names: image=photo,answer=gold.")
+    ] = ""
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures; by default that of --data.")] = None
+    split: Annotated[str | None, typer.Option(help="Of --data, where it has several.")] = None
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How questions are put, e.g. '{question}\\nBe brief.'; for one type: open=, yes-no=, choice=."
+        ),
+    ] = None
+    metric: Annotated[str | None, typer.Option(help="How answers are graded: tokenprune list metrics.")] = None
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out questions whose picture cannot be read, and say so.")
+    ] = False
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer; 6, for --data 16.")] = (
+        None
+    )
+    frames: Annotated[int | None, typer.Option(min=1, max=1024, help="Read of each video, evenly spread; 8.")] = None
+
+    def questions(self, *, families: Sequence[str] | None, limit: int | None, seed: int) -> Asked:
+        """Read what the options name; mistakes show before a model is loaded.
+
+        Parameters
+        ----------
+        families : sequence of str or None
+            Question types of scenes, or tasks of the data; None for all.
+        limit : int or None
+            Questions in all; None for what is usual.
+        seed : int
+            Of painted scenes.
+
+        Raises
+        ------
+        ConfigError
+            Options of ``--data`` without it; anything wrong in a file, with its line.
+        """
+        from tokenprune.core.errors import ConfigError
+        from tokenprune.data.items import NATURAL, SCENES
+
+        data = self.data
+        if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
+            # painted ones by name, as results call them
+            if families is not None and data != SCENES:
+                raise ConfigError(f"--families: --data {data} names one already")
+            families = families if data == SCENES else [data]
+            data = None
+        if data in (None, NATURAL):
+            return self._painted("plain" if data is None else data, families, limit, seed)
+        from tokenprune.data.own import Hub, Prompts, find_data, parse_map
+        from tokenprune.evaluation.metrics import build_metric
+
+        path, known = find_data(data)
+        if self.metric is not None:
+            build_metric(self.metric)
+        if isinstance(path, Hub) and known:
+            typer.echo(f"{known.name}: no local copy; through datasets from {path}", err=True)
+        found = _loaded(
+            known,
+            path,
+            name=known.name if known else None,
+            columns={**(known.columns if known else {}), **parse_map(self.column_map)},
+            images=self.images,
+            split=self.split or (known.split if known and _has_split(path, known.split) else None),
+            subset=known.subset if known else "",
+            pictures=known.pictures if known else None,
+            prompts=Prompts.parse(self.prompt) or (known.prompts if known else None),
+            metric=self.metric or (known.metric if known else None),
+            drop=known.drop if known else "",
+            tasks=families,
+            limit=known.limit if limit is None and known else limit,
+            skip_unreadable=self.skip_unreadable,
+            **({} if self.frames is None else {"frames": self.frames}),
+        )
+        painted = all(item.task.startswith("scenes-") for item in found.items)
+        usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST
+        longest_answer = self.max_new_tokens or usual
+        config = {**found.asked, "limit": limit, "max_new_tokens": longest_answer}
+        notes = []
+        if found.unreadable:
+            notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
+            notes += found.unreadable
+        return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
+
+    def _painted(self, style: str, families: Sequence[str] | None, limit: int | None, seed: int) -> Asked:
+        """Questions about scenes, of which few options say anything."""
+        from tokenprune.core.errors import ConfigError
+        from tokenprune.data.items import scene_items
+
+        about_data = {
+            "--map": self.column_map,
+            "--images": self.images,
+            "--split": self.split,
+            "--prompt": self.prompt,
+            "--metric": self.metric,
+            "--frames": self.frames,
+        }
+        if wrong := [name for name, value in about_data.items() if value]:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
         if style != "plain":
             config["scenes"] = style
-        longest = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        if self.max_new_tokens is not None:
+            config["max_new_tokens"] = self.max_new_tokens
         return Asked(
             scene_items(families, count, seed, style),
-            config | longest,
+            config,
             [],
-            max_new_tokens or SHORTEST,
+            self.max_new_tokens or SHORTEST,
             lambda n: scene_items(families, n, seed, style),
         )
-    from tokenprune.data.own import Hub, Prompts, find_data, parse_map
-    from tokenprune.evaluation.metrics import build_metric
-
-    path, known = find_data(data)
-    if metric is not None:
-        build_metric(metric)
-    if isinstance(path, Hub) and known:
-        typer.echo(f"{known.name}: no local copy; through datasets from {path}", err=True)
-    found = _loaded(
-        known,
-        path,
-        name=known.name if known else None,
-        columns={**(known.columns if known else {}), **parse_map(columns)},
-        images=images,
-        split=split or (known.split if known and _has_split(path, known.split) else None),
-        subset=known.subset if known else "",
-        pictures=known.pictures if known else None,
-        prompts=Prompts.parse(prompt) or (known.prompts if known else None),
-        metric=metric or (known.metric if known else None),
-        drop=known.drop if known else "",
-        tasks=families,
-        limit=known.limit if limit is None and known else limit,
-        skip_unreadable=skip_unreadable,
-        **({} if frames is None else {"frames": frames}),
-    )
-    painted = all(item.task.startswith("scenes-") for item in found.items)
-    usual = known.max_new_tokens if known else SHORTEST if painted else LONGEST
-    longest_answer = max_new_tokens or usual
-    config = {**found.asked, "limit": limit, "max_new_tokens": longest_answer}
-    notes = []
-    if found.unreadable:
-        notes.append(f"{len(found.unreadable)} questions are left out, since their picture cannot be read:")
-        notes += found.unreadable
-    return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
 
 
 def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:

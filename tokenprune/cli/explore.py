@@ -98,8 +98,7 @@ Asked = tuple[str, "Image.Image | list[Image.Image]", "Question | str"]
 def _is_film(image: str, video: bool) -> bool:
     """Whether IMAGE is a video: a folder that is said to be one, or a picture that moves."""
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.images import is_animated
-    from tokenprune.data.video import VIDEO_ENDINGS
+    from tokenprune.data.video import VIDEO_ENDINGS, is_animated
 
     path = Path(image)
     if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir() and path.suffix.lower() != ".gif":
@@ -112,17 +111,13 @@ def _is_film(image: str, video: bool) -> bool:
 def _film(image: str, question: str | None, most: int) -> list[Asked]:
     """One page about a video."""
     from tokenprune.core.errors import ConfigError
-    from tokenprune.data.images import evenly, frames_of, is_animated, open_image
     from tokenprune.data.video import open_video
 
     if not (question or "").strip():
         raise ConfigError("QUESTION is missing: what shall be asked about the video?")
     path = Path(image)
-    if path.is_dir():
-        shown = [open_image(str(file)) for file in evenly(_pictures(path), most)]
-    else:
-        shown = frames_of(path, most) if is_animated(path) else list(open_video(path, most).frames)
-    return [(path.name, shown, str(question))]
+    shown = open_video(_pictures(path) if path.is_dir() else path, most, repeat=False).frames
+    return [(path.name, list(shown), str(question))]
 
 
 def _subjects(image: str, question: str | None) -> list[Asked]:

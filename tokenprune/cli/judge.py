@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,27 +13,40 @@ from tokenprune.cli.progress import console, progress
 if TYPE_CHECKING:
     from tokenprune.evaluation.judge import Judge, Spent
 
-__all__ = ["JudgeModel", "JudgeURL", "judge", "judge_from"]
+__all__ = ["JudgeOptions", "judge"]
 
-JudgeURL = Annotated[
-    str | None,
-    typer.Option(
-        "--judge",
-        envvar="TOKENPRUNE_JUDGE_URL",
-        help="OpenAI-compatible endpoint that grades what a metric leaves to a judge, up to /v1; the key is read from "
-        "TOKENPRUNE_JUDGE_KEY.",
-    ),
-]
 JudgeModel = Annotated[
     str, typer.Option("--judge-model", envvar="TOKENPRUNE_JUDGE_MODEL", help="Model of that endpoint.")
 ]
 
 
-def judge_from(url: str | None, model: str) -> Judge | None:
-    """The judge that two options name; None where none is given."""
-    from tokenprune.evaluation.judge import Endpoint, Judge
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Which judge grades what a metric leaves to one; its fields are what commands offer.
 
-    return None if url is None else Judge(Endpoint.of(url, model))
+    Attributes
+    ----------
+    judge : str or None
+        Address of an endpoint; None for no judge.
+    judge_model : str
+    """
+
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            envvar="TOKENPRUNE_JUDGE_URL",
+            help="OpenAI-compatible endpoint that grades what a metric leaves to a judge, up to /v1; the key is read "
+            "from TOKENPRUNE_JUDGE_KEY.",
+        ),
+    ] = None
+    judge_model: JudgeModel = ""
+
+    def grader(self) -> Judge | None:
+        """The judge; None where none is named."""
+        from tokenprune.evaluation.judge import Endpoint, Judge
+
+        return None if self.judge is None else Judge(Endpoint.of(self.judge, self.judge_model))
 
 
 def judge(

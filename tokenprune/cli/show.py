@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.data import Data, Images, Map, Metric, Prompt, Split, questions
+from tokenprune.cli.data import DataOptions
+from tokenprune.cli.groups import Without, grouped
 from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
 from tokenprune.cli.subject import found, subject
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 
+@grouped
 def show(
     image: Annotated[
         str,
@@ -38,12 +40,8 @@ def show(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 8,
     side: Annotated[int, typer.Option(min=32, max=2048, help="Pixels along the side of each picture.")] = 240,
-    data: Data = None,
-    column_map: Map = "",
-    images: Images = None,
-    split: Split = None,
-    prompt: Prompt = None,
-    metric: Metric = None,
+    *,
+    data: Annotated[DataOptions, Without("skip_unreadable", "max_new_tokens", "frames")],
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Draw which patches each strategy keeps at each budget, with the model's answer under each."""
@@ -57,22 +55,12 @@ def show(
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
-    if data is None:
+    if data.data is None:
         picture, asked, others = subject(image, question)
     else:
         if question is not None:
             raise ConfigError("QUESTION is not taken with --data: it is that of the id given as IMAGE")
-        table = questions(
-            data,
-            families=None,
-            limit=None,
-            seed=0,
-            columns=column_map,
-            images=images,
-            split=split,
-            prompt=prompt,
-            metric=metric,
-        )
+        table = data.questions(families=None, limit=None, seed=0)
         picture, asked, others = found(table.items, image)
     name = model or default_model()
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
@@ -92,7 +80,7 @@ def show(
         for view in row:
             typer.echo(f"{view.strategy} at {view.keep}: {view.answer}")
     if others:
-        hint = " (give one as QUESTION, or its type)" if data is None else ""
+        hint = " (give one as QUESTION, or its type)" if data.data is None else ""
         typer.echo(f"\nother questions about this picture{hint}:")
         for other in others:
             typer.echo(f"  {other.family}/{other.subfamily}: {other.text}  {other.answer}")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenprune.cli.data import QUESTIONS, Asked, questions
-from tokenprune.cli.judge import JudgeModel, JudgeURL, judge_from
+from tokenprune.cli.data import QUESTIONS, Asked, DataOptions
+from tokenprune.cli.groups import grouped
+from tokenprune.cli.judge import JudgeOptions
 from tokenprune.cli.options import words_or_all
 from tokenprune.cli.progress import console, progress
 
@@ -55,6 +56,7 @@ class _Part:
     rows: list[str | Mapping[str, Any]]
 
 
+@grouped
 def table(
     number: Annotated[
         str, typer.Argument(metavar="N", help="Of the table: 1 to 9; a part as 2-8b; a figure as fig-6a; 'all'.")
@@ -76,15 +78,15 @@ def table(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of painted questions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 16,
-    judge: JudgeURL = None,
-    judge_model: JudgeModel = "",
+    *,
+    judge: JudgeOptions,
 ) -> None:
     """Measure a table of the paper; print ours beside theirs and write table.md and table.tex."""
     from tokenprune.evaluation.paper_tables import paper_tables
     from tokenprune.report.paper_tables import latex, markdown, terminal
     from tokenprune.results.store import write_atomically
 
-    to, grader = console(), judge_from(judge, judge_model)
+    to, grader = console(), judge.grader()
     for one in paper_tables(number):
         name = model or one.model
         painted = name.partition(":")[0] in _PAINTED
@@ -148,7 +150,7 @@ def _parts(
         whole, share = sum(map(len, groups.values())), limit or QUESTIONS
         found = []
         for group in groups.values():
-            asked = questions(None, families=group, limit=max(1, share * len(group) // whole), seed=seed)
+            asked = DataOptions().questions(families=group, limit=max(1, share * len(group) // whole), seed=seed)
             name = "scenes" if len(groups) == 1 else "+".join(group)
             found.append(_Part(name, group, asked, len(asked.items), 3, strategies(group[0])))
         return found
@@ -159,7 +161,7 @@ def _parts(
         copy: Asked | None = None
         try:
             if not dry_run or isinstance(find_data(name)[0], Path):
-                copy = questions(name, families=None, limit=limit, seed=seed)
+                copy = DataOptions(name).questions(families=None, limit=limit, seed=seed)
                 n = len(copy.items)
         except ConfigError as error:
             missing.append(str(error))
@@ -271,7 +273,7 @@ def _speed(
     )
     subject, about = None, None
     if model:
-        asked = questions(None, families=["pope"], limit=CANDIDATES, seed=0)
+        asked = DataOptions().questions(families=["pope"], limit=CANDIDATES, seed=0)
         subject, about = Questions(*load_model(model, device, dtype), asked.items), {"model": model, **asked.config}
     wanted = list(bench_rows(["random", *specs], list(one.counts.values()), [1], ["plain"]))
     with progress(to, one.name) as moved:

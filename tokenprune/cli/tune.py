@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import Data, Images, Map, MaxNewTokens, Metric, Prompt, SkipUnreadable, Split, questions
+from tokenprune.cli.data import DataOptions
+from tokenprune.cli.groups import Without, grouped
 from tokenprune.cli.options import words_or_all
 from tokenprune.cli.progress import console, progress
 
@@ -17,6 +18,7 @@ QUESTIONS = 800
 """Painted questions where nobody says how many: half of them judge."""
 
 
+@grouped
 def tune(
     out: Annotated[Path, typer.Option(help="Folder of results; a search that was stopped goes on there.")],
     budget: Annotated[int | None, typer.Option(help="Most visual tokens on average; the goal is accuracy.")] = None,
@@ -38,14 +40,8 @@ def tune(
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions asked at a time.")] = 16,
-    data: Data = None,
-    column_map: Map = "",
-    images: Images = None,
-    split: Split = None,
-    prompt: Prompt = None,
-    metric: Metric = None,
-    skip_unreadable: SkipUnreadable = False,
-    max_new_tokens: MaxNewTokens = None,
+    *,
+    data: Annotated[DataOptions, Without("frames")],
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Search for the best composition of parts under a constraint; test it on pictures it never saw; write it."""
@@ -63,18 +59,10 @@ def tune(
     need_optuna()
     # mistakes are told before a model is loaded
     goal, searched = goal_of(budget, min_accuracy, max_ms, costs), Space.read(space)
-    asked = questions(
-        data,
+    asked = data.questions(
         families=words_or_all("--families", families),
-        limit=QUESTIONS if data is None and limit is None else limit,
+        limit=QUESTIONS if data.data is None and limit is None else limit,
         seed=seed,
-        columns=column_map,
-        images=images,
-        split=split,
-        prompt=prompt,
-        metric=metric,
-        skip_unreadable=skip_unreadable,
-        max_new_tokens=max_new_tokens,
     )
     divide(asked.items, seed)
     name = model or default_model()

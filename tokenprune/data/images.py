@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["FORMATS", "MOST_PIXELS", "evenly", "frames_of", "is_animated", "open_image", "picture"]
-
-T = TypeVar("T")
+__all__ = ["FORMATS", "MOST_PIXELS", "open_image", "picture"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read; others that Pillow knows are programs (EPS), or not meant for what comes from outside."""
@@ -80,36 +77,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             "65535, those of floating point numbers from 0 to 1 or to 255"
         )
     return Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
-
-
-def is_animated(path: Path) -> bool:
-    """Whether a file is a picture that moves (GIF, WebP, PNG)."""
-    try:
-        with Image.open(path, formats=("GIF", "WEBP", "PNG")) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError):
-        return False  # whoever opens it says what is wrong
-
-
-def frames_of(path: Path, most: int) -> list[Image.Image]:
-    """Frames of a picture that moves, as RGB, at most so many at equal distances.
-
-    Raises
-    ------
-    ConfigError
-        As :func:`open_image`.
-    """
-    open_image(path)  # says what is wrong with it
-    with Image.open(path, formats=FORMATS) as film:
-        wanted = set(evenly(range(getattr(film, "n_frames", 1)), most))
-        return [frame.convert("RGB") for i, frame in enumerate(ImageSequence.Iterator(film)) if i in wanted]
-
-
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of some items, first and last among them, at equal distances."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / max(1, most - 1))] for i in range(most)]
 
 
 def picture(seed: int = 0, size: int = 64) -> Image.Image:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from tokenprune.core.errors import ConfigError
-from tokenprune.data.images import MOST_PIXELS, open_image
+from tokenprune.data.images import FORMATS, MOST_PIXELS, open_image
 
-__all__ = ["FRAMES", "VIDEO_ENDINGS", "Video", "open_video", "spread"]
+__all__ = ["FRAMES", "VIDEO_ENDINGS", "Video", "is_animated", "open_video", "spread"]
 
 FRAMES = 8
 """Frames that are read of a video where nobody says how many: what Video-LLaVA was trained with."""
@@ -53,19 +53,51 @@ class Video:
         return self.frames[0].size
 
 
-def spread(total: int, count: int) -> tuple[int, ...]:
-    """Which frames stand for a video: the first, the last, and evenly between; some twice where there are fewer."""
-    return tuple(int(i) for i in np.linspace(0, total - 1, count).astype(int))
+def spread(total: int, count: int, *, repeat: bool = True) -> tuple[int, ...]:
+    """Which frames stand for a video: the first, the last, and evenly between, rounded down as harnesses do.
+
+    Parameters
+    ----------
+    total : int
+        Frames that there are.
+    count : int
+        Frames that are taken.
+    repeat : bool, default True
+        Whether there are always so many, some of them twice where the video has fewer; each once otherwise.
+
+    Examples
+    --------
+    >>> spread(10, 4)
+    (0, 3, 6, 9)
+    >>> spread(2, 4)
+    (0, 0, 0, 1)
+    >>> spread(2, 4, repeat=False)
+    (0, 1)
+    """
+    taken = count if repeat else min(count, total)
+    return tuple(int(i) for i in np.linspace(0, total - 1, taken).astype(int))
 
 
-def open_video(source: Path | Sequence[Path], frames: int = FRAMES) -> Video:
+def is_animated(path: Path) -> bool:
+    """Whether a file is a picture that moves (GIF, WebP, PNG)."""
+    try:
+        with Image.open(path, formats=("GIF", "WEBP", "PNG")) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, SyntaxError, ValueError):
+        return False  # whoever opens it says what is wrong
+
+
+def open_video(source: Path | Sequence[Path], frames: int = FRAMES, *, repeat: bool = True) -> Video:
     """Read some frames of a video, evenly spread from the first to the last.
 
     Parameters
     ----------
     source : Path or sequence of Path
-        A video file, a folder of pictures (in the order of the numbers in their names), or pictures in order.
+        A video file, a picture that moves, a folder of pictures (in the order of the numbers in their names), or
+        pictures in order.
     frames : int, default 8
+    repeat : bool, default True
+        As of :func:`spread`.
 
     Raises
     ------
@@ -73,25 +105,27 @@ def open_video(source: Path | Sequence[Path], frames: int = FRAMES) -> Video:
         No such file, no video, no frames, a damaged one, or the package that decodes videos is missing.
     """
     if not isinstance(source, Path):
-        return _of_pictures(source, frames)
+        return _of_pictures(source, frames, repeat)
     if source.is_dir():
         found = sorted((p for p in source.iterdir() if p.suffix.lower() in _PICTURES), key=_by_number)
         if not found:
             raise ConfigError(f"video {str(source)!r}: the folder holds no pictures")
-        return _of_pictures(found, frames)
+        return _of_pictures(found, frames, repeat)
     if not source.exists():
         raise ConfigError(f"video {str(source)!r}: no such file")
+    if is_animated(source):
+        return _of_moving(source, frames, repeat)
     with _opened(source) as (container, stream):
         rate = stream.average_rate
         total = sum(1 for packet in container.demux(stream) if packet.size)
-    read, there = _frames(source, spread(max(total, 1), frames))
-    if there < total and len(read) < len(set(spread(total, frames))):
+    read, there = _frames(source, spread(max(total, 1), frames, repeat=repeat))
+    if there < total and len(read) < len(set(spread(total, frames, repeat=repeat))):
         # some packets hold no frame
         total = there
-        read, _ = _frames(source, spread(max(total, 1), frames))
+        read, _ = _frames(source, spread(max(total, 1), frames, repeat=repeat))
     if not read:
         raise ConfigError(f"video {str(source)!r} cannot be read: it holds no frames")
-    indices = spread(total, frames)
+    indices = spread(total, frames, repeat=repeat)
     return Video(tuple(read[i] for i in indices), indices, total, float(rate) if rate else None)
 
 
@@ -100,8 +134,26 @@ def _by_number(path: Path) -> list[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def _of_pictures(files: Sequence[Path], frames: int) -> Video:
-    indices = spread(len(files), frames)
+def _of_moving(path: Path, frames: int, repeat: bool) -> Video:
+    """Of a picture that moves, which needs no package that decodes videos."""
+    open_image(path)  # says what is wrong with it
+    read: dict[int, Image.Image] = {}
+    milliseconds = 0.0
+    try:
+        with Image.open(path, formats=FORMATS) as film:
+            total = getattr(film, "n_frames", 1)
+            indices = spread(total, frames, repeat=repeat)
+            for i, frame in enumerate(ImageSequence.Iterator(film)):
+                milliseconds += frame.info.get("duration", 0)
+                if i in indices:
+                    read[i] = frame.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"video {str(path)!r} cannot be read: {error}") from error
+    return Video(tuple(read[i] for i in indices), indices, total, 1000 * total / milliseconds if milliseconds else None)
+
+
+def _of_pictures(files: Sequence[Path], frames: int, repeat: bool) -> Video:
+    indices = spread(len(files), frames, repeat=repeat)
     opened = {i: open_image(files[i]) for i in dict.fromkeys(indices)}
     if len({picture.size for picture in opened.values()}) > 1:
         raise ConfigError(f"video {str(files[0].parent)!r}: its frames are pictures of different sizes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,7 +16,7 @@ from tokenprune.core.errors import UnsupportedError
 from tokenprune.core.features import Grid
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.data.video import Video
-from tokenprune.hf.adapters.base import PIXELS, Block, adapter_for
+from tokenprune.hf.adapters.base import FROM_PIXELS, PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.chat import Pictures, prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
@@ -117,7 +116,7 @@ class QuestionBatch:
         others: Sequence[Pictures] = (),
         strategies: Sequence[AnyStrategy] = (),
     ) -> None:
-        self.model, self.processor, self.names, self.questions = model, processor, tuple(names), tuple(questions)
+        self.model, self.processor, self.questions = model, processor, tuple(questions)
         self.adapter = adapter_for(model)
         # a video is one unit, also where a model shows its frames as pictures of their own
         video = any(isinstance(shown, Video) for shown in pictures)
@@ -127,7 +126,7 @@ class QuestionBatch:
                 f"{type(model).__name__} reads no videos; give some frames of each as pictures: a column 'images' with "
                 "a list of files"
             )
-        self.signals = self.adapter.available | signals_for(self.adapter, strategies)
+        self.signals = self.adapter.available | FROM_PIXELS | signals_for(self.adapter, strategies)
         self.sizes = tuple(first_of(picture).size for picture in pictures)
         distinct = dict(zip(names, pictures, strict=True))
         self.place = [list(distinct).index(name) for name in names]
@@ -160,19 +159,15 @@ class QuestionBatch:
         return [self.blocks[i].grids for i in self.place]
 
     @cached_property
-    def units(self) -> tuple[tuple[str, int], ...]:
-        """Name and prunable tokens of each unit that a strategy chooses from, in order: pictures, or their tiles."""
+    def units(self) -> tuple[int, ...]:
+        """Prunable tokens of each unit that a strategy chooses from, in order: pictures, or their tiles."""
         if self.blocks is not None:
-            return tuple((name, self.blocks[i].free) for name, i in zip(self.names, self.place, strict=True))
-        found, tile = [], Counter[int]()
-        for row, size in self._probed(0):
-            found.append((f"{self.names[row]}#{tile[row]}" if tile[row] else self.names[row], size))
-            tile[row] += 1
-        return tuple(found)
+            return tuple(self.blocks[i].free for i in self.place)
+        return tuple(size for _, size in self._probed(0))
 
     def overlap(self, boxes: Sequence[Sequence[Box]]) -> Tensor:
         """Overlap of each unit's tokens with each question's boxes, (U, N) in pixels; 0 where places are not known."""
-        found = torch.zeros(len(self.units), max(size for _, size in self.units), dtype=torch.float64)
+        found = torch.zeros(len(self.units), max(self.units), dtype=torch.float64)
         for row, grids in enumerate(self.grids or ()):
             covered = torch.cat([box_overlap(boxes[row], grid, self.sizes[row]) for grid in grids])
             found[row, : len(covered)] = covered

@@ -185,7 +185,7 @@ def comparison(
         raise UnknownNameError(f"--again: no row {name!r}; {closest(name, {row.label for row in rows})}")
     with turn_of(model):
         first = question_batch(model, processor, items[:1])
-        size = max(size for _, size in first.units)
+        size = max(first.units)
     if large := [keep for keep in dict.fromkeys(budgets) if keep > size and match != "share"]:
         note(f"budgets {large}: the first picture has {size} visual tokens; a picture with no more stays whole")
     unmatched = _impossible(rows, first, items)

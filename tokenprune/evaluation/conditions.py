@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
+from tokenprune.components.scorers import Random
 from tokenprune.core.errors import ConfigError, TokenPruneError
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Scorer
@@ -27,7 +26,7 @@ __all__ = [
     "SCALE",
     "WRONG_IMAGE",
     "Condition",
-    "Given",
+    "Wanted",
     "conditions",
     "strategy_names",
 ]
@@ -43,19 +42,25 @@ SCALE = (FULL, WRONG_IMAGE, ORACLE, RANDOM)
 
 
 @dataclass(frozen=True)
-class Given(Scorer):
-    """Scores handed in from outside, one row a unit of the batch.
+class Wanted(Scorer):
+    """Tokens that lie on what is asked about first; the others, and those that lie on it alike, in a random order.
+
+    A budget larger than the object is then not filled from the top. The order belongs to the picture, as every random
+    draw does.
 
     Parameters
     ----------
-    scores : Tensor, (B, N)
+    overlap : Tensor, (B, N)
+        Of each token with the queried objects, in pixels.
     """
 
-    scores: Tensor
+    overlap: Tensor
+    requires = Random.requires
+    prefers = Random.prefers
 
     def score(self, features: Features) -> Tensor:
-        """Return the scores as they are."""
-        return self.scores.to(features.device)
+        """Overlap and a small random part, (B, N), float64."""
+        return self.overlap.to(features.device) + Random().score(features) * 1e-3
 
 
 @dataclass(frozen=True)
@@ -96,39 +101,22 @@ class Condition:
         """What identifies its rows in results.jsonl."""
         return self.label, self.identity, self.keep, self.draw
 
-    def for_batch(self, units: Sequence[str], wanted: Tensor) -> AnyStrategy | None:
-        """The strategy for one batch: random draws belong to pictures, the oracle knows where to look.
-
-        A draw is the same for all questions about a picture, as are the picks of any strategy that does not read the
-        question, and does not depend on how questions are batched.
+    def for_batch(self, wanted: Tensor) -> AnyStrategy | None:
+        """The strategy for one batch: the oracle knows where to look, a random draw has its number for a seed.
 
         Parameters
         ----------
-        units : sequence of str
-            Name of each picture or tile that tokens are chosen from.
         wanted : Tensor, (U, N)
             Overlap of each token with the queried objects.
         """
         if self.kind == "oracle":
-            # a small random part orders the rest, so that a budget larger than the object is not filled from the top
-            return Strategy(Given(wanted + _drawn(units, 0, wanted.shape[1]) * 1e-3), name="oracle")
-        if self.label == RANDOM:
-            return Strategy(Given(_drawn(units, self.draw, wanted.shape[1])), name="random")
-        return self.strategy
+            return Strategy(Wanted(wanted), name="oracle")
+        # the draws share a label and so an identity; what is the same as the row's own strategy stays that
+        return build(RANDOM, seed=self.draw) if self.label == RANDOM and self.draw else self.strategy
 
     def asks(self, question: Any) -> bool:
         """Whether this row asks a question: the oracle only those of which it is known what they are about."""
         return self.kind != "oracle" or question.boxes is not None
-
-
-def _drawn(units: Sequence[str], draw: int, n: int) -> Tensor:
-    """Uniform numbers, a row a unit: (U, n), float64."""
-    rows = []
-    for unit in units:
-        seed = hashlib.blake2b(f"{unit}/{draw}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
-        rows.append(torch.rand(n, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
 
 
 def strategy_names(patterns: Sequence[str] | None) -> list[str]:

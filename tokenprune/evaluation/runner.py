@@ -179,7 +179,6 @@ class Asked:
         # the last of these pictures is followed by one of the next batch; a single picture by a grey one
         others = [grey(batch[-1].image()) if stranger is None else stranger.image()]
         self.pictures = question_batch(model, processor, batch, others, strategies)
-        self.units = [name for name, _ in self.pictures.units]
         self.wanted = self.pictures.overlap([item.question.boxes or () for item in batch])
         # what a prompt says about the form of the answer is no part of the question
         bare = all(item.question.prompt == item.question.text for item in batch)
@@ -187,7 +186,7 @@ class Asked:
 
     def answers(self, row: Condition, max_new_tokens: int) -> list[dict[str, Any]]:
         """Generate, and compare with the right answers."""
-        strategy = row.for_batch(self.units, self.wanted)
+        strategy = row.for_batch(self.wanted)
         if strategy is not None and strategy is row.strategy:
             strategy = self.shared_work.once(strategy)
         inside = isinstance(strategy, Strategy) and strategy.stage is not None
@@ -222,7 +221,7 @@ class Asked:
             return Budget(keep / 100, self.pictures.unit)
         if self.match == "kept":
             return Budget(keep, self.pictures.unit, clip=True)
-        sizes = [size for _, size in self.pictures.units]
+        sizes = self.pictures.units
         solved = {size: asked_keep(self.match, strategy, keep, size, self.shape.layers) for size in set(sizes)}
         return Budget(solved[sizes[0]] if len(solved) == 1 else [solved[size] for size in sizes], self.pictures.unit)
 

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from PIL import Image
 
 from tokenprune.core.errors import TokenPruneError
 from tokenprune.core.matching import Match
 from tokenprune.core.registry import build
-from tokenprune.core.strategy import AnyStrategy
 from tokenprune.data.items import Item
-from tokenprune.evaluation.conditions import SCALE, Condition
+from tokenprune.evaluation.conditions import RANDOM, SCALE
 from tokenprune.evaluation.runner import question_batch
 from tokenprune.report.comparison.about import is_own
 from tokenprune.report.comparison.lost import RIGHT, lost_answers
 from tokenprune.report.pruning import look, pruning_sheet
 
-__all__ = ["Example", "Loss", "as_drawn", "choose_examples", "choose_losses", "example_sheets"]
+__all__ = ["Example", "Loss", "choose_examples", "choose_losses", "example_sheets"]
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,8 @@ def example_sheets(
         pictures = question_batch(model, processor, [item])
         if pictures.grids is None:
             return []  # nobody knows where tokens of tiles lie
-        random = as_drawn(item.image_id, pictures.units[0][1])
         question = item.question
-        pair = [build(made.get(example.strategy, example.strategy)), random]
+        pair = [build(made.get(example.strategy, example.strategy)), build(RANDOM)]
         looked = look(model, processor, item.image(), question.text, pair, budgets, match=match, prompt=question.prompt)
         title = f"{question.text} (right answer: {question.answer})"
         sheets.append((_caption(item, example), pruning_sheet(looked, title, question, side)))
@@ -226,17 +223,3 @@ def _buildable(name: str) -> bool:
     except TokenPruneError:
         return False
     return True
-
-
-def as_drawn(picture: str, n_visual: int) -> AnyStrategy:
-    """The first random draw of a comparison for a picture.
-
-    Parameters
-    ----------
-    picture : str
-        Its name.
-    n_visual : int
-    """
-    drawn = Condition("random", "strategy").for_batch([picture], torch.zeros(1, n_visual))
-    assert drawn is not None
-    return drawn

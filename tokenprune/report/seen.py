@@ -143,11 +143,6 @@ def _tiles(model: Any, processor: Any, pictures: QuestionBatch, size: tuple[int,
     return Seen(picture, size, panels, inputs, None, inputs, _joined(blocks), unit, "tiles")  # type: ignore[arg-type]
 
 
-def video_inputs(processor: Any, frames: Sequence[Image.Image], question: str) -> Any:
-    """Model inputs for one question about a video of which all these frames are shown."""
-    return prompt_inputs(processor, [Video(tuple(frames), tuple(range(len(frames))), len(frames))], [question])
-
-
 def see_video(model: Any, processor: Any, frames: Sequence[Image.Image], question: str) -> Seen:
     """Show the frames of a video.
 
@@ -171,7 +166,8 @@ def see_video(model: Any, processor: Any, frames: Sequence[Image.Image], questio
     adapter = adapter_for(model)
     if "video" not in adapter.placeholders:
         raise UnsupportedError(f"{type(model).__name__} reads no videos; give a single picture")
-    made = video_inputs(processor, frames, question)
+    whole = Video(tuple(frames), tuple(range(len(frames))), len(frames))
+    made = prompt_inputs(processor, [whole], [question])
     inputs = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
         if isinstance(value, Tensor)

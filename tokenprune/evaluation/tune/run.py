@@ -162,7 +162,7 @@ def tune(
     parts = split(items, plan.seed)
     with turn_of(model):
         first = question_batch(model, processor, items[:1])
-        n_visual = max(size for _, size in first.units)
+        n_visual = max(first.units)
     if goal.budget is not None and goal.budget >= n_visual:
         raise ConfigError(f"--budget {goal.budget}: the first picture has {n_visual} visual tokens; give fewer")
     searched = {"strategy": space.strategy, "start": list(space.start)}
