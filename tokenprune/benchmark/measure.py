@@ -119,7 +119,9 @@ class Bench:
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
-        with attach(self.model, strategy, request.budget, text=strategy.text or self._text, processor=self.processor) as run:
+        with attach(
+            self.model, strategy, request.budget, text=strategy.text or self._text, processor=self.processor
+        ) as run:
             found |= self._generation()
         if not isinstance(strategy, LayerSchedule):
             found |= self._prefill(run.history[-1].sequence_after)

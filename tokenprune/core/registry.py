@@ -424,9 +424,9 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
         A strategy, which is returned; a YAML file that holds one (``strategy.yaml``); a registered name,
         with options where one line has to do
         (``"mi-pruner:lam=0.7:tau=0.02"``); or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a
-        name, a mapping with "name" and options, or an object, with "after_layer" inside the language model and with
-        "text" for other words than the user's (:func:`~tokenprune.core.schedule.from_parts`). A mapping with "strategy" is a name with options, as
-        read from YAML.
+        name, a mapping with "name" and options, or an object, with "after_layer" inside the language model, with "text"
+        for other words than the user's (:func:`~tokenprune.core.schedule.from_parts`). A mapping with "strategy" is a
+        name with options, as read from YAML.
     **options
         Options of the strategy; parts among them (``normalizer=``, ``aggregator=`` ...) by name or mapping too.
 

@@ -90,8 +90,8 @@ class LayerEvent:
             raise ConfigError("LayerEvent.normed: merged tokens would be normed, but the next layer reads plain ones")
         if self.strategy.text is not None:
             raise ConfigError(
-                f"after layer {self.after_layer} all text behind the picture is read: leave text={self.strategy.text!r} "
-                "out, or let the strategy act in front of the language model"
+                f"after layer {self.after_layer} all text behind the picture is read: leave "
+                f"text={self.strategy.text!r} out, or let the strategy act in front of the language model"
             )
 
     @property
@@ -483,8 +483,8 @@ def from_parts(
     scorer, selector, merger, positions, name, stage, text
         As of :class:`~tokenprune.core.strategy.Strategy`.
     after_layer : int, optional
-        Decoder layer (0-based; negative counts from the end) at whose output the same parts act on hidden states: layers
-        up to it see all tokens. In front of the language model without one.
+        Decoder layer (0-based; negative counts from the end) at whose output the same parts act on hidden states:
+        layers up to it see all tokens. In front of the language model without one.
 
     Raises
     ------
