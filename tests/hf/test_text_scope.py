@@ -14,6 +14,7 @@ from tokenprune.data.items import scene_items
 from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.runner import Asked
 from tokenprune.hf.chat import prompt_inputs
+from tokenprune.hf.stop_words import keywords
 from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
 
 SIDE, KEEP = 6, 5
@@ -32,7 +33,7 @@ def processor() -> Any:
 
 @pytest.fixture(scope="module")
 def inputs(model: Any, processor: Any) -> Any:
-    asked = ["what color is the dog ?", "is there a dog ?"]
+    asked = ["what color is the dog ?", "is there a red dog ?"]
     return prompt_inputs(processor, [picture(), picture()], asked)
 
 
@@ -57,7 +58,7 @@ def kept(model: Any, strategy: Any, inputs: Any, **options: Any) -> tuple[Any, A
     return run.history[0].text, run.selections[0].indices
 
 
-@pytest.mark.parametrize("scope", ["prompt", "last-turn", "all"])
+@pytest.mark.parametrize("scope", ["prompt", "last-turn", "keywords", "all"])
 def test_the_choice_of_a_strategy_is_that_of_its_caller(model: Any, processor: Any, inputs: Any, scope: str) -> None:
     mine, theirs = tp.build({**PARTS, "text": scope}), tp.build(PARTS)
     words, picks = kept(model, mine, inputs, processor=processor)
@@ -100,3 +101,34 @@ def test_a_comparison_asks_with_the_words_of_each_row(model: Any, processor: Any
         asked.answers(Condition(str(scope), "strategy", KEEP, 0, strategy), 1)
     question, prompt, everything = seen
     assert question < prompt < everything
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("what color is the dog ?", "color dog"),
+        ("How many dogs ARE left of the tree?", "many dogs left tree"),
+        ("is it the one?", "is it the one?"),  # nothing would be left
+        ("wie viele Hunde?", "wie viele Hunde"),
+        ("", ""),
+    ],
+)
+def test_keywords_are_what_no_list_of_stop_words_holds(said: str, left: str) -> None:
+    found = keywords(f"USER: {said}", range(6, 6 + len(said)))
+    assert found == sorted(set(found))
+    words: list[str] = []
+    for before, here in zip([-9, *found], found, strict=False):
+        words.append(f"USER: {said}"[here] if here == before + 1 else " " + f"USER: {said}"[here])
+    assert "".join(words).strip() == left
+
+
+def test_a_word_ends_where_characters_are_left_out() -> None:
+    text = "thedog"
+    assert keywords(text, range(6)) == [0, 1, 2, 3, 4, 5]
+    assert keywords("the|dog", [0, 1, 2, 4, 5, 6]) == [4, 5, 6]
+
+
+def test_keywords_of_a_prompt_are_tokens_of_the_question(model: Any, processor: Any, inputs: Any) -> None:
+    words, _ = kept(model, {**PARTS, "text": "keywords"}, inputs, processor=processor)
+    said = [processor.tokenizer.decode(ids[row]) for ids, row in zip(inputs["input_ids"], words, strict=True)]
+    assert said == ["color dog", "red dog"]

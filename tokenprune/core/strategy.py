@@ -34,8 +34,9 @@ __all__ = ["AnyStrategy", "Positions", "Strategy", "TextScope"]
 
 Positions = Literal["keep", "compact"]
 
-TextScope = Literal["prompt", "last-turn", "all"]
-"""Which of a prompt's tokens a strategy reads as its text: what the user says in all turns, in the last one, or all."""
+TextScope = Literal["prompt", "last-turn", "keywords", "all"]
+"""Which of a prompt's tokens a strategy reads as its text: what the user says in all turns, in the last one, in all
+turns less stop words, or everything."""
 
 
 class AnyStrategy(ABC):
@@ -150,7 +151,8 @@ class Strategy(AnyStrategy):
         Shown in reports.
     text : str, optional
         Which of a prompt's tokens count as its text where the caller of ``attach`` does not say: "prompt" (what the
-        user says in all turns), "last-turn" or "all" (system text and template, too). "prompt" without one.
+        user says in all turns), "last-turn", "keywords" (less English stop words) or "all" (system text and template,
+        too). "prompt" without one.
 
     Examples
     --------
