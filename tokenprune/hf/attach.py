@@ -71,7 +71,7 @@ def attach(
         Which tokens count as the prompt's text: what the user says in all turns ("prompt"), in the last one
         ("last-turn"), in all turns less English stop words ("keywords"), the question itself or a list of them,
         everything ("all"), a bool mask (B, S) or a function of the ids; see
-        :func:`~tokenprune.hf.prompt_text.prompt_text`. By default the strategy's own choice, "prompt" where it has none.
+        :func:`~tokenprune.hf.prompt_text.prompt_text`. By default the strategy's own choice, or "prompt".
     processor : optional
         The model's processor or tokenizer, to tell the user's words from everything else; by default the one that was
         saved with the model, where it lies on this machine. A question as ``text`` needs it.

@@ -209,7 +209,9 @@ def search(
             keep = goal.budget
         # where the search begins is what others are measured against, whole
         rivals = [] if len(done) < len(space.start) else done
-        why, steps, answered, state = "", [], None, "refused"
+        why, state = "", "refused"
+        steps: list[tuple[int, float]] = []
+        answered: Answered | None = None
         try:
             strategy = build(composition)
             keep = asked_keep_of(strategy, keep, goal, n_visual, n_layers)
