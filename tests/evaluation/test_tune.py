@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tokenprune.evaluation.mixes import chosen_rows
 from tokenprune.evaluation.tune.fit import Estimates, fit_need, needed_budgets, with_estimates
 from tokenprune.evaluation.tune.goal import Goal, goal_of, largest_budget
 from tokenprune.evaluation.tune.run import Plan, tune
-from tokenprune.evaluation.tune.search import Trial, asked_keep_of, gives_up
+from tokenprune.evaluation.tune.search import Trial, asked_keep_of, gives_up, importances
 from tokenprune.evaluation.tune.space import Alternatives, Range, Space
 from tokenprune.evaluation.tune.split import split
 from tokenprune.evaluation.tune.trial import Answered, Questions
@@ -543,6 +544,34 @@ def test_compositions_that_cannot_be_asked_say_why_and_do_not_count(
     assert (second["state"], second["why"]) == ("complete", "")
     assert "1 compositions were tried" in found.words
     assert first["why"] in html.unescape(write_report(tmp_path / "out", found.summary).read_text())
+
+
+def test_a_search_ends_when_its_time_is_over_and_the_verdict_follows(
+    model: Any, processor: Any, items: list[Item], space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves by a second whenever it is looked at: begin, and once before each composition."""
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr("tokenprune.evaluation.tune.search.time", clock)
+    asked = replace(plan(space, 9), timeout=2.5)
+    found = tune(model, processor, items, tmp_path, {}, asked, note=notes_of)
+    assert len(found.summary["trials"]) == 2
+    assert "2 compositions were tried" in found.words
+
+
+def test_what_mattered_is_what_separates_good_from_bad(space: Space) -> None:
+    goal = goal_of(6, None, None, None)
+    draw = np.random.default_rng(0)
+    done = []
+    for number in range(40):
+        tau, lam = draw.uniform(0.01, 1.0), draw.uniform(0.0, 1.0)
+        chosen_ = {"scorer": "pmi", "scorer.pmi.prior": "uniform", "tau": tau, "selector": "greedy", "lam": lam}
+        done.append(replace(trial(number, 1 - tau, 6.0), params=chosen_))
+    found = importances(space, goal, SIDE**2, 0, done)
+    assert max(found, key=lambda name: found[name]) == "tau"
+    assert found["tau"] > 3 * found["lam"]
+    assert importances(space, goal, SIDE**2, 0, done[:9]) == {}  # too few to tell
+    with pytest.raises(ConfigError, match="no trials"):
+        importances(space, goal, SIDE**2, 0, [])
 
 
 def test_a_constraint_that_nothing_keeps_is_told(
