@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +202,18 @@ def test_what_acts_after_a_layer_is_asked_for_what_layers_process_on_average() -
         asked_keep_of(inside, 9, goal_of(9, None, None, None), 36, 4)
     # where accuracy is the constraint, the budget is open and its cost is what is measured
     assert asked_keep_of(inside, 9, goal_of(None, 0.9, None, None), 36, 4) == 9
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "tune.md"
+
+
+def test_spaces_of_the_page_can_be_searched(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    spaces = [block for block in blocks if block.startswith("strategy:")]
+    assert len(spaces) == 2
+    for block in spaces:
+        (tmp_path / "space.yaml").write_text(block, encoding="utf-8")
+        assert Space.read(tmp_path / "space.yaml").open()
 
 
 # --- the split -------------------------------------------------------------------------------------------------------
