@@ -264,7 +264,7 @@ def test_constraints_that_say_nothing_or_too_much_are_refused(given_: dict[str, 
 def test_a_time_becomes_the_largest_budget_that_keeps_it(tmp_path: Path) -> None:
     rows = [
         {"batch": 1, "keep": keep, "first_token_ms": {"median": ms}}
-        for keep, ms in ((32, 10.0), (64, 14.0), (64, 12.0), (128, 20.0), (None, 90.0))
+        for keep, ms in ((0, 90.0), (32, 10.0), (64, 14.0), (64, 12.0), (128, 20.0), (None, 90.0))
     ]
     rows += [{"batch": 4, "keep": 256, "first_token_ms": {"median": 1.0}}, {"batch": 1, "keep": 192, "refused": "no"}]
     assert [largest_budget(rows, ms) for ms in (10, 13, 16.5, 20, 99)] == [32, 64, 96, 128, 128]
