@@ -571,6 +571,16 @@ def test_a_search_ends_when_its_time_is_over_and_the_verdict_follows(
     assert "2 compositions were tried" in found.words
 
 
+def test_nothing_is_tried_twice_and_a_small_space_ends_the_search(
+    model: Any, processor: Any, items: list[Item], tmp_path: Path
+) -> None:
+    few = {"strategy": {"scorer": {"any": ["pmi", "similarity", {"name": "random", "seed": 1}]}}}
+    space = Space.read(written(tmp_path / "space.yaml", few))
+    found = tune(model, processor, items, tmp_path / "out", {}, plan(space, 9), note=notes_of)
+    tried_ = [str(one["strategy"]) for one in found.summary["trials"]]
+    assert len(tried_) == len(set(tried_)) == 3
+
+
 def test_what_mattered_is_what_separates_good_from_bad(space: Space) -> None:
     goal = goal_of(6, None, None, None)
     draw = np.random.default_rng(0)

@@ -29,6 +29,10 @@ RUNGS = (1, 2, 4)
 HOPELESS = 1.5
 """A composition that keeps so many times the budget on the first batch is asked no more."""
 
+GUIDED, ATTEMPTS = 4, 40
+"""How often another composition is looked for where one was tried already: by what is known, then blindly. Where all
+are known the space holds no others, or nearly none."""
+
 KEEP = "keep"
 """Name of the budget where that is open, too."""
 
@@ -118,14 +122,16 @@ def _keep_distribution(n_visual: int) -> Any:
     return IntDistribution(min(4, n_visual), n_visual, log=True)
 
 
-def _study(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequence[Trial]) -> Any:
-    """A study that knows what was tried; the same trials and seed propose the same composition next."""
+def _study(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequence[Trial], attempt: int = 0) -> Any:
+    """A study that knows what was tried; the same trials, seed and attempt propose the same composition next."""
     optuna = need_optuna()
-    study = optuna.create_study(
-        direction="maximize",
-        # a seed for each place in the sequence, so that a search that was stopped goes on as if it had not been
-        sampler=optuna.samplers.TPESampler(seed=seed + len(done), multivariate=True, group=True, n_startup_trials=12),
-    )
+    # a seed for each place in the sequence, so that a search that was stopped goes on as if it had not been
+    mine = seed + len(done) + 100_003 * attempt
+    if attempt < GUIDED:
+        sampler = optuna.samplers.TPESampler(seed=mine, multivariate=True, group=True, n_startup_trials=12)
+    else:
+        sampler = optuna.samplers.RandomSampler(seed=mine)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     known = {name: _distribution(one) for name, one in space.open().items()} | {KEEP: _keep_distribution(n_visual)}
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "refused": "PRUNED"}
     for trial in done:
@@ -166,7 +172,8 @@ def search(
 ) -> list[Trial]:
     """Try compositions until ``trials`` of them were asked, or ``timeout`` seconds are over.
 
-    Those that are refused cost nothing and do not count, as long as there are no more of them than of the others.
+    Those that are refused cost nothing and do not count, as long as there are no more of them than of the others. None
+    is tried twice; a space that holds no others ends the search.
 
     Parameters
     ----------
@@ -193,20 +200,11 @@ def search(
     end = None if timeout is None else time.monotonic() + timeout
     asked = sum(trial.state != "refused" for trial in done)
     while asked < trials and len(done) < 2 * trials and (end is None or time.monotonic() < end):
-        study = _study(space, goal, n_visual, seed, done)
-        if len(done) < len(space.start):
-            begin = dict(space.start[len(done)])
-            if goal.budget is None:
-                begin[KEEP] = max(1, n_visual // 9)
-            study.enqueue_trial(begin)
-        trial = study.ask()
         progress(asked, trials, "trial")
-        composition = with_estimates(space.compose(partial(_suggest, trial)), estimates)
-        if goal.budget is None:
-            distribution = _keep_distribution(n_visual)
-            keep = trial.suggest_int(KEEP, distribution.low, distribution.high, log=True)
-        else:
-            keep = goal.budget
+        proposal = _proposed(space, goal, estimates, n_visual, seed, done)
+        if proposal is None:
+            break
+        params, composition, keep = proposal
         # where the search begins is what others are measured against, whole
         rivals = [] if len(done) < len(space.start) else done
         why, state = "", "refused"
@@ -223,7 +221,7 @@ def search(
             why = str(error)
         one = Trial(
             len(done),
-            dict(trial.params),
+            params,
             composition,
             keep,
             state,
@@ -237,6 +235,29 @@ def search(
         done.append(one)
         asked += state != "refused"
     return done
+
+
+def _proposed(
+    space: Space, goal: Goal, estimates: Estimates, n_visual: int, seed: int, done: Sequence[Trial]
+) -> tuple[dict[str, Any], dict[str, Any], int] | None:
+    """Choices, the composition and its budget, none that was tried; None where no other is found."""
+    known = [(trial.strategy, trial.params.get(KEEP)) for trial in done]
+    for attempt in range(ATTEMPTS):
+        study = _study(space, goal, n_visual, seed, done, attempt)
+        if len(done) < len(space.start) and not attempt:
+            begin = dict(space.start[len(done)])
+            if goal.budget is None:
+                begin[KEEP] = max(1, n_visual // 9)
+            study.enqueue_trial(begin)
+        trial = study.ask()
+        composition = with_estimates(space.compose(partial(_suggest, trial)), estimates)
+        keep = goal.budget
+        if keep is None:
+            distribution = _keep_distribution(n_visual)
+            keep = trial.suggest_int(KEEP, distribution.low, distribution.high, log=True)
+        if (composition, trial.params.get(KEEP)) not in known:
+            return dict(trial.params), composition, keep
+    return None
 
 
 def asked_keep_of(strategy: AnyStrategy, keep: int, goal: Goal, n_visual: int, n_layers: int) -> int:
