@@ -226,6 +226,23 @@ def test_an_unknown_ablation_is_answered_before_a_model_is_loaded(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_some_families_are_asked_alone(tmp_path: Path) -> None:
+    made = Ablation.read(written(tmp_path)).only(["pope"])
+    assert made.groups == {"closed": ("pope",)}
+    assert made.families == ["pope"]
+    with pytest.raises(ConfigError, match="asks none of the families textvqa"):
+        made.only(["textvqa"])
+    with pytest.raises(ConfigError, match=r"no 'popr'.*pope"):
+        made.only(["popr"])
+
+
+def test_families_of_data_are_not_chosen_by_type(tmp_path: Path) -> None:
+    words = ["ablate", "table-5", "--data", "x.jsonl", "--families", "gqa", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError)
+    assert "--families" in str(done.exception)
+
+
 def test_groups_may_have_any_name(tmp_path: Path) -> None:
     made = Ablation.read(written(tmp_path, groups={"[/b]": ["gqa"]}))
     console = Console(width=200, file=io.StringIO())

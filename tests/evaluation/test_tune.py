@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +21,12 @@ from hypothesis import strategies as st
 import tokenprune as tp
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameError, UnreachableBudgetError
 from tokenprune.data.items import Item, scene_items
+from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.mixes import chosen_rows
 from tokenprune.evaluation.tune.fit import Estimates, fit_need, needed_budgets, with_estimates
 from tokenprune.evaluation.tune.goal import Goal, goal_of, largest_budget
 from tokenprune.evaluation.tune.run import Plan, tune
-from tokenprune.evaluation.tune.search import Trial, gives_up
+from tokenprune.evaluation.tune.search import Trial, asked_keep_of, gives_up, importances
 from tokenprune.evaluation.tune.space import Alternatives, Range, Space
 from tokenprune.evaluation.tune.split import split
 from tokenprune.evaluation.tune.trial import Answered, Questions
@@ -67,6 +71,9 @@ def test_the_space_that_ships_builds_in_every_alternative_and_holds_the_default(
     made = tp.build(space.compose(lambda one: start[one.name]))
     assert replace(made, name="mi-pruner") == tp.build("mi-pruner")  # type: ignore[type-var]
     names = {
+        "stage",
+        "text",
+        "layer",
         "scorer",
         "aggregator",
         "tau",
@@ -140,6 +147,75 @@ def test_a_start_outside_of_the_space_is_refused(start: Any, tmp_path: Path) -> 
         Space.read(written(tmp_path / "space.yaml", {**SMALL, "start": [start]}))
 
 
+APART = {"name": "greedy", "objective": {"name": "max-min", "pairs": {"name": "cosine", "signal": "encoder"}}}
+QUESTION_OR_ALL = {"any": [{"label": "question", "value": None}, "all"], "as": "text"}
+WHERE: dict[str, Any] = {
+    "strategy": {
+        "as": "stage",
+        "any": [
+            {
+                "label": "projection",
+                "value": {"text": QUESTION_OR_ALL, "scorer": {"any": ["pmi", {"name": "speaking", "share": 0.5}]}},
+            },
+            {"label": "encoder", "value": {"selector": APART}},
+            {"label": "layer", "value": {"after_layer": {"any": [0, 1], "as": "layer"}, "scorer": "pmi"}},
+        ],
+    }
+}
+
+
+def test_where_and_by_which_words_is_open_too(tmp_path: Path) -> None:
+    space = Space.read(written(tmp_path / "space.yaml", WHERE))
+    assert set(space.open()) == {"stage", "text", "projection.scorer", "layer"}
+    chosen_ = {"stage": "projection", "text": "all", "projection.scorer": "speaking", "layer": "1"}
+    assert space.compose(lambda one: chosen_[one.name]) == {
+        "text": "all",
+        "scorer": {"name": "speaking", "share": 0.5},
+    }
+    assert space.compose(lambda one: {**chosen_, "text": "question"}[one.name])["text"] is None
+    assert space.compose(lambda one: {**chosen_, "stage": "layer"}[one.name]) == {"after_layer": 1, "scorer": "pmi"}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "says"),
+    [
+        # an alternative that only another one leads to, and that has no name
+        (0, {"text": {"any": ["all", "al"]}, "scorer": "pmi"}, "projection.text=al"),
+        (2, {"after_layer": {"any": [0, "x"]}, "scorer": "pmi"}, "layer.after_layer=x"),
+        (2, {"after_layer": 1, "scorer": {"any": ["pmi", "pmx"]}}, "layer.scorer=pmx"),
+        (2, {"after_layer": 1, "text": "all", "scorer": "pmi"}, "stage=layer"),
+    ],
+)
+def test_unknown_parts_of_a_place_are_told_with_the_place(place: int, change: Any, says: str, tmp_path: Path) -> None:
+    ways = [dict(way) for way in WHERE["strategy"]["any"]]
+    ways[place]["value"] = change
+    with pytest.raises(TokenPruneError, match=says):
+        Space.read(written(tmp_path / "space.yaml", {"strategy": {"any": ways, "as": "stage"}}))
+
+
+def test_what_acts_after_a_layer_is_asked_for_what_layers_process_on_average() -> None:
+    inside, before = tp.build({"after_layer": 0, "scorer": "pmi"}), tp.build({"scorer": "pmi"})
+    goal = goal_of(12, None, None, None)
+    assert asked_keep_of(before, 12, goal, 36, 4) == 12
+    assert asked_keep_of(inside, 12, goal, 36, 4) == 4  # 36 in the first of four layers, 4 in the others
+    with pytest.raises(UnreachableBudgetError, match="its first layers see more"):
+        asked_keep_of(inside, 9, goal_of(9, None, None, None), 36, 4)
+    # where accuracy is the constraint, the budget is open and its cost is what is measured
+    assert asked_keep_of(inside, 9, goal_of(None, 0.9, None, None), 36, 4) == 9
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "tune.md"
+
+
+def test_spaces_of_the_page_can_be_searched(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    spaces = [block for block in blocks if block.startswith("strategy:")]
+    assert len(spaces) == 2
+    for block in spaces:
+        (tmp_path / "space.yaml").write_text(block, encoding="utf-8")
+        assert Space.read(tmp_path / "space.yaml").open()
+
+
 # --- the split -------------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +264,7 @@ def test_constraints_that_say_nothing_or_too_much_are_refused(given_: dict[str, 
 def test_a_time_becomes_the_largest_budget_that_keeps_it(tmp_path: Path) -> None:
     rows = [
         {"batch": 1, "keep": keep, "first_token_ms": {"median": ms}}
-        for keep, ms in ((32, 10.0), (64, 14.0), (64, 12.0), (128, 20.0), (None, 90.0))
+        for keep, ms in ((0, 90.0), (32, 10.0), (64, 14.0), (64, 12.0), (128, 20.0), (None, 90.0))
     ]
     rows += [{"batch": 4, "keep": 256, "first_token_ms": {"median": 1.0}}, {"batch": 1, "keep": 192, "refused": "no"}]
     assert [largest_budget(rows, ms) for ms in (10, 13, 16.5, 20, 99)] == [32, 64, 96, 128, 128]
@@ -426,6 +502,99 @@ def test_a_tuned_file_is_a_strategy_everywhere(
     with tp.attach(model, str(found.strategy), found.candidate.keep, text="all") as run:
         model.generate(**inputs, max_new_tokens=1)
     assert 0 < run.tokens_after <= SIDE**2
+
+
+@pytest.mark.parametrize("stage", ["projection", "layer"])
+def test_a_tuned_file_says_where_and_by_which_words(
+    stage: str, model: Any, processor: Any, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every composition of a place is right, all else wrong: the file holds the place, and runs everywhere."""
+    start = {"stage": stage, "text": "all", "projection.scorer": "speaking", "layer": "0"}
+    known = {"projection": ("stage", "text", "projection.scorer"), "layer": ("stage", "layer")}[stage]
+    space = replace(Space.read(written(tmp_path / "space.yaml", WHERE)), start=({name: start[name] for name in known},))
+    asked = Questions.ask
+
+    def ask(self: Questions, rows: Any, start: int = 0, stop: int | None = None) -> list[Answered]:
+        found = asked(self, rows, start, stop)
+        right = [float(row.label not in (DEFAULT, f"{DEFAULT} (default)", "random")) for row in rows]
+        return [replace(one, correct=(r,) * len(one.correct)) for one, r in zip(found, right, strict=True)]
+
+    monkeypatch.setattr(Questions, "ask", ask)
+    goal = goal_of(20, None, None, None)
+    found = tune(model, processor, items, tmp_path / "out", {"model": "tiny"}, plan(space, 1, goal), note=notes_of)
+    assert found.strategy is not None
+    document = yaml.safe_load(found.strategy.read_text())
+    built = tp.build(str(found.strategy))
+    if stage == "layer":
+        assert document["strategy"]["after_layer"] == 0
+        # 36 tokens in the first layer, and so many in the others that it is 20 on average
+        assert built.layer_average(SIDE**2, 3, document["keep"]) <= 20 < SIDE**2
+        assert document["keep"] < 20
+    else:
+        assert document["strategy"]["text"] == built.text == "all"
+        assert document["keep"] == 20
+    rows = chosen_rows(str(found.strategy))
+    assert rows is not None
+    told_ = comparison(model, processor, items[:4], tmp_path / "compare", {}, strategies=rows, budgets=(8,))
+    assert not told_.failed
+    inputs = processor(images=items[0].image(), text="<image> what color is the dog", return_tensors="pt")
+    with tp.attach(model, str(found.strategy), document["keep"], processor=processor) as run:
+        model.generate(**inputs, max_new_tokens=1)
+    assert run.history[0].layer_tokens[0][-1] == document["keep"]
+
+
+def test_compositions_that_cannot_be_asked_say_why_and_do_not_count(
+    model: Any, processor: Any, items: list[Item], tmp_path: Path
+) -> None:
+    starts = [{"stage": "layer", "layer": "1"}, {"stage": "projection", "text": "all", "projection.scorer": "pmi"}]
+    space = replace(Space.read(written(tmp_path / "space.yaml", WHERE)), start=tuple(starts))
+    found = tune(
+        model, processor, items, tmp_path / "out", {}, plan(space, 1, goal_of(6, None, None, None)), note=notes_of
+    )
+    first, second = found.summary["trials"]
+    assert (first["state"], first["n"]) == ("refused", 0)
+    assert "its first layers see more" in first["why"]
+    assert (second["state"], second["why"]) == ("complete", "")
+    assert "1 compositions were tried" in found.words
+    assert first["why"] in html.unescape(write_report(tmp_path / "out", found.summary).read_text())
+
+
+def test_a_search_ends_when_its_time_is_over_and_the_verdict_follows(
+    model: Any, processor: Any, items: list[Item], space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves by a second whenever it is looked at: begin, and once before each composition."""
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr("tokenprune.evaluation.tune.search.time", clock)
+    asked = replace(plan(space, 9), timeout=2.5)
+    found = tune(model, processor, items, tmp_path, {}, asked, note=notes_of)
+    assert len(found.summary["trials"]) == 2
+    assert "2 compositions were tried" in found.words
+
+
+def test_nothing_is_tried_twice_and_a_small_space_ends_the_search(
+    model: Any, processor: Any, items: list[Item], tmp_path: Path
+) -> None:
+    few = {"strategy": {"scorer": {"any": ["pmi", "similarity", {"name": "random", "seed": 1}]}}}
+    space = Space.read(written(tmp_path / "space.yaml", few))
+    found = tune(model, processor, items, tmp_path / "out", {}, plan(space, 9), note=notes_of)
+    tried_ = [str(one["strategy"]) for one in found.summary["trials"]]
+    assert len(tried_) == len(set(tried_)) == 3
+
+
+def test_what_mattered_is_what_separates_good_from_bad(space: Space) -> None:
+    goal = goal_of(6, None, None, None)
+    draw = np.random.default_rng(0)
+    done = []
+    for number in range(40):
+        tau, lam = draw.uniform(0.01, 1.0), draw.uniform(0.0, 1.0)
+        chosen_ = {"scorer": "pmi", "scorer.pmi.prior": "uniform", "tau": tau, "selector": "greedy", "lam": lam}
+        done.append(replace(trial(number, 1 - tau, 6.0), params=chosen_))
+    found = importances(space, goal, SIDE**2, 0, done)
+    assert max(found, key=lambda name: found[name]) == "tau"
+    assert found["tau"] > 3 * found["lam"]
+    assert importances(space, goal, SIDE**2, 0, done[:9]) == {}  # too few to tell
+    with pytest.raises(ConfigError, match="no trials"):
+        importances(space, goal, SIDE**2, 0, [])
 
 
 def test_a_constraint_that_nothing_keeps_is_told(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from tests.support.harness import SHORT, asked, chat_about
@@ -25,6 +26,7 @@ from tokenprune.core.errors import (
 from tokenprune.data.images import picture
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import compare
+from tokenprune.hf.attach import attach
 from tokenprune.integrations.lmms_eval.answering import Answerer, Generation
 from tokenprune.integrations.lmms_eval.chats import bare, chat_of, wrapping
 from tokenprune.integrations.lmms_eval.options import Options
@@ -44,6 +46,28 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any, d
     names = ["mi-pruner", "fastv", "random:seed=1"]
     compare(model, processor, items, out, {"model": "tiny"}, strategies=names, budgets=(9,), batch_size=4)
     return model, processor, items, {(x["strategy"], x["draw"], x["sample"]): x for x in read_results(out)}
+
+
+def test_a_file_says_what_prunes_and_by_which_words(compared: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """A strategy of a file is one like any; the words it reads go before the harness's default, not before a choice."""
+    model, processor, items, lines = compared
+    file = tmp_path / "strategy.yaml"
+    whole = {"scorer": "pmi", "selector": {"name": "greedy", "objective": {"name": "mmr", "lam": 0.5}}}
+    seen: list[Any] = []
+
+    def watching(*args: Any, text: Any, **options: Any) -> Any:
+        seen.append(text)
+        return attach(*args, text=text, **options)
+
+    monkeypatch.setattr("tokenprune.integrations.lmms_eval.answering.attach", watching)
+    for own, asked_for in ((None, "question"), ("all", "question"), ("all", "prompt")):
+        file.write_text(yaml.safe_dump({"label": "tuned", "strategy": {**whole, "text": own}, "tuned": {}}))
+        answerer = Answerer(model, processor, Options(strategy=str(file), keep=9, text=asked_for))
+        answers = asked(answerer, items[:2], 2)
+        if own is None:
+            assert [a.text for a in answers] == [lines["mi-pruner", 0, item.id]["prediction"] for item in items[:2]]
+    assert seen[1:] == ["all", "prompt"]
+    assert [words for question in seen[0] for words in question] == [item.question.text for item in items[:2]]
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])

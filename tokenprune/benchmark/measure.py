@@ -102,7 +102,7 @@ class Bench:
     def _request(self, strategy: AnyStrategy, keep: int | None) -> Request:
         # pictures of one's own may have fewer tokens than a budget, those of a geometry are known
         budget = Budget(1.0 if keep is None else keep, clip=self._own)
-        return Request.of(self.model, strategy, budget, None, None, self._text, self.processor)
+        return Request.of(self.model, strategy, budget, None, None, strategy.text or self._text, self.processor)
 
     def _quiet(self) -> dict[str, Any]:
         """Random weights must not say that they saw an image."""
@@ -119,7 +119,9 @@ class Bench:
         if not isinstance(strategy, LayerSchedule):
             features = self._features(request)
             found["select_ms"] = self._time(lambda: strategy.select(features, request.budget)).row
-        with attach(self.model, strategy, request.budget, text=self._text, processor=self.processor) as run:
+        with attach(
+            self.model, strategy, request.budget, text=strategy.text or self._text, processor=self.processor
+        ) as run:
             found |= self._generation()
         if not isinstance(strategy, LayerSchedule):
             found |= self._prefill(run.history[-1].sequence_after)

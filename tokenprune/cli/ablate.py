@@ -11,6 +11,7 @@ from tokenprune.cli.console import print_table
 from tokenprune.cli.data import DataOptions
 from tokenprune.cli.groups import grouped
 from tokenprune.cli.judge import JudgeOptions
+from tokenprune.cli.options import words_or_all
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["ablate"]
@@ -20,6 +21,9 @@ __all__ = ["ablate"]
 def ablate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An ablation, 'all', or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of results, one folder each; runs that were stopped go on there.")],
+    families: Annotated[
+        str, typer.Option(help="Question types of scenes to ask of those that an ablation has; 'all'.")
+    ] = "all",
     limit: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="Questions of each ablation; 200, of --data all.")
     ] = None,
@@ -51,7 +55,11 @@ def ablate(
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
     grader = judge.grader()
     prepared = []
-    for ablation in chosen:
+    asked_for = words_or_all("--families", families)
+    if data.data is not None and asked_for is not None:
+        raise ConfigError("--families chooses among painted scenes; questions of --data are asked as they are")
+    for one in chosen:
+        ablation = one if asked_for is None else one.only(asked_for)
         asked = data.questions(
             families=ablation.families if data.data is None else None,
             limit=200 if data.data is None and limit is None else limit,

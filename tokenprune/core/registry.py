@@ -29,7 +29,8 @@ from tokenprune.core.errors import (
     closest,
 )
 from tokenprune.core.kinds import Component
-from tokenprune.core.strategy import AnyStrategy, Strategy
+from tokenprune.core.schedule import from_parts
+from tokenprune.core.strategy import AnyStrategy
 
 __all__ = [
     "KINDS",
@@ -215,7 +216,7 @@ class Registry:
             parts = {**strategy, **options}
             if "strategy" in parts:
                 return self.build(parts.pop("strategy"), **parts)
-            return self._checked(self._call("a strategy from parts", Strategy, parts), "parts")
+            return self._checked(self._call("a strategy from parts", from_parts, parts), "parts")
         if isinstance(strategy, str) and ":" in strategy and not self._addresses("strategies", strategy):
             addressed = self._addresses("strategies", ":".join(strategy.split(":")[:2]))
             name, given = _options_in(strategy, 2 if addressed else 1)
@@ -423,8 +424,9 @@ def build(strategy: AnyStrategy | str | Mapping[str, Any], **options: Any) -> An
         A strategy, which is returned; a YAML file that holds one (``strategy.yaml``); a registered name,
         with options where one line has to do
         (``"mi-pruner:lam=0.7:tau=0.02"``); or the parts: ``{"scorer": ..., "selector": ..., "merger": ...}``, each a
-        name, a mapping with "name" and options, or an object. A mapping with "strategy" is a name with options, as
-        read from YAML.
+        name, a mapping with "name" and options, or an object, with "after_layer" inside the language model, with "text"
+        for other words than the user's (:func:`~tokenprune.core.schedule.from_parts`). A mapping with "strategy" is a
+        name with options, as read from YAML.
     **options
         Options of the strategy; parts among them (``normalizer=``, ``aggregator=`` ...) by name or mapping too.
 

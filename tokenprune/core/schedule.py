@@ -14,16 +14,19 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from tokenprune.core.adaptive import Adaptive
 from tokenprune.core.budget import Budget, Keep, Unit
+from tokenprune.core.encoder_kinds import EncoderStage
 from tokenprune.core.errors import ConfigError, OptionTypeError, UnsupportedError
 from tokenprune.core.features import Features, is_signal
 from tokenprune.core.indexing import left_aligned
-from tokenprune.core.kinds import check_choice
+from tokenprune.core.kinds import Merger, Scorer, Selector, check_choice
 from tokenprune.core.layer_kinds import Appending, AsAsked, DecodeRule, KeepRule, LayerContext, Measure
+from tokenprune.core.ranking import TopK
 from tokenprune.core.selection import Selection
-from tokenprune.core.strategy import AnyStrategy, Positions, Strategy
+from tokenprune.core.strategy import AnyStrategy, Positions, Strategy, TextScope
 
-__all__ = ["LAYER_SIGNALS", "DecodeEvent", "LayerEvent", "LayerSchedule", "Rows"]
+__all__ = ["LAYER_SIGNALS", "DecodeEvent", "LayerEvent", "LayerSchedule", "Rows", "from_parts"]
 
 Rows = Literal["last", "text"]
 
@@ -85,6 +88,11 @@ class LayerEvent:
         check_choice(self, "rows", get_args(Rows))
         if self.normed and self.strategy.merger is not None:
             raise ConfigError("LayerEvent.normed: merged tokens would be normed, but the next layer reads plain ones")
+        if self.strategy.text is not None:
+            raise ConfigError(
+                f"after layer {self.after_layer} all text behind the picture is read: leave "
+                f"text={self.strategy.text!r} out, or let the strategy act in front of the language model"
+            )
 
     @property
     def requires(self) -> frozenset[str]:
@@ -236,6 +244,11 @@ class LayerSchedule(AnyStrategy):
                 raise ConfigError(f"{event!r} reads {sorted(unknown)}, which no earlier event measures")
             if "part" in event.requires and (self.before is None or not self.before.selector.gives_groups):
                 raise ConfigError(f"{event!r} reads 'part', which needs a strategy before that hands groups on")
+
+    @property
+    def text(self) -> TextScope | None:  # type: ignore[override]
+        """Of what acts before the language model; events read all text behind the picture."""
+        return None if self.before is None else self.before.text
 
     @property
     def positions_inside(self) -> Positions:
@@ -450,6 +463,48 @@ class LayerSchedule(AnyStrategy):
         n_layers = self.reference_layers or event.after_layer + 2
         context = self.begin(budget.counts(sizes), sizes, n_layers)
         return event.decide(features, replace(context, layer=context.layers[0]))[0]
+
+
+def from_parts(
+    *,
+    scorer: Scorer | None = None,
+    selector: Selector = TopK(),  # noqa: B008  (immutable)
+    merger: Merger | None = None,
+    positions: Positions = "keep",
+    name: str = "custom",
+    stage: EncoderStage | None = None,
+    text: TextScope | None = None,
+    after_layer: int | None = None,
+) -> Strategy | LayerSchedule:
+    """Make a strategy of parts, in front of the language model or after one of its layers.
+
+    Parameters
+    ----------
+    scorer, selector, merger, positions, name, stage, text
+        As of :class:`~tokenprune.core.strategy.Strategy`.
+    after_layer : int, optional
+        Decoder layer (0-based; negative counts from the end) at whose output the same parts act on hidden states:
+        layers up to it see all tokens. In front of the language model without one.
+
+    Raises
+    ------
+    OptionTypeError
+        ``after_layer`` is no whole number.
+    ConfigError
+        What cannot be had between layers: a rule for the budget, a stage in the encoder, a choice of text.
+    """
+    made = Strategy(scorer, selector, merger, positions, name, stage, text)
+    if after_layer is None:
+        return made
+    if isinstance(after_layer, bool) or not isinstance(after_layer, int):
+        raise OptionTypeError(f"after_layer must be the number of a decoder layer, got {after_layer!r}")
+    if stage is not None:
+        raise ConfigError(f"after_layer={after_layer}: patches leave in the encoder by 'stage'; give one of the two")
+    if isinstance(selector, Adaptive):
+        raise ConfigError(
+            f"after_layer={after_layer}: between layers budgets are fixed; take another selector than 'adaptive'"
+        )
+    return LayerSchedule(name, (LayerEvent(after_layer, made),), positions=positions)
 
 
 def _counted(layer: int, n_layers: int) -> int:

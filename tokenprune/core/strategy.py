@@ -30,9 +30,13 @@ from tokenprune.core.kinds import Merged, Merger, Problem, Scorer, Selector, che
 from tokenprune.core.ranking import TopK, relevance
 from tokenprune.core.selection import Selection
 
-__all__ = ["AnyStrategy", "Positions", "Strategy"]
+__all__ = ["AnyStrategy", "Positions", "Strategy", "TextScope"]
 
 Positions = Literal["keep", "compact"]
+
+TextScope = Literal["prompt", "last-turn", "keywords", "all"]
+"""Which of a prompt's tokens a strategy reads as its text: what the user says in all turns, in the last one, in all
+turns less stop words, or everything."""
 
 
 class AnyStrategy(ABC):
@@ -44,10 +48,13 @@ class AnyStrategy(ABC):
         Shown in reports.
     positions : str
         Whether kept tokens keep the position ids they had ("keep"), or are renumbered without gaps ("compact").
+    text : str or None
+        Which tokens count as the prompt's text where the caller does not say; None for "prompt".
     """
 
     name: str
     positions: Positions
+    text: TextScope | None = None
 
     @property
     @abstractmethod
@@ -142,6 +149,10 @@ class Strategy(AnyStrategy):
         Whether kept tokens keep the position ids they had, or are renumbered without gaps ("compact").
     name : str, default "custom"
         Shown in reports.
+    text : str, optional
+        Which of a prompt's tokens count as its text where the caller of ``attach`` does not say: "prompt" (what the
+        user says in all turns), "last-turn", "keywords" (less English stop words) or "all" (system text and template,
+        too). "prompt" without one.
 
     Examples
     --------
@@ -158,6 +169,7 @@ class Strategy(AnyStrategy):
     positions: Positions = "keep"
     name: str = "custom"
     stage: EncoderStage | None = None
+    text: TextScope | None = None
 
     def __post_init__(self) -> None:
         kinds: dict[str, type] = {"scorer": Scorer, "selector": Selector, "merger": Merger, "stage": EncoderStage}
@@ -166,6 +178,8 @@ class Strategy(AnyStrategy):
             if not isinstance(value, kind) and (value is not None or field == "selector"):
                 raise OptionTypeError(f"Strategy.{field} must be a {kind.__name__}, got {value!r}")
         check_choice(self, "positions", get_args(Positions))
+        if self.text is not None:
+            check_choice(self, "text", get_args(TextScope))
         if self.scorer is None and self.selector.uses_scores:
             raise ConfigError(f"Strategy.scorer is missing: {self.selector!r} chooses by scores")
         if self.merger is not None and self.merger.needs_groups and not self.selector.gives_groups:

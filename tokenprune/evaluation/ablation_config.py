@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,6 +93,25 @@ class Ablation:
     def about(self, tasks: Iterable[str]) -> Ablation:
         """The same for other questions: a group a task, and no published numbers, which are about others."""
         return replace(self, groups={task: (task,) for task in tasks}, paper={})
+
+    def only(self, families: Collection[str]) -> Ablation:
+        """The same for some of its families of questions; groups that lose all of theirs go.
+
+        Raises
+        ------
+        ConfigError
+            There is no such family, with the closest one, or the ablation asks none of these.
+        """
+        for family in families:
+            if family not in FAMILIES:
+                raise ConfigError(f"families: no {family!r}; {closest(family, FAMILIES)}")
+        left = {name: tuple(f for f in group if f in families) for name, group in self.groups.items()}
+        if not any(left.values()):
+            raise ConfigError(
+                f"ablation {self.name!r} asks none of the families {', '.join(families)}; it asks "
+                f"{', '.join(self.families)}"
+            )
+        return replace(self, groups={name: group for name, group in left.items() if group}, paper={})
 
     def values_of(self, axis: int) -> list[str]:
         """Values of an axis, as shown, in order."""

@@ -25,7 +25,8 @@ class NestedSelection(AnyStrategy):
     """
 
     def __init__(self, strategy: Strategy) -> None:
-        self.strategy, self.name, self.positions = strategy, strategy.name, strategy.positions
+        self.strategy, self.name = strategy, strategy.name
+        self.positions, self.text = strategy.positions, strategy.text
         self.known: tuple[Features, Selection] | None = None
 
     @property

@@ -198,7 +198,7 @@ class Asked:
                 self.model,
                 strategy,
                 self._budget(strategy, row.keep),
-                text=self.text,
+                text=strategy.text or self.text,
                 processor=self.processor,
                 encoded=shown.encoded,
             )

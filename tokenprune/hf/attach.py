@@ -39,7 +39,7 @@ def attach(
     *,
     unit: Unit | None = None,
     positions: Positions | None = None,
-    text: Text = "prompt",
+    text: Text | None = None,
     processor: Any = None,
     encoded: Encoded | None = None,
     extra: Extra | None = None,
@@ -67,10 +67,11 @@ def attach(
         budget); see :class:`~tokenprune.core.budget.Budget`.
     positions : str, optional
         "keep" or "compact"; the strategy's own choice by default.
-    text : Text, default "prompt"
+    text : Text, optional
         Which tokens count as the prompt's text: what the user says in all turns ("prompt"), in the last one
-        ("last-turn"), the question itself or a list of them, everything ("all"), a bool mask (B, S) or a function of
-        the ids; see :func:`~tokenprune.hf.prompt_text.prompt_text`.
+        ("last-turn"), in all turns less English stop words ("keywords"), the question itself or a list of them,
+        everything ("all"), a bool mask (B, S) or a function of the ids; see
+        :func:`~tokenprune.hf.prompt_text.prompt_text`. By default the strategy's own choice, or "prompt".
     processor : optional
         The model's processor or tokenizer, to tell the user's words from everything else; by default the one that was
         saved with the model, where it lies on this machine. A question as ``text`` needs it.

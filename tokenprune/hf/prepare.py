@@ -45,7 +45,7 @@ def prepare(
     *,
     unit: Unit | None = None,
     positions: Positions | None = None,
-    text: Text = "prompt",
+    text: Text | None = None,
     processor: Any = None,
     encoded: Encoded | None = None,
     extra: Extra | None = None,

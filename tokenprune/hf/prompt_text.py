@@ -25,14 +25,16 @@ from tokenprune.hf.prompt_pictures import condensed, pattern
 from tokenprune.hf.prompt_question import locate
 from tokenprune.hf.prompt_spelling import Speller, Spelling
 from tokenprune.hf.prompt_turns import KNOWN, Style, Turn, adjacent, user_turns, words_of
+from tokenprune.hf.stop_words import keywords
 
 __all__ = ["TURNS", "Reading", "Scaffold", "Text", "check_text", "prompt_text"]
 
 Text = str | Sequence[str] | Sequence[Sequence[str]] | Tensor | Callable[[Tensor], Tensor]
-"""Which tokens count as text: "prompt" (all turns of the user), "last-turn" (the last of them), "all", the question
-itself (or several, or some for each sample), a bool mask (B, S), or a function from ids to such a mask."""
+"""Which tokens count as text: "prompt" (all turns of the user), "last-turn" (the last of them), "keywords" (all turns
+less English stop words), "all", the question itself (or several, or some for each sample), a bool mask (B, S), or a
+function from ids to such a mask."""
 
-TURNS: Final = ("prompt", "last-turn")
+TURNS: Final = ("prompt", "last-turn", "keywords")
 """Options that take a prompt's turns apart."""
 
 OPTIONS: Final = (*TURNS, "all")
@@ -214,14 +216,15 @@ def prompt_text(
         Real tokens; image placeholders.
     special_ids : frozenset of int
     text : Text, default "prompt"
-        "prompt": what the user says, in all turns; "last-turn": in the last one that says something; "all": everything
-        but placeholders and padding. Any other string is a question to be found in each prompt, a list of strings has
-        one for each sample (with a single prompt: several that all count), a list of lists several for each. Where a
-        question occurs among the user's words, other places do not count. A mask or list with fewer rows than there
-        are copies of prompts (beams) stands for all copies.
+        "prompt": what the user says, in all turns; "last-turn": in the last one that says something; "keywords": in all
+        turns, less :data:`~tokenprune.hf.stop_words.STOP_WORDS` and punctuation, if anything is left then; "all":
+        everything but placeholders and padding. Any other string is a question to be found in each prompt, a list of
+        strings has one for each sample (with a single prompt: several that all count), a list of lists several for
+        each. Where a question occurs among the user's words, other places do not count. A mask or list with fewer rows
+        than there are copies of prompts (beams) stands for all copies.
     scaffold : Scaffold, optional
-        Without one "prompt" and "last-turn" mean what follows the first image less special tokens, or all of the
-        prompt where nothing follows: with role words, since those cannot be told from others.
+        Without one "prompt", "last-turn" and "keywords" mean what follows the first image less special tokens, or all
+        of the prompt where nothing follows: with role words, since those cannot be told from others.
 
     Returns
     -------
@@ -266,6 +269,8 @@ def prompt_text(
             characters = _asked(questions[b], reading, scaffold, b, any(shown), text)
         else:
             characters = list(reading.turns[-1]) if text == "last-turn" and reading.turns else reading.words
+            if text == "keywords":
+                characters = keywords(reading.line.text, characters)
             if reading.doubt is not None and any(shown):
                 _warn(f"the question of sample {b} is a guess: {reading.doubt}: {reading.said!r}")
         marked[b, sorted(reading.line.tokens(characters))] = True
@@ -331,8 +336,8 @@ def _questions(text: Any, rows: int) -> list[list[str]]:
         several = [entry] if isinstance(entry, str) else entry
         if not isinstance(several, list | tuple) or not all(isinstance(one, str) for one in several):
             raise OptionTypeError(
-                "text must be 'prompt', 'last-turn', 'all', a question, a list of questions, a bool mask or a "
-                f"function, got {type(text).__name__} {text!r}"
+                "text must be 'prompt', 'last-turn', 'keywords', 'all', a question, a list of questions, a bool mask "
+                f"or a function, got {type(text).__name__} {text!r}"
             )
         found.append(list(several))
     if rows == 1 and len(found) > 1 and all(isinstance(entry, str) for entry in text):

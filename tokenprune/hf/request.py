@@ -77,7 +77,7 @@ class Request:
         keep: Keep | Budget,
         unit: Unit | None,
         positions: Positions | None,
-        text: Text,
+        text: Text | None,
         processor: Any,
         extra: Extra | None = None,
     ) -> Request:
@@ -112,6 +112,8 @@ class Request:
                 "time, height and width: leave it out, or use 'keep'"
             )
         chosen = "keep" if adapter.multi_axis else positions or built.positions
+        # whoever asks decides; then the strategy
+        text = (built.text or TURNS[0]) if text is None else text
         check_text(text, processor)
         scaffold = None if processor is None else Scaffold.of(processor, adapter.image_token_ids)
         if scaffold is not None and not belongs(processor, adapter.model):

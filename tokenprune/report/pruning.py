@@ -140,7 +140,9 @@ def look(
             if isinstance(strategy, Strategy) and strategy.stage is not None:
                 inputs, encoded = seen.pixels, None
             unit: Any = {} if seen.unit is None else {"unit": seen.unit}
-            pruning = attach(model, strategy, asked_for, text=text, processor=processor, encoded=encoded, **unit)
+            pruning = attach(
+                model, strategy, asked_for, text=strategy.text or text, processor=processor, encoded=encoded, **unit
+            )
         with pruning as run:
             out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         said = processor.decode(out[0, seen.inputs["input_ids"].shape[1] :], skip_special_tokens=True)

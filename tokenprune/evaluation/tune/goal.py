@@ -114,7 +114,8 @@ def largest_budget(rows: Sequence[dict[str, Any]], max_ms: float) -> int:
     for row in rows:
         ms = row.get("first_token_ms")
         ms = ms.get("median") if isinstance(ms, dict) else ms
-        if row.get("keep") is not None and row["batch"] == batch and isinstance(ms, int | float):
+        # the unpruned model's budget is 0: its time says nothing about budgets
+        if row.get("keep") and row["batch"] == batch and isinstance(ms, int | float):
             timed.setdefault(int(row["keep"]), []).append(float(ms))
     if not timed:
         raise ConfigError("--costs: no row of it has a budget and the time to the first token")

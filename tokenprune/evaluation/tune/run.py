@@ -34,6 +34,7 @@ from tokenprune.evaluation.tune.verdict import (
 )
 from tokenprune.evaluation.tune.written import write_strategy
 from tokenprune.hf.adapters.base import adapter_for
+from tokenprune.hf.cost import DecoderShape
 from tokenprune.hf.patching import turn_of
 from tokenprune.hf.support import refusal
 from tokenprune.results.provenance import provenance, short
@@ -99,7 +100,7 @@ class Plan:
     space : Space
         What may be composed.
     trials : int
-        Compositions to try, those that the folder holds among them.
+        Compositions to ask, those that the folder holds among them.
     timeout : float or None
         Seconds after which no further composition is tried; the verdict follows.
     seed : int
@@ -174,13 +175,13 @@ def tune(
             candidate, rows, verdict = _judged(done, remembered, plan, n_visual, progress)
         except KeyboardInterrupt:
             done = tried(folder.read())
-            told = f"stopped after {len(done)} of {plan.trials} compositions; the same command goes on"
+            told = f"stopped after {_looked(done)} of {plan.trials} compositions; the same command goes on"
             raise StoppedError(told) from None
-        words = said(verdict, goal, len(done))
+        words = said(verdict, goal, _looked(done))
         path = folder.path / "strategy.yaml"
         wanted = verdict.beats if goal.budget is not None else verdict.met
         if wanted:
-            write_strategy(path, candidate, verdict, goal, record, len(done))
+            write_strategy(path, candidate, verdict, goal, record, _looked(done))
         else:
             path.unlink(missing_ok=True)
         summary = {
@@ -203,6 +204,11 @@ def tune(
         }
         write_atomically(folder.path / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return Tuned(words, verdict, candidate, path if wanted else None, summary)
+
+
+def _looked(done: Sequence[Trial]) -> int:
+    """Compositions that were asked anything."""
+    return sum(trial.state != "refused" for trial in done)
 
 
 def _searched(
@@ -235,6 +241,7 @@ def _searched(
         estimates,
         folder,
         n_visual=n_visual,
+        n_layers=DecoderShape.of(model.config.get_text_config()).layers,
         trials=plan.trials,
         timeout=plan.timeout,
         seed=plan.seed,
@@ -242,7 +249,8 @@ def _searched(
         progress=progress,
     )
     if not finalists(done):
-        raise ConfigError(f"none of {len(done)} compositions answered all training questions: give more --trials")
+        why = next((f"; one was refused: {trial.why}" for trial in done if trial.why), "")
+        raise ConfigError(f"none of {len(done)} compositions answered all training questions: give more --trials{why}")
     if plan.goal.budget is None and max(trial.value for trial in done) < 1:
         best = max(done, key=lambda trial: trial.value)
         raise UnreachableBudgetError(

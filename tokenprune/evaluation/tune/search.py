@@ -10,7 +10,10 @@ from functools import partial
 from typing import Any
 
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnsupportedError
+from tokenprune.core.matching import matched_keep
 from tokenprune.core.registry import build
+from tokenprune.core.schedule import LayerSchedule
+from tokenprune.core.strategy import AnyStrategy
 from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.tune.fit import Estimates, with_estimates
 from tokenprune.evaluation.tune.goal import Goal
@@ -18,13 +21,17 @@ from tokenprune.evaluation.tune.space import Alternatives, Open, Space
 from tokenprune.evaluation.tune.trial import Answered, Questions
 from tokenprune.results.store import ResultFolder
 
-__all__ = ["KEEP", "RUNGS", "Trial", "gives_up", "importances", "need_optuna", "search", "tried"]
+__all__ = ["KEEP", "RUNGS", "Trial", "asked_keep_of", "gives_up", "importances", "need_optuna", "search", "tried"]
 
 RUNGS = (1, 2, 4)
 """Questions asked before a composition may be given up, as quarters of all: asynchronous successive halving."""
 
 HOPELESS = 1.5
 """A composition that keeps so many times the budget on the first batch is asked no more."""
+
+GUIDED, ATTEMPTS = 4, 40
+"""How often another composition is looked for where one was tried already: by what is known, then blindly. Where all
+are known the space holds no others, or nearly none."""
 
 KEEP = "keep"
 """Name of the budget where that is open, too."""
@@ -63,12 +70,14 @@ class Trial:
     keep : int
         Budget that it was asked with.
     state : str
-        "complete", "pruned" (given up after some questions) or "refused" (the model cannot give what it reads).
+        "complete", "pruned" (given up after some questions) or "refused" (asked nothing; ``why`` says the reason).
     steps : sequence of (rung, value)
     accuracy, tokens : float or None
         Over the questions it was asked; None where there were none.
     n : int
         Questions.
+    why : str
+        Why it was refused: parts that do not go together, a signal that the model lacks, a budget that it cannot have.
     """
 
     number: int
@@ -80,6 +89,7 @@ class Trial:
     accuracy: float | None
     tokens: float | None
     n: int
+    why: str = ""
 
     @property
     def value(self) -> float:
@@ -112,14 +122,16 @@ def _keep_distribution(n_visual: int) -> Any:
     return IntDistribution(min(4, n_visual), n_visual, log=True)
 
 
-def _study(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequence[Trial]) -> Any:
-    """A study that knows what was tried; the same trials and seed propose the same composition next."""
+def _study(space: Space, goal: Goal, n_visual: int, seed: int, done: Sequence[Trial], attempt: int = 0) -> Any:
+    """A study that knows what was tried; the same trials, seed and attempt propose the same composition next."""
     optuna = need_optuna()
-    study = optuna.create_study(
-        direction="maximize",
-        # a seed for each place in the sequence, so that a search that was stopped goes on as if it had not been
-        sampler=optuna.samplers.TPESampler(seed=seed + len(done), multivariate=True, group=True, n_startup_trials=12),
-    )
+    # a seed for each place in the sequence, so that a search that was stopped goes on as if it had not been
+    mine = seed + len(done) + 100_003 * attempt
+    if attempt < GUIDED:
+        sampler = optuna.samplers.TPESampler(seed=mine, multivariate=True, group=True, n_startup_trials=12)
+    else:
+        sampler = optuna.samplers.RandomSampler(seed=mine)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     known = {name: _distribution(one) for name, one in space.open().items()} | {KEEP: _keep_distribution(n_visual)}
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "refused": "PRUNED"}
     for trial in done:
@@ -151,13 +163,17 @@ def search(
     folder: ResultFolder,
     *,
     n_visual: int,
+    n_layers: int,
     trials: int,
     timeout: float | None = None,
     seed: int = 0,
     refused: Callable[[Any], str | None] = lambda strategy: None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Trial]:
-    """Try compositions until there are ``trials`` of them in the folder, or ``timeout`` seconds are over.
+    """Try compositions until ``trials`` of them were asked, or ``timeout`` seconds are over.
+
+    Those that are refused cost nothing and do not count, as long as there are no more of them than of the others. None
+    is tried twice; a space that holds no others ends the search.
 
     Parameters
     ----------
@@ -171,6 +187,8 @@ def search(
         Trials that it holds are not repeated.
     n_visual : int
         Visual tokens of a picture.
+    n_layers : int
+        Decoder layers of the model.
     trials : int
     timeout : float, optional
     seed : int
@@ -180,27 +198,30 @@ def search(
     """
     done = tried(folder.read())
     end = None if timeout is None else time.monotonic() + timeout
-    while len(done) < trials and (end is None or time.monotonic() < end):
-        study = _study(space, goal, n_visual, seed, done)
-        if len(done) < len(space.start):
-            begin = dict(space.start[len(done)])
-            if goal.budget is None:
-                begin[KEEP] = max(1, n_visual // 9)
-            study.enqueue_trial(begin)
-        trial = study.ask()
-        progress(len(done), trials, "trial")
-        composition = with_estimates(space.compose(partial(_suggest, trial)), estimates)
-        if goal.budget is None:
-            distribution = _keep_distribution(n_visual)
-            keep = trial.suggest_int(KEEP, distribution.low, distribution.high, log=True)
-        else:
-            keep = goal.budget
+    asked = sum(trial.state != "refused" for trial in done)
+    while asked < trials and len(done) < 2 * trials and (end is None or time.monotonic() < end):
+        progress(asked, trials, "trial")
+        proposal = _proposed(space, goal, estimates, n_visual, seed, done)
+        if proposal is None:
+            break
+        params, composition, keep = proposal
         # where the search begins is what others are measured against, whole
         rivals = [] if len(done) < len(space.start) else done
-        steps, answered, state = _asked(composition, keep, goal, questions, full, n_visual, refused, rivals)
+        why, state = "", "refused"
+        steps: list[tuple[int, float]] = []
+        answered: Answered | None = None
+        try:
+            strategy = build(composition)
+            keep = asked_keep_of(strategy, keep, goal, n_visual, n_layers)
+            why = refused(strategy) or ""
+            if not why:
+                row = Condition("trial", "strategy", keep, 0, strategy)
+                steps, answered, state = _asked(row, goal, questions, full, n_visual, rivals)
+        except TokenPruneError as error:
+            why = str(error)
         one = Trial(
             len(done),
-            dict(trial.params),
+            params,
             composition,
             keep,
             state,
@@ -208,10 +229,48 @@ def search(
             None if answered is None else answered.accuracy,
             None if answered is None else answered.mean_tokens,
             0 if answered is None else len(answered.samples),
+            why,
         )
         folder.append([one.line()])
         done.append(one)
+        asked += state != "refused"
     return done
+
+
+def _proposed(
+    space: Space, goal: Goal, estimates: Estimates, n_visual: int, seed: int, done: Sequence[Trial]
+) -> tuple[dict[str, Any], dict[str, Any], int] | None:
+    """Choices, the composition and its budget, none that was tried; None where no other is found."""
+    known = [(trial.strategy, trial.params.get(KEEP)) for trial in done]
+    for attempt in range(ATTEMPTS):
+        study = _study(space, goal, n_visual, seed, done, attempt)
+        if len(done) < len(space.start) and not attempt:
+            begin = dict(space.start[len(done)])
+            if goal.budget is None:
+                begin[KEEP] = max(1, n_visual // 9)
+            study.enqueue_trial(begin)
+        trial = study.ask()
+        composition = with_estimates(space.compose(partial(_suggest, trial)), estimates)
+        keep = goal.budget
+        if keep is None:
+            distribution = _keep_distribution(n_visual)
+            keep = trial.suggest_int(KEEP, distribution.low, distribution.high, log=True)
+        if (composition, trial.params.get(KEEP)) not in known:
+            return dict(trial.params), composition, keep
+    return None
+
+
+def asked_keep_of(strategy: AnyStrategy, keep: int, goal: Goal, n_visual: int, n_layers: int) -> int:
+    """What a composition is asked for, so that layers process the budget on average.
+
+    Raises
+    ------
+    UnreachableBudgetError
+        The layers before it acts see too much.
+    """
+    if goal.budget is None or not isinstance(strategy, LayerSchedule):
+        return keep
+    return matched_keep(strategy, goal.budget, n_visual, n_layers)
 
 
 def gives_up(value: float, rung: int, rivals: Sequence[Trial]) -> bool:
@@ -224,30 +283,16 @@ def gives_up(value: float, rung: int, rivals: Sequence[Trial]) -> bool:
 
 
 def _asked(
-    composition: Mapping[str, Any],
-    keep: int,
-    goal: Goal,
-    questions: Questions,
-    full: Answered,
-    n_visual: int,
-    refused: Callable[[Any], str | None],
-    rivals: Sequence[Trial],
-) -> tuple[list[tuple[int, float]], Answered | None, str]:
+    row: Condition, goal: Goal, questions: Questions, full: Answered, n_visual: int, rivals: Sequence[Trial]
+) -> tuple[list[tuple[int, float]], Answered, str]:
     """Values after each rung, the answers, and how it ended."""
-    strategy = build(composition)
-    if refused(strategy) is not None:
-        return [], None, "refused"
-    row = Condition("trial", "strategy", keep, 0, strategy)
     answered: Answered | None = None
     steps: list[tuple[int, float]] = []
     start = 0
     for rung in RUNGS:
         stop = -(-len(questions) * rung // RUNGS[-1])
         for number in range(start, stop):
-            try:
-                (more,) = questions.ask([row], number, number + 1)
-            except TokenPruneError:
-                return steps, answered, "refused"
+            (more,) = questions.ask([row], number, number + 1)
             answered = more if answered is None else answered + more
             if number == 0 and goal.budget is not None and answered.mean_tokens > HOPELESS * goal.budget:
                 return [(rung, goal.value(answered, full, n_visual))], answered, "pruned"
@@ -257,6 +302,7 @@ def _asked(
         steps.append((rung, value))
         if rung != RUNGS[-1] and gives_up(value, rung, rivals):
             return steps, answered, "pruned"
+    assert answered is not None
     return steps, answered, "complete"
 
 

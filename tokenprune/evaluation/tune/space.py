@@ -40,17 +40,21 @@ Choose = Callable[[Open], Any]
 """Answers an open value: a label, or a number."""
 
 
-def _label(option: Any) -> str:
-    return str(option["name"]) if isinstance(option, Mapping) and "name" in option else str(option)
+def _labelled(option: Any) -> tuple[str, Any]:
+    """How an alternative is called, and what it is."""
+    if isinstance(option, Mapping) and set(option) == {"label", "value"}:
+        return str(option["label"]), option["value"]
+    return str(option["name"]) if isinstance(option, Mapping) and "name" in option else str(option), option
 
 
 def _alternatives(node: Mapping[str, Any], path: str) -> tuple[Alternatives, dict[str, Any]]:
     """The choice at a node, and what each label stands for."""
     if set(node) - {"any", "as"} or not isinstance(node["any"], list) or not node["any"]:
         raise ConfigError(f"space, {path}: a choice is {{any: [...]}}, with 'as' where it has a name, got {node!r}")
-    options = {_label(option): option for option in node["any"]}
-    if len(options) != len(node["any"]):
-        raise ConfigError(f"space, {path}: two alternatives of one name among {[_label(o) for o in node['any']]}")
+    named = [_labelled(option) for option in node["any"]]
+    options = dict(named)
+    if len(options) != len(named):
+        raise ConfigError(f"space, {path}: two alternatives of one name among {[label for label, _ in named]}")
     return Alternatives(str(node.get("as", path)), tuple(options)), options
 
 
@@ -72,8 +76,10 @@ class Space:
     Parameters
     ----------
     strategy : mapping
-        What :func:`tokenprune.build` takes, with open values: ``{any: [...]}`` or ``{low: ..., high: ...}``. Values of
-        one name (``as``) are chosen once; without a name it is the path, as "scorer.share".
+        What :func:`tokenprune.build` takes, with open values: ``{any: [...]}`` or ``{low: ..., high: ...}``; itself
+        such a choice, where what is open depends on where a composition acts. Values of one name (``as``) are chosen
+        once; without a name it is the path, as "scorer.share". An alternative is called by its part's name, or as
+        ``{label: ..., value: ...}`` says.
     start : sequence of mapping, optional
         Choices to begin with, by name.
     """
@@ -145,12 +151,12 @@ class Space:
     def _towards(self, name: str, value: Any) -> dict[str, Any]:
         """A composition in which one open value is chosen, the way to it open, and all else the first."""
 
-        def choose(one: Open, ways: Mapping[str, Any] | None = None) -> Any:
+        def choose(one: Open, behind: Callable[[str], Iterator[Open]]) -> Any:
             if one.name == name:
                 return value
             if isinstance(one, Range):
                 return one.low
-            leads = [label for label, option in (ways or {}).items() if any(o.name == name for o in _walk(option, ""))]
+            leads = [label for label in one.labels if any(other.name == name for other in behind(label))]
             return leads[0] if leads else one.labels[0]
 
         composed: dict[str, Any] = _composed(self.strategy, "", choose, {})
@@ -179,18 +185,20 @@ def _walk(node: Any, path: str) -> Iterator[Open]:
             yield from _walk(value, f"{path}.{i}".strip("."))
 
 
-def _composed(node: Any, path: str, choose: Callable[[Open, Mapping[str, Any]], Any], known: dict[str, Any]) -> Any:
-    """A copy without anything open."""
+def _composed(
+    node: Any, path: str, choose: Callable[[Open, Callable[[str], Iterator[Open]]], Any], known: dict[str, Any]
+) -> Any:
+    """A copy without anything open; who chooses is told what is open behind each label."""
     if isinstance(node, Mapping) and "any" in node:
         one, options = _alternatives(node, path)
         if one.name not in known:
-            known[one.name] = choose(one, options)
+            known[one.name] = choose(one, lambda label: _walk(options[label], f"{path}.{label}".strip(".")))
         label = known[one.name]
         return _composed(options[label], f"{path}.{label}".strip("."), choose, known)
     if isinstance(node, Mapping) and {"low", "high"} & set(node):
         number = _range(node, path)
         if number.name not in known:
-            known[number.name] = choose(number, {})
+            known[number.name] = choose(number, lambda _: iter(()))
         return known[number.name]
     if isinstance(node, Mapping):
         return {key: _composed(value, f"{path}.{key}".strip("."), choose, known) for key, value in node.items()}

@@ -100,7 +100,7 @@ def compile(
     *,
     unit: Unit | None = None,
     positions: Positions | None = None,
-    text: Text = "prompt",
+    text: Text | None = None,
     processor: Any = None,
     backend: Backend = "graphs",
     bucket: int = 32,

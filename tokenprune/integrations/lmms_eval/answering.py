@@ -173,7 +173,10 @@ class Answerer:
 
     def _text(self, chats: Sequence[Chat]) -> Text:
         """Which words of the prompts a strategy reads."""
-        return [list(chat.question) for chat in chats] if self.options.text == "question" else self.options.text
+        if self.options.text != "question":
+            return self.options.text
+        own = None if self.strategy is None else self.strategy.text
+        return [list(chat.question) for chat in chats] if own is None else own
 
     def _pruned(self, run: Run, rows: int) -> Sequence[Sequence[int]]:
         """Visual tokens of each prompt in each layer, once it is sure that each was pruned."""

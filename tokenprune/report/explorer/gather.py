@@ -16,7 +16,7 @@ from tokenprune.core.features import Features
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
-from tokenprune.core.strategy import AnyStrategy, Strategy
+from tokenprune.core.strategy import AnyStrategy, Strategy, TextScope
 from tokenprune.data.items import Question
 from tokenprune.hf.adapters.base import FROM_PIXELS, adapter_for
 from tokenprune.hf.chat import words_of
@@ -169,8 +169,8 @@ def explore(
     looked = look(model, processor, seen.picture, text, built, marked, max_new_tokens, prompt=shown, seen=seen)
     adapter = adapter_for(model)
 
-    def features_of(name: str, signals: frozenset[str]) -> Features:
-        return recorded(model, processor, seen.inputs, seen.encoded, name, signals, seen.unit)
+    def features_of(name: str, signals: frozenset[str], text: TextScope | None = None) -> Features:
+        return recorded(model, processor, seen.inputs, seen.encoded, name, signals, seen.unit, text)
 
     base = features_of("explore", frozenset({"visual", "text"}))
     scorer = next((s for strategy in built if (s := _pmi_of(strategy)) is not None), PMI())
@@ -183,7 +183,8 @@ def explore(
                 entering = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
             sweeps.append(_between_layers(strategy, views, base, entering, len(looked.full.kept), looked.n_layers))
         else:
-            own = features_of(strategy.name, strategy.reads(adapter.available | FROM_PIXELS) | {"visual"})
+            read = strategy.reads(adapter.available | FROM_PIXELS) | {"visual"}
+            own = features_of(strategy.name, read, strategy.text)
             sweeps.append(_before_layers(strategy, views, own, marked))
     return Exploration(
         name,

@@ -10,7 +10,7 @@ import torch
 from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.features import Features
 from tokenprune.core.selection import Selection
-from tokenprune.core.strategy import AnyStrategy, Positions
+from tokenprune.core.strategy import AnyStrategy, Positions, TextScope
 from tokenprune.hf.attach import attach
 from tokenprune.hf.encoded import Encoded
 
@@ -51,6 +51,7 @@ def recorded(
     name: str,
     signals: frozenset[str],
     unit: Unit | None = None,
+    text: TextScope | None = None,
 ) -> Features:
     """Features of a prompt with one picture or video.
 
@@ -65,12 +66,12 @@ def recorded(
         Whose features, for errors.
     signals : frozenset of str
         Which; a model without one of them raises as it does for a strategy that reads it.
-    unit : str, optional
+    unit, text : str, optional
         As in :func:`~tokenprune.attach`.
     """
     recorder = _Recorder(name, signals)
     given: Any = {} if unit is None else {"unit": unit}
-    with attach(model, recorder, 1.0, processor=processor, encoded=encoded, **given):
+    with attach(model, recorder, 1.0, text=text, processor=processor, encoded=encoded, **given):
         model(**inputs)
     assert recorder.features is not None
     return recorder.features
