@@ -103,8 +103,8 @@ class Ablation:
             There is no such family, with the closest one, or the ablation asks none of these.
         """
         for family in families:
-            if family not in FAMILIES:
-                raise ConfigError(f"families: no {family!r}; {closest(family, FAMILIES)}")
+            if family not in QUESTION_FAMILIES:
+                raise ConfigError(f"families: no {family!r}; {closest(family, QUESTION_FAMILIES)}")
         left = {name: tuple(f for f in group if f in families) for name, group in self.groups.items()}
         if not any(left.values()):
             raise ConfigError(
