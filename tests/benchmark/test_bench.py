@@ -14,6 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 import tokenprune as tp
+from tokenprune.benchmark.against import HEADER as AGAINST
+from tokenprune.benchmark.against import against, read_run
 from tokenprune.benchmark.asked import Questions
 from tokenprune.benchmark.bench import Setup, bench, bench_rows
 from tokenprune.benchmark.clock import Peaks, peaks, timed
@@ -198,3 +200,93 @@ def test_questions_of_ones_own_are_measured(tmp_path: Path) -> None:
     assert by["mi-pruner", 100, 1]["layer_average"] == 36, "a picture with fewer tokens stays whole"
     with pytest.raises(ConfigError, match="another configuration"):
         bench(replace(SMALL, geometry=""), wanted, tmp_path / "o", subject=subject, about={"data": "y"})
+
+
+def folder(path: Path, rows: list[dict[str, Any]], **config: Any) -> Path:
+    """A folder as ``bench`` writes it."""
+    path.mkdir()
+    settings = {
+        "geometry": "g",
+        "dtype": "float16",
+        "backend": "graphs",
+        "device": "H100",
+        "threads": 8,
+        "torch": "2.11",
+    }
+    (path / "config.json").write_text(json.dumps({**settings, **config}))
+    (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def line(first_token: float, *, std: float = 0.1, strategy: str = "mi-pruner", **more: Any) -> dict[str, Any]:
+    spread = {"mean": first_token, "std": std, "median": first_token}
+    return {
+        "strategy": strategy, "keep": 64, "batch": 1, "way": "compiled", "identity": "a", "first_token_ms": spread,
+        "token_ms": 6.0, "memory_gib": 13.0, **more,
+    }  # fmt: skip
+
+
+def test_two_runs_side_by_side(tmp_path: Path) -> None:
+    before = folder(tmp_path / "a", [line(99.0), line(12.0), line(5.0, strategy="fastv"), line(3.0, keep=32)])
+    changed = line(5.05, strategy="fastv", identity="b", memory_gib=6.5)
+    after = folder(tmp_path / "b", [line(8.0), changed, {**line(1.0, batch=8)}], torch="2.12")
+    found = against(read_run(before), read_run(after))
+    # the last line of a case counts, as in a run that measured it again
+    assert [row[0] for row in found.cells] == ["mi-pruner", "fastv"]
+    by = {row[0]: dict(zip(AGAINST, row, strict=True)) for row in found.cells}
+    assert by["mi-pruner"]["first token ms"] == "12.00 -> 8.00 (1.50x)"
+    assert by["fastv"]["first token ms"] == "5.00 -> 5.05 (~0.99x)"
+    assert by["fastv"]["GiB"] == "13.00 -> 6.50 (2.00x)"
+    assert by["fastv"]["encode ms"] == "-"
+    assert [said.partition(":")[0] for said in found.differs] == ["torch", "fastv 64 batch 1 compiled"]
+    assert found.missing == [
+        f"mi-pruner 32 batch 1 compiled: only in {before}",
+        f"mi-pruner 64 batch 8 compiled: only in {after}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("device", "A100"), ("threads", 2), ("geometry", "h"), ("dtype", "float32")]
+)
+def test_what_is_not_alike_is_not_compared_unasked(tmp_path: Path, name: str, other: Any) -> None:
+    runs = [
+        read_run(folder(tmp_path / "a", [line(2.0)])),
+        read_run(folder(tmp_path / "b", [line(1.0)], **{name: other})),
+    ]
+    with pytest.raises(ConfigError, match=f"{name}: .*{other}.*--across"):
+        against(*runs)
+    found = against(*runs, across=True)
+    assert found.cells[0][7] == "2.00 -> 1.00 (2.00x)"
+    assert len(found.differs) == 1
+    assert found.differs[0].startswith(f"{name}:")
+
+
+def test_runs_with_nothing_to_compare(tmp_path: Path) -> None:
+    full = folder(tmp_path / "a", [line(2.0)])
+    with pytest.raises(ConfigError, match="share no row"):
+        against(read_run(full), read_run(folder(tmp_path / "b", [line(2.0, keep=3)])))
+    with pytest.raises(ConfigError, match="no rows"):
+        read_run(folder(tmp_path / "c", []))
+    with pytest.raises(ConfigError, match="folders of bench"):
+        read_run(tmp_path / "nowhere")
+    refused = folder(tmp_path / "d", [{**line(2.0), "refused": "too wide"}])
+    found = against(read_run(full), read_run(refused))
+    assert (found.cells, found.missing) == ([], ["mi-pruner 64 batch 1 compiled: too wide"])
+
+
+def test_comparing_by_command(measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """A real folder with itself: every ratio is 1."""
+    out = str(measured[0])
+    result = CliRunner().invoke(app, ["bench", "--compare", out, out, "--wide"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("1.00x)") >= 9
+    assert "DIFFERS" not in result.output
+    other = folder(tmp_path / "b", [line(1.0)])
+    for words, expected in (
+        (["--across", "--out", out], "--compare"),
+        ([], "--out"),
+        (["--compare", out, str(other)], "--across"),
+    ):
+        result = CliRunner().invoke(app, ["bench", *words])
+        assert isinstance(result.exception, ConfigError)
+        assert expected in str(result.exception)

@@ -21,6 +21,7 @@ from tokenprune.core.errors import (
     UnsupportedError,
 )
 from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.encoded import takes_encoded
 from tokenprune.hf.support import refusal
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
@@ -198,21 +199,143 @@ def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, wo
     assert compiled.built == []
 
 
+def alike(model: Any, compiled: tp.Compiled, strategy: Any, keep: Any, inputs: Any, **options: Any) -> torch.Tensor:
+    """Tokens of both with options of ``generate``: equal, and so is what a further draw gives."""
+    options = {"max_new_tokens": 6, "suppress_tokens": list(adapter_for(model).image_token_ids), **options}
+    torch.manual_seed(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiledWarning)
+        for known in UNCAPTURED:
+            warnings.filterwarnings("ignore", known, NotCompiledWarning)
+        got = compiled.generate(**inputs, **options)
+    drawn = torch.rand(4, device=DEVICE)
+    torch.manual_seed(5)
+    with tp.attach(model, strategy, keep):
+        want = model.generate(**{k: v.to(DEVICE) for k, v in inputs.items()}, **options)
+    assert torch.equal(got, want)
+    assert torch.equal(drawn, torch.rand(4, device=DEVICE))
+    return got
+
+
+def rows_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """One row a prompt where transformers encodes pictures last: repeating them, it mixes those of several."""
+    several = ("num_return_sequences", "num_beams")
+    return options if takes_encoded(model) else {k: v for k, v in options.items() if k not in several}
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] not in WINDOWED])
+def test_drawn_tokens_are_those_of_attach(name: str, kind: Any) -> None:
+    model = tiny_model(name).to(DEVICE)
+    inputs = tiny_inputs(name, kind, 2)
+    compiled = quiet(model, "mi-pruner", 0.4)
+    drawn = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "num_return_sequences": 2}
+    answers = alike(model, compiled, "mi-pruner", 0.4, inputs, **rows_of(model, drawn))
+    assert len(answers) == (4 if takes_encoded(model) else 2)
+    assert not torch.equal(answers[0], answers[1])
+    alike(model, compiled, "mi-pruner", 0.4, inputs, **rows_of(model, {"num_beams": 3}))
+
+
+DRAWN: dict[str, dict[str, Any]] = {
+    "top-k": {"do_sample": True, "top_k": 4},
+    "other cuts": {"do_sample": True, "min_p": 0.02, "typical_p": 0.9, "top_k": 0},
+    "penalties": {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
+    "drawn beams": {"do_sample": True, "num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.5},
+    "one prompt more often": {"do_sample": True, "num_return_sequences": 5},
+    "ends": {"do_sample": True, "eos_token_id": list(range(0, 90, 6)), "pad_token_id": 1, "min_new_tokens": 2},
+    "max_length": {"max_length": 90, "max_new_tokens": None},
+}
+
+
+@pytest.mark.parametrize("how", DRAWN)
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "pyramiddrop"])
+def test_every_way_of_drawing(strategy: str, how: str) -> None:
+    """Also where layers hold different tokens: rows of all of them are repeated and reordered alike."""
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, strategy, 9)
+    asked = rows_of(model, DRAWN[how])
+    for seed in range(2):
+        alike(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "two-images"], seed=seed), **asked)
+    again = len(compiled.built)
+    alike(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "two-images"], seed=7), **asked)
+    assert len(compiled.built) == again
+
+
+def test_a_picture_is_read_once_for_all_its_answers() -> None:
+    model = tiny_model("llava").to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 9)
+    alike(model, compiled, "mi-pruner", 9, tiny_inputs("llava", "image", 2), do_sample=True, num_return_sequences=4)
+    shapes = {built.stage: built.shape for built in compiled.built}
+    assert shapes["encode"].startswith("pixel_values (2,")
+    assert shapes["prefill"].startswith("2 x")
+    assert shapes["decode"].startswith("8 rows")
+
+
+def test_a_generation_config_may_ask_for_it() -> None:
+    """As those of many checkpoints do."""
+    model = tiny_model("qwen2_5_vl").to(DEVICE)
+    config = model.generation_config
+    config.do_sample, config.temperature, config.repetition_penalty = True, 0.6, 1.1
+    inputs = tiny_inputs("qwen2_5_vl", "image", 2)
+    compiled = quiet(model, "mi-pruner", 0.4)
+    length, drawn = inputs["input_ids"].shape[1], None
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before, drawn = drawn, answered(compiled, inputs, 8)[:, length:]
+    assert not torch.equal(before, drawn)
+    both(model, compiled, "mi-pruner", 0.4, inputs)
+    config.max_new_tokens, config.max_length = None, length + 3
+    config.do_sample, config.repetition_penalty = False, None
+    assert answered(compiled, inputs, None).shape[1] == length + 3
+    config.max_length = length
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        compiled.generate(**inputs)
+
+
+def test_streamers_hear_what_is_drawn() -> None:
+    model, inputs = tiny_model("llava").to(DEVICE), tiny_inputs("llava", "image", 1)
+    heard = Listening()
+    out = alike(model, quiet(model, "mi-pruner", 9), "mi-pruner", 9, inputs, do_sample=True)
+    torch.manual_seed(5)
+    quiet(model, "mi-pruner", 9).generate(
+        **inputs,
+        max_new_tokens=6,
+        do_sample=True,
+        suppress_tokens=list(adapter_for(model).image_token_ids),
+        streamer=heard,
+    )
+    assert heard.ended
+    assert torch.equal(torch.cat([heard.heard[0][0], *heard.heard[1:]]), out[0].cpu())
+
+
+def test_logits_go_through_processors_of_the_caller() -> None:
+    model, inputs = tiny_model("llava").to(DEVICE), tiny_inputs("llava", "image", 2)
+    shapes = []
+
+    def only_seven(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        shapes.append((tuple(ids.shape), logits.dtype))
+        return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([7], device=logits.device), 0.0)
+
+    out = quiet(model, "mi-pruner", 9).generate(**inputs, max_new_tokens=3, logits_processor=[only_seven])
+    length = inputs["input_ids"].shape[1]
+    assert (out[:, length:] == 7).all()
+    assert shapes == [((2, length + i), torch.float32) for i in range(3)]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_beams": 2}, "num_beams=2"),
-        ({"do_sample": True}, "do_sample=True"),
-        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3"),
         ({"output_scores": False}, "output_scores"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True"),
     ],
 )
-def test_other_decoding_runs_the_plain_way(options: dict[str, Any], words: str) -> None:
-    model = tiny_model("llava").to(DEVICE)
+def test_what_asks_more_of_a_model_than_logits_runs_the_plain_way(options: dict[str, Any], words: str) -> None:
+    model = tiny_model("qwen2_vl").to(DEVICE)
     compiled = quiet(model, "mi-pruner", 9)
-    inputs = tiny_inputs("llava", "image", 1)
+    inputs = tiny_inputs("qwen2_vl", "image", 1)
     with pytest.warns(NotCompiledWarning, match=words):
         out = compiled.generate(**inputs, max_new_tokens=3, **options)
+    out = getattr(out, "sequences", out)
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3
     assert compiled.built == []
 

@@ -18,7 +18,14 @@ __all__ = ["bench"]
 
 @grouped
 def bench(
-    out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of results; a run that was stopped goes on there.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Measure nothing: set two folders of results side by side."),
+    ] = None,
+    across: Annotated[
+        bool, typer.Option("--across", help="With --compare: also of different machines, models or sizes.")
+    ] = False,
     geometry: Annotated[str, typer.Option(help="Whose sizes, with random weights.")] = "llava-1.5-7b",
     strategies: Annotated[str, typer.Option(help=STRATEGIES)] = "all",
     budgets: Annotated[
@@ -67,6 +74,13 @@ def bench(
     from tokenprune.hf.compiled.programs import Backend
     from tokenprune.zoo.loading import DTYPES, load_model
 
+    if compare is not None:
+        _against(*compare, across=across, wide=wide)
+        return
+    if across:
+        raise ConfigError("--across is about --compare, which is not given")
+    if out is None:
+        raise ConfigError("--out: none given; it is the folder of results")
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind_of_number = dtype or ("float16" if where.startswith("cuda") else "float32")
     if kind_of_number not in DTYPES:
@@ -115,3 +129,23 @@ def bench(
     if rows:
         to.print(f"copy {rows[-1]['copy_tb_per_s']} TB/s, matrix product {rows[-1]['tflops']} TFLOP/s, measured")
     to.print(f"{out}/summary.json, {out}/results.jsonl", markup=False)
+
+
+def _against(before: Path, after: Path, *, across: bool, wide: bool) -> None:
+    """Print how two runs compare, and what else differs."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tokenprune.benchmark.against import HEADER, against, read_run
+
+    found = against(read_run(before), read_run(after), across=across)
+    to = console()
+    for line in found.differs:
+        to.print(f"[bold yellow]DIFFERS[/] {escape(line)}")
+    table = Table(*HEADER)
+    for row in found.cells:
+        table.add_row(*map(escape, row))
+    print_table(table, ("GiB", "token ms", "encode ms", "select ms", "prefill ms"), wide=wide)
+    to.print("before -> after (before / after); ~ where the two lie within each other's spread", markup=False)
+    for line in found.missing:
+        to.print(f"not compared: {line}", markup=False)

@@ -32,6 +32,11 @@ class _FixedLayer(StaticLayer):  # type: ignore[misc]
         self.values.index_copy_(2, self.place, value_states)
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Continue row ``beam_idx[i]`` in row i, in the same memory."""
+        for kept in (self.keys, self.values):
+            kept.copy_(kept.index_select(0, beam_idx))
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys that a prompt or a new token attends to, and the first of them."""
         return (query_length if query_length > 1 else self.max_cache_len), 0
@@ -60,3 +65,9 @@ class FixedCache(Cache):  # type: ignore[misc]
         self.capacity = capacity
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
         super().__init__(layers=[_FixedLayer(capacity, self.place) for _ in range(layers)])
+
+    def fill_from(self, other: FixedCache, length: int, copies: int) -> None:
+        """Take the first ``length`` tokens of another cache, each of its rows ``copies`` times."""
+        for own, read in zip(self.layers, other.layers, strict=True):
+            own.keys[:, :, :length].copy_(read.keys[:, :, :length].repeat_interleave(copies, 0))
+            own.values[:, :, :length].copy_(read.values[:, :, :length].repeat_interleave(copies, 0))

@@ -24,11 +24,11 @@ from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
-from tokenprune.hf.compiled.greedy import cut, ends_of, new_tokens, not_greedy
+from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
-from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, read_prompt, sight
+from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, next_logits, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in, vision_in
 from tokenprune.hf.masks import narrow_layers
 from tokenprune.hf.prompt_text import Text
@@ -109,9 +109,9 @@ def compile(
     """Make encoder, selection, prefill and decoding run as CUDA graphs of fixed shapes.
 
     A fixed budget makes every image as long as every other. What is left to vary is the question's length, which is
-    rounded up; the first question of a length is slow, those that follow replay graphs. Greedy decoding gives the
-    tokens of :func:`tokenprune.attach` with ``model.generate``, up to the rounding of other kernels. The model itself
-    is not changed and may be used beside.
+    rounded up; the first question of a length is slow, those that follow replay graphs. Answers are the tokens of
+    :func:`tokenprune.attach` with ``model.generate`` and the same seed, up to the rounding of other kernels. The model
+    itself is not changed and may be used beside.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ class Compiled:
         return device
 
     def generate(self, *, max_new_tokens: int | None = None, streamer: Any = None, **inputs: Any) -> Tensor:
-        """Answer greedily; calls from several threads wait for each other.
+        """Answer, greedily unless options or the generation config ask for more; calls from several threads wait.
 
         Parameters
         ----------
@@ -193,13 +193,15 @@ class Compiled:
             As in ``model.generate``: is given the prompt, then each token when it is there. The host waits for every
             token then; what ``put`` raises ends the answer.
         **inputs
-            What the processor returned. Token ids are best left on the CPU: the host reads them. With options of
-            ``generate`` that ask for anything but greedy decoding the call runs the plain way, with a warning.
+            What the processor returned. Token ids are best left on the CPU: the host reads them. And options of
+            ``model.generate``: sampling, penalties, beams, several sequences, processors of logits and stopping
+            criteria run in the loop of transformers, around the same programs. What asks for more of a model than
+            logits (hidden states, another cache, an assistant) runs the plain way, with a warning.
 
         Returns
         -------
         int64 Tensor, (B, S + new)
-            What ``model.generate`` returns: the prompt as it was given, and the new tokens.
+            What ``model.generate`` returns: the prompt as it was given, and the new tokens; a row for each sequence.
         """
         # programs made in inference mode could not be used outside of it
         with self._turn, torch.inference_mode(False), torch.no_grad():
@@ -212,14 +214,14 @@ class Compiled:
             raise UnsupportedError("generate needs input_ids, as the processor returns them")
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         options = {name: value for name, value in inputs.items() if name not in tensors and value is not None}
-        reason = self.obstacle or not_greedy(config, options)
+        reason = self.obstacle or beyond(config, options)
         if reason is None and not pixels_in(inputs):
             reason = "the prompts show nothing"
         if reason is not None:
             if self.obstacle is None:
                 _warn(f"{reason}: this call runs the plain way")
             return self._plainly(max_new_tokens, streamer, inputs)
-        new = new_tokens(config, max_new_tokens)
+        new = new_tokens(config, max_new_tokens, options.get("max_length"), ids.shape[1])
         # to the host before the encoder starts: the copy would wait for it
         tensors = {name: value if value.is_floating_point() else value.cpu() for name, value in tensors.items()}
         seen = self.encode(**tensors)
@@ -231,6 +233,13 @@ class Compiled:
         if prompt is None:
             _warn("the prompts show nothing: this call runs the plain way")
             return self._plainly(max_new_tokens, streamer, inputs)
+        if not_greedy(config, options):
+            options |= {
+                "max_new_tokens": max_new_tokens,
+                "streamer": streamer,
+                "attention_mask": inputs.get("attention_mask"),
+            }
+            return self._looped(prompt, ids, new, options)
         if streamer is not None:
             streamer.put(ids.cpu())
         said = self.decode(prompt, new, None if streamer is None else streamer.put)
@@ -401,15 +410,43 @@ class Compiled:
                 break
             key = ("decode", decoder.mark, tuple(ends), pad)
             if key not in self._shelf:
-                self._begin_decoding(key, decoder, stop, pad)
+                step_of = decode_step(self.request.adapter, cache, step, stop, pad, self._hooked(decoder))
+                self._begin_decoding(key, decoder, step_of)
             tokens.append(self._shelf[key].program().clone())
         return cut(torch.cat(tokens, 1), stop)
 
-    def _begin_decoding(self, key: Key, decoder: Decoder, stop: Tensor, pad: int) -> None:
+    def _looped(self, prompt: Prompt, ids: Tensor, new: int, options: Mapping[str, Any]) -> Tensor:
+        """Answer in the loop of transformers, around the programs: pictures are encoded, pruned and read once."""
+        from tokenprune.hf.compiled.loop import Loop  # transformers takes seconds to import
+
+        model = self.request.adapter.model
+        copies = copies_of(model.generation_config, options)
+        read = self._read(prompt, new if copies == 1 else 1).repeated(copies)
+        decoder = self._decoder(prompt, new, copies)
+        length = prompt.mask.shape[1]
+        if copies > 1:
+            decoder.cache.fill_from(self._decoder(prompt, 1).cache, length, copies)
+        decoder.step.begin(read)
+        decoder.cache.place.fill_(length)
+        key = ("decode", decoder.mark, "logits")
+
+        def advance(tokens: Tensor) -> Tensor:
+            if key not in self._shelf:
+                step = next_logits(self.request.adapter, decoder.cache, decoder.step, self._hooked(decoder))
+                self._begin_decoding(key, decoder, step)
+            decoder.step.token.copy_(tokens)
+            logits: Tensor = self._shelf[key].program()
+            return logits
+
+        there = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in options.items() if v is not None}
+        loop = Loop(model, read.logits, advance, decoder.cache)
+        out: Tensor = loop.generate(input_ids=ids.to(self.device), **there)
+        return out
+
+    def _begin_decoding(self, key: Key, decoder: Decoder, step: Callable[[], Tensor]) -> None:
         """Make the program of a step; trying it out moves the state, which is put back."""
         state = (decoder.cache.place, *decoder.step.tensors)
         before = [value.clone() for value in state]
-        step = decode_step(self.request.adapter, decoder.cache, decoder.step, stop, pad, self._hooked(decoder))
         run = step if len(decoder.firsts) > 1 else self._compiled(step)
         shape = f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}"
         self._build(key, run, {}, shape, needs=[decoder.mark])
@@ -421,8 +458,8 @@ class Compiled:
         compact = self.request.positions == "compact" and not self.request.adapter.multi_axis
         return decoding(model, decoder.firsts, step.seen, step.positions, compact=compact)
 
-    def _decoder(self, prompt: Prompt, room: int) -> Decoder:
-        batch, length = prompt.embeds.shape[:2]
+    def _decoder(self, prompt: Prompt, room: int, copies: int = 1) -> Decoder:
+        batch, length = prompt.embeds.shape[0] * copies, prompt.embeds.shape[1]
         capacity = round_up(length + room, CACHE_BUCKET)
         firsts = (0,) if prompt.between is None else prompt.between.stretches
         made = self._decoders.pop((batch, capacity, firsts), None)
@@ -433,7 +470,7 @@ class Compiled:
             layers = adapter.model.config.get_text_config().num_hidden_layers
             cache = FixedCache(layers, capacity, self.device)
             made = Decoder(cache, Step.empty(batch, capacity, self.device, len(firsts)), firsts)
-            _allocate(adapter.language_model, cache, prompt)
+            _allocate(adapter.language_model, cache, prompt, copies)
         self._decoders[batch, capacity, firsts] = made  # the one used last stands last
         if len(self._decoders) > CACHES:
             self._shelf.drop([self._decoders.pop(next(iter(self._decoders))).mark])
@@ -519,12 +556,12 @@ def _obstacle(request: Request) -> str | None:
     return None
 
 
-def _allocate(model: Any, cache: FixedCache, prompt: Prompt) -> None:
+def _allocate(model: Any, cache: FixedCache, prompt: Prompt, copies: int) -> None:
     """Let the cache take its room outside of anything compiled or captured: it is made when first written to."""
-    embeds = prompt.embeds[:, :2]
+    positions = prompt.positions[:, :, :2].repeat_interleave(copies, 1)
     model(
-        inputs_embeds=embeds,
-        position_ids=prompt.positions[0, :, :2] if len(prompt.positions) == 1 else prompt.positions[:, :, :2],
+        inputs_embeds=prompt.embeds[:, :2].repeat_interleave(copies, 0),
+        position_ids=positions[0] if len(positions) == 1 else positions,
         use_cache=True,
         **{cache_argument(model): cache},
     )

@@ -38,6 +38,7 @@ __all__ = [
     "assemble",
     "causal_mask",
     "decode_step",
+    "next_logits",
     "positions_left",
     "read_prompt",
     "sight",
@@ -129,6 +130,14 @@ class Read:
     logits: Tensor
     masks: tuple[Tensor, ...]
     positions: tuple[Tensor, ...]
+
+    def repeated(self, copies: int) -> Read:
+        """Each prompt ``copies`` times, one behind the other."""
+        return Read(
+            self.logits.repeat_interleave(copies, 0),
+            tuple(mask.repeat_interleave(copies, 0) for mask in self.masks),
+            tuple(position.repeat_interleave(copies, 1) for position in self.positions),
+        )
 
 
 @dataclass(frozen=True)
@@ -378,15 +387,13 @@ class Step:
         return best
 
 
-def decode_step(
+def next_logits(
     adapter: ModelAdapter,
     cache: FixedCache,
     step: Step,
-    ends: Tensor,
-    pad: int,
     hooked: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Callable[[], Tensor]:
-    """One greedy step: feeds the last token, moves on, and returns the next one, (B, 1)."""
+    """One step whose token somebody else chooses: feeds the last token, moves on, and returns logits, (B, V)."""
     model: Any = adapter.language_model
     embed, head = adapter.model.get_input_embeddings(), adapter.model.get_output_embeddings()
     name = cache_argument(model)
@@ -403,10 +410,23 @@ def decode_step(
                 use_cache=True,
                 **{name: cache},
             ).last_hidden_state
-        token = step.take(head(hidden[:, -1]), ends, pad)
+        logits: Tensor = head(hidden[:, -1])
         for position in step.positions:
             position.add_(1)
         cache.place.add_(1)
-        return token
+        return logits
 
     return advance
+
+
+def decode_step(
+    adapter: ModelAdapter,
+    cache: FixedCache,
+    step: Step,
+    ends: Tensor,
+    pad: int,
+    hooked: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Callable[[], Tensor]:
+    """One greedy step: feeds the last token, moves on, and returns the next one, (B, 1)."""
+    advance = next_logits(adapter, cache, step, hooked)
+    return lambda: step.take(advance(), ends, pad)
