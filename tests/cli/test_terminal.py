@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
@@ -103,6 +105,24 @@ def test_version_and_short_help() -> None:
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0
         assert "Usage:" in done.output
+
+
+def test_help_cuts_nothing_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(app))]
+    told = 0
+    while waiting:
+        words, command = waiting.pop()
+        out = CliRunner().invoke(app, [*words, "-h"]).output
+        assert "…" not in out, words
+        assert max(map(len, out.splitlines())) <= 80, words
+        inner = getattr(command, "commands", {})
+        assert not re.search(r"\.\.\.$", out.partition("Commands:")[2], re.MULTILINE), words
+        for option in (name for parameter in command.params for name in parameter.opts if name.startswith("-")):
+            assert re.search(rf"(?<!\S){option}\b", out), f"{words} {option}"
+            told += 1
+        waiting += [([*words, name], one) for name, one in inner.items()]
+    assert told > 100
 
 
 @pytest.mark.parametrize("command", ["compare", "show", "bench", "explore"])

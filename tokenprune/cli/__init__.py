@@ -40,6 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its columns cut long names and defaults in 80 columns
 )
 
 
@@ -58,26 +59,26 @@ def _about(
     """Visual token pruning for multimodal LLMs: compose, compare and run training-free pruners."""
 
 
-app.command("compare")(compare)
-app.command("show")(show)
-app.command("explore")(explore)
-app.command("ablate")(ablate)
-app.command("tune")(tune)
-app.command("bench")(bench)
-app.command("list")(listing)
-app.command("doctor")(doctor)
-app.command("report")(report)
-app.command("new")(new)
-app.command("conformance")(conformance)
-app.command("theory")(theory)
-app.command("table")(table)
-app.command("judge")(judge)
-app.command("serve")(serve)
-app.command("verify")(verify)
-app.command("check")(check)
+app.command("compare", short_help="Every strategy at every budget: results, a table, a report.")(compare)
+app.command("show", short_help="Draw which patches each strategy keeps, and the answers.")(show)
+app.command("explore", short_help="One offline page: budgets, heat maps, words, answers.")(explore)
+app.command("ablate", short_help="Vary parts of strategies: tables, figures, one report.")(ablate)
+app.command("tune", short_help="Search for the best composition of parts.")(tune)
+app.command("bench", short_help="Measure time to first token, memory and FLOPs.")(bench)
+app.command("list", short_help="List strategies and parts, or tell one in full.")(listing)
+app.command("doctor", short_help="Prove that pruning takes place and keeps its laws.")(doctor)
+app.command("report", short_help="Tables of results that are there, for documents.")(report)
+app.command("new", short_help="Write a repository for a strategy of your own.")(new)
+app.command("conformance", short_help="Replay golden vectors of reference implementations.")(conformance)
+app.command("theory", short_help="Check every statement of the paper's theory.")(theory)
+app.command("table", short_help="Measure a table of the paper; print ours beside theirs.")(table)
+app.command("judge", short_help="Grade by another model what no rule grades.")(judge)
+app.command("serve", short_help="Serve chat completions over HTTP.")(serve)
+app.command("verify", short_help="Check a folder of results against its own answers.")(verify)
+app.command("check", short_help="Try a part on small instances.")(check)
 app.add_typer(scenes, name="scenes")
-app.add_typer(harness, name="harness")
-app.add_typer(figure, name="figure")
+app.add_typer(harness, name="harness", short_help="lmms-eval: write tasks for it, import its samples.")
+app.add_typer(figure, name="figure", short_help="Figures for papers: vector PDF and PNG.")
 
 
 def main() -> None:

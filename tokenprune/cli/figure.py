@@ -39,7 +39,7 @@ def _milliseconds(times: Path | None) -> Any:
     return None if times is None else read_times(times).ms
 
 
-@figure.command()
+@figure.command(short_help="Accuracy with intervals against cost, a panel a question type.")
 def curves(
     folders: Folders,
     out: Out = Path("curves"),
@@ -65,7 +65,7 @@ def curves(
         typer.echo(f"drawn: {', '.join(names)} (--strategies chooses others)", err=True)
 
 
-@figure.command()
+@figure.command(short_help="Every row against its cost, and what nothing beats.")
 def front(
     folders: Folders,
     out: Out = Path("front"),
@@ -131,7 +131,7 @@ def speed(
     _write(lambda: bars(rows, width), out, formats)
 
 
-@figure.command()
+@figure.command(short_help="Which patches each strategy keeps, with the answers.")
 def kept(
     image: Annotated[
         str, typer.Argument(metavar="IMAGE", help="A picture file, or a painted scene: scene:SEED/INDEX.")

@@ -52,7 +52,7 @@ def tasks(
         typer.echo(f"{written.name}{count}")
 
 
-@harness.command("import")
+@harness.command("import", short_help="Bring samples of lmms-eval runs into a folder of results.")
 def imported(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="What --output_path named; several become one table.")

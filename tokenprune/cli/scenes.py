@@ -20,7 +20,7 @@ def _scenes() -> None:
     pass
 
 
-@scenes.command("export")
+@scenes.command("export", short_help="Write pictures and metadata.jsonl, which `datasets` loads.")
 def export_scenes(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
     n: Annotated[

@@ -84,7 +84,7 @@ def kept_pictures(folders: Mapping[Path, Sequence[Mapping[str, Any]]]) -> Kept:
         elif not examples:
             absent.append(f"{where}compare found none to draw")
         else:
-            found |= dict.fromkeys(examples)
+            found.update((one, None) for one in examples)
     return Kept(list(found), absent)
 
 

@@ -289,8 +289,16 @@ def front(
             xs, ys = [*(p.cost for p in best), end], [*(p.measured.value for p in best), best[-1].measured.value]
             axes.step(xs, ys, where="post", color="#1c1d21", linewidth=0.8, zorder=1)
         for p in best:
+            # right of the mark and above the line; on white, where the unpruned model's line runs behind it
             axes.annotate(
-                str(p.keep), (p.cost, p.measured.value), (-2.5, 2), textcoords="offset points", fontsize=5.5, ha="right"
+                str(p.keep),
+                (p.cost, p.measured.value),
+                (2.5, 1.2),
+                textcoords="offset points",
+                fontsize=5.5,
+                va="bottom",
+                zorder=5,
+                bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none"},
             )
         handles["others"] = axes.scatter([], [], s=7, color="#bdbdbd", linewidths=0)
         _levels(axes, rows, task, looks, handles)
