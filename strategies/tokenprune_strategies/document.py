@@ -48,7 +48,7 @@ HEAD = """\
 # Strategies
 
 What ships with the package. Each is a composition of shared parts; `tp.build(name, **options)` makes it, and
-`tokenprune doctor --strategy NAME` shows what it does to a model. Options named `faithful` reproduce what a method's
+`tokenprune doctor --strategies NAME` shows what it does to a model. Options named `faithful` reproduce what a method's
 published code does where we hold that to be a defect; without them a strategy does the sane thing, and the section of
 the method says what that is.
 """
