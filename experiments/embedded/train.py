@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -26,9 +25,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from experiments.embedded.batches import SUBFAMILIES, TEST_LENGTH, TRAIN_LENGTH, Batch, Feeder  # noqa: E402
+from experiments.embedded.ending import train, write_folder, write_tensors  # noqa: E402
 from experiments.embedded.losses import Weights, branches_of, losses  # noqa: E402
 from experiments.embedded.network import Heads, answer, build, encode, normalize, plain_state, project  # noqa: E402
 
@@ -37,7 +37,6 @@ EVEN = [100] * len(NAMES)
 HEADS = ("object", "color", "character", "present", "place")
 LOSSES = [field.name for field in fields(Weights)]
 WARM_UP = 300
-SHARDS = 2
 
 
 def elapsed() -> float:
@@ -61,19 +60,8 @@ class Log:
 
 def save_weights(model: Any, heads: Heads, folder: Path, meta: Mapping[str, Any]) -> None:
     """Write a checkpoint: each file is complete or absent."""
-    state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in plain_state(model).items()}
-    total, done = sum(v.numel() for v in state.values()), 0
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(SHARDS)]
-    for name in sorted(state):
-        parts[min(SHARDS - 1, done * SHARDS // total)][name] = state[name]
-        done += state[name].numel()
-    files = {f"weights-{i + 1}.safetensors": part for i, part in enumerate(parts)}
-    files["heads.safetensors"] = {k: v.detach().cpu().contiguous() for k, v in heads.state_dict().items()}
-    for name, tensors in files.items():
-        save_file(tensors, folder / f"{name}.part", metadata={"format": "pt"})
-        (folder / f"{name}.part").replace(folder / name)
-    (folder / "meta.json.part").write_text(json.dumps(meta, indent=1))
-    (folder / "meta.json.part").replace(folder / "meta.json")
+    write_tensors(folder / "heads.safetensors", {k: v.detach().cpu() for k, v in heads.state_dict().items()})
+    write_folder(folder, plain_state(model), meta)
 
 
 def load_weights(model: Any, heads: Heads | None, folder: Path) -> dict[str, Any]:
@@ -263,9 +251,10 @@ class Trainer:
             self.since_start = WARM_UP
 
     def save(self) -> None:
-        """Write the checkpoint, and everything else where it was asked for."""
+        """Write the checkpoint."""
         meta = {"shape": self.shape, "progress": self.progress, "history": self.history, "torch": torch.__version__}
         save_weights(self.model, self.heads, self.arguments.out, meta)
+        self.log(f"saved at {self.progress['steps']} steps, {self.progress['images']} pictures")
 
     def keep(self) -> None:
         """Write everything that an exact continuation needs."""
@@ -380,21 +369,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = Log(arguments.out / "train.log")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     trainer = Trainer(arguments, log)
-    try:
-        trainer.run()
-    except KeyboardInterrupt:
-        log("told to stop")
-    finally:
-        trainer.save()
-        log(f"saved at {trainer.progress['steps']} steps, {trainer.progress['images']} pictures")
-    trainer.check()
-    trainer.test()
-    trainer.save()
+    train(trainer, log)
     trainer.keep()
-    trainer.close()
-    log("done")
 
 
 if __name__ == "__main__":

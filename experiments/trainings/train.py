@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIES, Feeder, Shown
+from experiments.embedded.ending import train, write_folder, write_tensors, write_text
 from experiments.embedded.losses import branches_of
 from experiments.embedded.train import Log, by_family, elapsed, to_device
 from experiments.trainings.losses import LOSSES, Compiled, losses, starved_rows
@@ -36,7 +36,6 @@ NAMES = ["/".join(pair) for pair in KINDS_OF_QUESTIONS]
 PICTURES = ["/".join(pair) for pair in SUBFAMILIES]
 TRAIN_LENGTH, TEST_LENGTH = 187, 459
 WARM_UP = 300
-SHARDS = 2
 CLIP = Shown(frames=8, size=(224, 224), rows=32)
 WIDE = tuple(Shown(NATURAL, size) for size in NATURAL.sizes)
 CYCLE = (*(one for wide in WIDE for one in (Shown(), wide)), CLIP)
@@ -309,8 +308,10 @@ class Trainings:
             self.feeder.weights[:] = weights_by_error(self.progress["validation"])
 
     def test(self) -> None:
-        """Measure on scenes of another split, which nothing was chosen by."""
+        """Measure on scenes of another split, which nothing was chosen by, where that was asked for."""
         a = self.arguments
+        if not a.test:
+            return
         size, batches = a.batch, {"plain": a.test, "natural": a.test, "clips": a.test // 4}
         batches = {name: max(len(GROUPS[name]), n // size) for name, n in batches.items()}
         feeders = {
@@ -332,12 +333,11 @@ class Trainings:
         out: Path = self.arguments.out
         flat = self.flat.detach().cpu()
         moments = {name: value.cpu() for name, value in self.moments.items()}
-        save_file({"flat": flat, **moments}, out / "state.part", metadata={"format": "pt"})
-        (out / "state.part").replace(out / "state.safetensors")
-        _write_text(out / "state.json", json.dumps(self.progress, indent=1))
+        write_tensors(out / "state.safetensors", {"flat": flat, **moments})
+        write_text(out / "state.json", json.dumps(self.progress, indent=1))
         for k, seed in enumerate(self.seeds):
             state = self.stack.state(flat)
-            kept = {n: p[k].to(torch.float16).contiguous() for n, p in state.items() if not n.startswith("heads.")}
+            kept = {n: p[k] for n, p in state.items() if not n.startswith("heads.")}
             meta = {
                 "shape": self.shape,
                 "seed": seed,
@@ -369,25 +369,6 @@ def for_one(progress: Mapping[str, Any], k: int) -> dict[str, Any]:
     return found
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.with_suffix(".part").write_text(text)
-    path.with_suffix(".part").replace(path)
-
-
-def write_folder(folder: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Weights in a few files, and ``meta.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    total, done = sum(p.numel() for p in state.values()), 0
-    parts: list[dict[str, Tensor]] = [{} for _ in range(SHARDS)]
-    for name, value in state.items():
-        parts[min(SHARDS - 1, done * SHARDS // total)][name] = value
-        done += value.numel()
-    for i, part in enumerate(parts):
-        save_file(part, folder / f"weights-{i + 1}.part", metadata={"format": "pt"})
-        (folder / f"weights-{i + 1}.part").replace(folder / f"weights-{i + 1}.safetensors")
-    _write_text(folder / "meta.json", json.dumps(meta, indent=1))
-
-
 def _shape(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     return name, int(number)
@@ -417,19 +398,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = Log(arguments.out / "train.log")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    trainings = Trainings(arguments, log)
-    try:
-        trainings.run()
-    except KeyboardInterrupt:
-        log("told to stop")
-    trainings.check()
-    trainings.save()
-    trainings.close()
-    if arguments.test:
-        trainings.test()
-        trainings.save()
-    log("done")
+    train(Trainings(arguments, log), log)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``compare`` under the stock launcher: two and three processes, one killed half-way, another number afterwards."""
+"""Commands under the stock launcher: two and three processes, one killed half-way, another number afterwards."""
 
 from __future__ import annotations
 
@@ -54,6 +54,40 @@ def is_to_end(process: int) -> bool:
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+def begin(processes: int, words: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*launched(processes), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def written(out: Path) -> int:
+    """Answers that processes have written and nobody has brought together."""
+    return sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl"))
+
+
+def wait_for(begun: subprocess.Popen[bytes], out: Path, answers: int) -> None:
+    end = time.monotonic() + 900
+    while written(out) < answers:
+        assert begun.poll() is None, "it ended before anybody could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def kill(begun: subprocess.Popen[bytes], victim: int) -> None:
+    """Kill one process; the launcher stops the others and says so."""
+    end = time.monotonic() + 900
+    # held still, so that they do not finish before the launcher notices that one is gone
+    ranks = workers(begun.pid)
+    for process in ranks:
+        os.kill(process, signal.SIGSTOP)
+    os.kill(ranks.pop(victim), signal.SIGKILL)
+    while not all(is_to_end(process) for process in ranks):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    for process in ranks:
+        os.kill(process, signal.SIGCONT)
+    begun.communicate(timeout=900)
+    assert begun.returncode != 0
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "out"
@@ -78,28 +112,99 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, alone: Path) -> None:
 @pytest.mark.parametrize("victim", [1])
 def test_one_of_three_is_killed_and_two_go_on_another_time(tmp_path: Path, alone: Path, victim: int) -> None:
     out = tmp_path / "out"
-    begun = subprocess.Popen([*launched(3), *WORDS, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    end = time.monotonic() + 900
-    while sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl")) < 6:
-        assert begun.poll() is None, "it ended before anybody could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    # held still, so that they do not finish before the launcher notices that one is gone
-    ranks = workers(begun.pid)
-    for process in ranks:
-        os.kill(process, signal.SIGSTOP)
-    os.kill(ranks.pop(victim), signal.SIGKILL)
-    while not all(is_to_end(process) for process in ranks):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    for process in ranks:
-        os.kill(process, signal.SIGCONT)
-    begun.communicate(timeout=900)
-    assert begun.returncode != 0
+    begun = begin(3, [*WORDS, "--out", str(out)])
+    wait_for(begun, out, 6)
+    kill(begun, victim)
     assert not (out / "summary.json").exists()
-    before = sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl"))
+    before = written(out)
     assert 0 < before < len(answers(alone))
     done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert table(out) == table(alone)
     assert answers(out) == answers(alone)
+
+
+@pytest.mark.slow
+def test_a_team_goes_on_with_more_questions(tmp_path: Path, alone: Path) -> None:
+    """The first process lets the folder grow, the other waits for it; what was answered is not asked again."""
+    fewer = [word if word != "12" else "7" for word in WORDS]
+    out = ["--out", str(tmp_path / "out")]
+    subprocess.run([*ALONE, *fewer, *out], check=True, capture_output=True, timeout=900)
+    done = subprocess.run([*launched(2), *WORDS, *out], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "goes on with 12 questions" in done.stdout
+    assert table(tmp_path / "out") == table(alone)
+    assert answers(tmp_path / "out") == answers(alone)
+
+
+ABLATION = """
+title: "{}"
+source: nobody
+budgets: [12]
+groups: {{all: [gqa, pope]}}
+base: {{strategy: {}}}
+vary: {}
+figure: sweep
+"""
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A command that ablates twice, and the folder that one process makes of it."""
+    folder = tmp_path_factory.mktemp("ablated")
+    (folder / "configs").mkdir()
+    (folder / "configs" / "first.yaml").write_text(ABLATION.format("First", "mi-pruner", "{lam: [0.2, 0.5, 1]}"))
+    (folder / "configs" / "second.yaml").write_text(ABLATION.format("Second", "random", "{seed: [7, 8]}"))
+    words = ["ablate", "all", "--configs", str(folder / "configs"), "--model", "tiny", "--limit", "10"]
+    words += ["--batch-size", "2"]
+    subprocess.run([*ALONE, *words, "--out", str(folder / "out")], check=True, capture_output=True, timeout=900)
+    return words, folder / "out"
+
+
+def same_tables(out: Path, alone: Path) -> None:
+    for name in ("first", "second"):
+        assert answers(out / name) == answers(alone / name)
+        assert (out / name / "table.csv").read_text() == (alone / name / "table.csv").read_text()
+        assert (out / name / "figure.png").exists()
+        assert not (out / name / "ranks").exists()
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_ablate_what_one_does(tmp_path: Path, ablated: tuple[list[str], Path]) -> None:
+    words, alone = ablated
+    done = subprocess.run(
+        [*launched(2), *words, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    same_tables(tmp_path / "out", alone)
+    assert done.stdout.count("First") == done.stdout.count("report.html") == 1, "the first process tells alone"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of a launcher in /proc")
+@pytest.mark.parametrize("ablation", ["first", "second"])
+def test_an_ablation_goes_on_where_a_team_was_killed(
+    tmp_path: Path, ablated: tuple[list[str], Path], ablation: str
+) -> None:
+    words, alone = ablated
+    out = tmp_path / "out"
+    begun = begin(3, [*words, "--out", str(out)])
+    wait_for(begun, out / ablation, 4)
+    kill(begun, 1)
+    assert not (out / "report.html").exists()
+    assert 0 < written(out / ablation) < len(answers(alone / ablation))
+    done = subprocess.run([*launched(2), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    same_tables(out, alone)
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_shows(tmp_path: Path) -> None:
+    words = ["show", "scene:0/3", "--model", "tiny", "--strategies", "random", "--budgets", "12"]
+    done = subprocess.run(
+        [*launched(2), *words, "--out", str(tmp_path / "shown.png")], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "shown.png").exists()
+    assert done.stdout.count("random at 12") == 1

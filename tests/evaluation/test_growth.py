@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenprune.data.items import Item, scene_items
 from tokenprune.evaluation import growth
 from tokenprune.evaluation.compare import compare
 from tokenprune.results.store import ResultFolder, read_results
+from tokenprune.results.team import Team
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 SIDE = 6
@@ -113,3 +115,44 @@ def test_what_differs_in_more_is_refused(run: Run, tmp_path: Path) -> None:
         run(tmp_path, MANY, fewer=None)
     assert (tmp_path / "results.jsonl").read_text() == lines
     assert run(tmp_path, FEW) == []
+
+
+def test_answers_that_were_not_brought_together_stay(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, FEW)
+    left = tmp_path / "ranks" / "1" / "results.jsonl"
+    left.parent.mkdir(parents=True)
+    left.write_text("answers of a team that was stopped")
+    with pytest.raises(ConfigError, match=rf"not brought together; let the command with --limit {FEW}"):
+        run(tmp_path, MANY)
+    assert left.exists()
+
+
+def test_others_of_a_team_wait_until_the_first_has_let_it_grow(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", MANY)
+    run(tmp_path / "grown", FEW)
+    config = tmp_path / "whole" / "config.json"
+    record, grown = json.loads(config.read_text()), tmp_path / "grown"
+    about = (grown, record, asked(MANY), asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(growth, "_PATIENCE", 0.3)
+        with pytest.raises(ConfigError, match=f"has not let it go on with {MANY} for 0 seconds"):
+            growth.grow(*about, Team(1, 2))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(growth.grow, *about, Team(1, 2))
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        # the folder's name changes before its lines do: what is seen in between is neither
+        (grown / growth.GROWN).write_text("")
+        before = (grown / "config.json").read_text()
+        (grown / "config.json").write_text(config.read_text())
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        (grown / growth.GROWN).unlink()
+        (grown / "config.json").write_text(before)
+        assert growth.grow(*about, Team(0, 2)) is not None
+        assert waiting.result(20) is None
+    assert growth.grow(*about, Team(1, 2)) is None, "a folder that has grown is waited for no more"
+    differs = {**record, "asked": {**record["asked"], "match": "layer-average"}}
+    assert growth.grow(grown, differs, asked(MANY), asked, Team(1, 2)) is None, "nor one that is refused anyway"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from experiments.embedded import vocabulary
 from experiments.embedded.batches import (
@@ -21,6 +24,7 @@ from experiments.embedded.batches import (
     write_benchmark_scene,
     write_training_scene,
 )
+from experiments.embedded.ending import train, write_folder
 from experiments.embedded.evaluate import generated, nearness
 from experiments.embedded.losses import branches_of
 from experiments.embedded.network import START, answer, build, encode, normalize, project
@@ -163,6 +167,58 @@ def test_tokens_are_as_near_to_words_as_the_card_says(loaded: Any) -> None:
     own, others, background, chance = np.nanmean(things, axis=0)
     assert np.allclose((own, others, background), (-0.14, -0.05, -0.04), atol=0.02)
     assert 0.05 < chance < 0.25
+
+
+class Noted:
+    """A training that notes what is asked of it."""
+
+    def __init__(self, fault: BaseException | None) -> None:
+        self.fault, self.did = fault, list[str]()
+
+    def run(self) -> None:
+        self.did.append("run")
+        if self.fault is not None:
+            raise self.fault
+
+    def save(self) -> None:
+        self.did.append("save")
+
+    def check(self) -> None:
+        self.did.append("check")
+
+    def test(self) -> None:
+        self.did.append("test")
+
+    def close(self) -> None:
+        self.did.append("close")
+
+
+def test_a_training_that_is_told_to_stop_is_saved_and_measured_and_a_broken_one_is_not() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    said: list[str] = []
+    try:
+        for fault in (None, KeyboardInterrupt()):
+            noted = Noted(fault)
+            train(noted, said.append)
+            assert noted.did == ["run", "save", "check", "test", "save", "close"]
+        assert said == ["done", "told to stop", "done"]
+        broken = Noted(FloatingPointError("a loss is not finite"))
+        with pytest.raises(FloatingPointError):
+            train(broken, said.append)
+        assert broken.did == ["run"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_weights_are_written_in_parts_that_make_the_whole(tmp_path: Path) -> None:
+    state = {name: torch.randn(4, width) for name, width in (("c", 6), ("a", 3), ("b", 5))}
+    write_folder(tmp_path / "model", state, {"seed": 3})
+    parts = [load_file(path) for path in sorted((tmp_path / "model").glob("weights-*.safetensors"))]
+    assert [sorted(part) for part in parts] == [["a", "b"], ["c"]]
+    for name, value in (parts[0] | parts[1]).items():
+        assert torch.equal(value, state[name].half())
+    assert json.loads((tmp_path / "model" / "meta.json").read_text()) == {"seed": 3}
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_weights_of_losses_are_read_from_the_command_line() -> None:

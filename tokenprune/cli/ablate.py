@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +48,10 @@ def ablate(
     from tokenprune.evaluation.compare import environment
     from tokenprune.evaluation.failures import Failure, told
     from tokenprune.report.ablation import write_figure, write_page
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
 
+    team = Team.from_environment()
     folder = configs or CONFIGS
     chosen = ablations(name, folder)
     if (out / "results.jsonl").exists():
@@ -71,9 +74,9 @@ def ablate(
             about = ablation.about(dict.fromkeys(item.task for item in asked.items))
         prepared.append((about, asked))
     model_name = model or default_model()
-    loaded, processor = load_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
+    loaded, processor = load_model(model_name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
-    to = console()
+    to = console(quiet=not team.leads)
     for note in notes:
         to.print(note, style="bold yellow", markup=False)
     facts = environment(model_name, device, dtype, seed)
@@ -82,7 +85,7 @@ def ablate(
         for note in asked.notes:
             to.print(note, style="bold yellow", markup=False)
         broken: list[Failure] = []
-        with progress(to, ablation.name) as moved:
+        with progress(to, ablation.name) if team.leads else nullcontext(lambda *_: None) as moved:
             rows = run_ablation(
                 loaded,
                 processor,
@@ -97,13 +100,18 @@ def ablate(
                 note=lambda text: to.print(text, style="bold yellow", markup=False),
                 progress=moved,
                 judge=grader,
+                team=team,
             )
+        if not team.leads:
+            continue
         write_figure(out / ablation.name, ablation, rows)
         print_table(ablation_table(ablation, rows))
         done.append((ablation, rows))
         for line in told(broken, out / ablation.name):
             typer.echo(line, err=True)
         all_well = all_well and not broken
+    if not team.leads:
+        return
     write_page(out, done, facts, notes)
     to.print(f"{out}/report.html; table.csv, table.json, figure.svg, figure.png in {out}/NAME", markup=False)
     if not all_well:

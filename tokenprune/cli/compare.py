@@ -12,6 +12,7 @@ from tokenprune.cli.data import DataOptions
 from tokenprune.cli.groups import grouped
 from tokenprune.cli.judge import JudgeOptions
 from tokenprune.cli.options import STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
+from tokenprune.cli.progress import console, progress
 
 __all__ = ["compare"]
 
@@ -49,10 +50,7 @@ def compare(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a checkpoint.")] = False,
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
-    from rich.console import Console
-
     from tokenprune.cli.console import print_table
-    from tokenprune.cli.progress import progress
     from tokenprune.core.errors import ConfigError
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
@@ -83,11 +81,11 @@ def compare(
     items = asked.items
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name) + asked.notes
-    console = Console(width=None if Console().is_terminal else 200, quiet=not team.leads)
+    to = console(quiet=not team.leads)
     for note in notes:
-        console.print(note, style="bold yellow", markup=False)
+        to.print(note, style="bold yellow", markup=False)
     said = len(notes)
-    with progress(console) if team.leads else nullcontext(lambda *_: None) as report:
+    with progress(to) if team.leads else nullcontext(lambda *_: None) as report:
         found = comparison(
             loaded,
             processor,
@@ -102,7 +100,7 @@ def compare(
             again=again or (),
             new_segment=new_segment,
             team=team,
-            fewer=asked.fewer if team.size == 1 else None,
+            fewer=asked.fewer,
             note=notes.append,
             facts=environment(name, device, dtype, seed) | {"command": command_line(context)},
             progress=report,
@@ -129,13 +127,13 @@ def compare(
         missing=absent,
     )
     for note in notes[said:]:
-        console.print(note, style="bold yellow", markup=False)
-    console.print(heading(facts), markup=False)
+        to.print(note, style="bold yellow", markup=False)
+    to.print(heading(facts), markup=False)
     print_table(table(found.rows), expendable(found.rows), wide=wide)
     for line in left_over(found.summary):
-        console.print(line, style="bold yellow", markup=False)
+        to.print(line, style="bold yellow", markup=False)
     where = found.folder
-    console.print(f"{where}/summary.json, {where}/results.jsonl, {where}/report.html", markup=False)
+    to.print(f"{where}/summary.json, {where}/results.jsonl, {where}/report.html", markup=False)
     for line in told(found.failed, where):
         typer.echo(line, err=True)
     if found.failed:

@@ -20,11 +20,11 @@ EVERY = 30.0
 """Seconds between two lines about progress where there is no terminal."""
 
 
-def console(width: int = 200) -> Console:
-    """A terminal, or ``width`` columns where output is no terminal and tables must not break."""
+def console(width: int = 200, quiet: bool = False) -> Console:
+    """A terminal, or ``width`` columns where output is no terminal and tables must not break; says nothing if quiet."""
     from rich.console import Console
 
-    return Console(width=None if Console().is_terminal else width)
+    return Console(width=None if Console().is_terminal else width, quiet=quiet)
 
 
 @contextmanager

@@ -50,8 +50,12 @@ def show(
     from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.report.pruning import look, pruning_sheet
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
 
+    team = Team.from_environment()
+    if not team.leads:  # one picture is no work to share: under a launcher the first process draws it
+        return
     _check_out(out, image)
     keeps = numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
@@ -63,7 +67,7 @@ def show(
         table = data.questions(families=None, limit=None, seed=0)
         picture, asked, others = found(table.items, image)
     name = model or default_model()
-    loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
+    loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     for note in notes_on(name):
         typer.echo(note)
     text = asked if isinstance(asked, str) else asked.text

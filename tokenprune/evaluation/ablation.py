@@ -22,6 +22,7 @@ from tokenprune.evaluation.failures import Failure
 from tokenprune.evaluation.judge import Judge
 from tokenprune.evaluation.summary import paired_test, summarize
 from tokenprune.results.store import as_csv, write_atomically
+from tokenprune.results.team import Team
 
 __all__ = ["AblationRow", "ablate", "ablation_table", "pooled"]
 
@@ -74,6 +75,7 @@ def ablate(
     note: Callable[[str], None] = lambda text: warnings.warn(text, TokenPruneWarning, stacklevel=3),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     judge: Judge | None = None,
+    team: Team | None = None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
 
@@ -98,6 +100,13 @@ def ablate(
     progress : callable
     judge : Judge, optional
         Grades answers whose metric needs one.
+    team : Team, optional
+        Which of several processes that answer together this one is; alone by default.
+
+    Returns
+    -------
+    list of AblationRow
+        Of all processes; none where this is not the one that leads, which then writes no table either.
     """
     rows = ablation.rows()
     found = comparison(
@@ -114,7 +123,10 @@ def ablate(
         facts=facts,
         progress=progress,
         judge=judge,
+        team=team,
     )
+    if team is not None and not team.leads:
+        return []
     for one in found.failed:
         broke(one)
     table = pooled(ablation, answers_in(out))

@@ -195,7 +195,7 @@ def comparison(
     for text in cannot_run(unmatched):
         note(text)
     record = provenance({**config, "match": match}, model, processor, items)
-    if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer)) is not None:
+    if fewer is not None and not new_segment and (grew := grow(out, record, items, fewer, team)) is not None:
         stayed, gone = grew
         told = f"; {gone} are asked again, or no longer" if gone else ""
         note(f"{str(out)!r} goes on with {len(items)} questions: {stayed} answers stay{told}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tokenprune.core.errors import UnsupportedError
+from tokenprune.zoo.shipped import load_shipped
 
 __all__ = ["load", "path"]
 
@@ -43,9 +43,5 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     """
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    folder = path()
-    if not (folder / "model.safetensors").exists():
-        raise UnsupportedError(f"{str(folder)!r} holds no weights: this installation came without the embedded model")
-    model: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    processor: Any = LlavaProcessor.from_pretrained(folder, local_files_only=True)
-    return model.to(device).eval(), processor
+    model = load_shipped(path(), LlavaForConditionalGeneration, device, dtype)
+    return model, LlavaProcessor.from_pretrained(path(), local_files_only=True)

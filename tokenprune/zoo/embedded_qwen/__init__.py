@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.saved_processor import MAKES_PROCESSOR
+from tokenprune.zoo.shipped import load_shipped
 from tokenprune.zoo.tiny.family import NoVideos, images_only
 
 __all__ = ["load", "path", "read_processor"]
@@ -57,8 +57,6 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     from transformers import Qwen3VLForConditionalGeneration
 
     folder = path()
-    if not (folder / "model.safetensors").exists():
-        raise UnsupportedError(f"{str(folder)!r} holds no weights: this installation came without the embedded model")
-    model: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = load_shipped(folder, Qwen3VLForConditionalGeneration, device, dtype)
     vars(model)[MAKES_PROCESSOR] = partial(read_processor, folder)
-    return model.to(device).eval(), read_processor(folder)
+    return model, read_processor(folder)
