@@ -8,9 +8,9 @@ O(N * block), time O(N^2 d) once plus O(N d) a pick.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,7 +23,7 @@ from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
 from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of
 
-__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable"]
+__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced"]
 
 SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
 
@@ -35,6 +35,22 @@ DENSE_BYTES = 2**30
 
 BLOCK = 256
 """Rows reduced at a time where it is not."""
+
+
+def reduced(table: PairTable, reduce: Callable[[slice, Tensor], Tensor]) -> Tensor:
+    """Reduce a table block by block: (rows, block (B, rows, N)) -> (B, rows, ...), of all rows (B, N, ...).
+
+    Results go into one tensor. Kept one by one, each would lie behind the block that was freed and keep an allocator
+    of the host from using its room again, and in the end as much memory is taken as by the whole table.
+    """
+    whole: Tensor | None = None
+    for rows, block in table.blocks():
+        part = reduce(rows, block)
+        if whole is None:
+            whole = part.new_empty((part.shape[0], block.shape[2], *part.shape[2:]))
+        whole[:, rows] = part
+    assert whole is not None
+    return whole
 
 
 class CosineTable(PairTable):
@@ -236,8 +252,7 @@ class SelfPMI(Pairwise):
             cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
         else:
             cosine = CosineTable(features.visual)
-            parts = [self.normalizer.statistics(block, mask) for _, block in cosine.blocks()]
-            statistics = torch.cat(parts, dim=1)
+            statistics = reduced(cosine, lambda _, block: self.normalizer.statistics(block, mask))
         valid = features.valid()
         log_n = features.log_size(statistics.dtype)
         if self.marginal == "uniform":
@@ -267,13 +282,17 @@ def _log_row_mean(cosine: CosineTable, normalizer: Normalizer, statistics: Tenso
     return total
 
 
+def _log_sums(_rows: slice, block: Tensor, *, tau: float, seen: Tensor) -> Tensor:
+    return torch.logsumexp(block / tau + seen, dim=-1)
+
+
 def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 200, tolerance: float = 1e-6) -> Tensor:
     """log u with exp(cos_ij / tau + log u_i + log u_j) summing to 1/N over each row and column: (B, N)."""
     n = valid.sum(1, keepdim=True).to(working_precision(cosine.tokens).dtype)
     log_u = torch.zeros_like(valid, dtype=n.dtype) - n.log()
     for _ in range(steps):
         seen = log_u.masked_fill(~valid, -math.inf).unsqueeze(1)
-        row = torch.cat([torch.logsumexp(block / tau + seen, dim=-1) for _, block in cosine.blocks()], dim=1)
+        row = reduced(cosine, partial(_log_sums, tau=tau, seen=seen))
         step = (-n.log() - row - log_u) / 2
         log_u = log_u + step
         if float(step[valid].abs().max()) < tolerance:

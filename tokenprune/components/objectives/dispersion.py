@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tokenprune.components.pairwise import Cosine, CosineTable
+from tokenprune.components.pairwise import Cosine, CosineTable, reduced
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Objective, PairTable, Pairwise, check_number, entries_of
 from tokenprune.kernels import run_columns, usable
@@ -44,8 +44,8 @@ class MeanDispersion(Objective):
         """Mean similarity of each token to all real tokens."""
         table = self.pairs.table(features)
         valid = features.valid()
-        seen = [block.masked_fill(~valid.unsqueeze(1), 0).sum(-1) for _, block in table.blocks()]
-        mean = torch.cat(seen, dim=1) / valid.sum(1, keepdim=True)
+        seen = reduced(table, lambda _, block: block.masked_fill(~valid.unsqueeze(1), 0).sum(-1))
+        mean = seen / valid.sum(1, keepdim=True)
         return _MeanState(-mean, table, torch.zeros_like(mean), torch.zeros_like(mean[:, :1]))
 
     def gains(self, state: _MeanState) -> Tensor:
@@ -109,7 +109,7 @@ class GraphCut(Objective):
         """Similarity of each token to all real tokens, the first half of f."""
         table = CosineTable(features[self.signal])
         valid = features.valid().unsqueeze(1)
-        seen = torch.cat([_similarity(rows).masked_fill(~valid, 0).sum(-1) for _, rows in table.blocks()], dim=1)
+        seen = reduced(table, lambda _, block: _similarity(block).masked_fill(~valid, 0).sum(-1))
         own = _similarity(table.unit.square().sum(-1))
         return _CutState(seen - self.lam * own, table, torch.zeros_like(seen))
 

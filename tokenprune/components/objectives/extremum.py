@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.components.objectives.bounds import dispersion_optimality, sequence_optimality, stands
 from tokenprune.components.objectives.modular import Modular
-from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI
+from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI, reduced
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, Problem, check_number, entries_of
@@ -204,12 +204,13 @@ class MaxMin(ExtremumObjective):
         """Distance of each token to its nearest neighbour among real tokens."""
         table = self.pairs.table(features)
         valid = features.valid()
-        nearest = []
-        for rows, block in table.blocks():
+
+        def nearest(rows: slice, block: Tensor) -> Tensor:
             distance = self.entry(block).masked_fill(~valid.unsqueeze(1), math.inf)
             distance.diagonal(rows.start, dim1=1, dim2=2).fill_(math.inf)
-            nearest.append(distance.amin(-1))
-        isolation = torch.cat(nearest, dim=1)
+            return distance.amin(-1)
+
+        isolation = reduced(table, nearest)
         return ExtremumState(isolation.masked_fill(isolation.isinf(), 0), table)
 
     def entry(self, column: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""Long inputs on a CPU: what selection needs beside its features, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenprune.components.pairwise import CosineTable, reduced
+from tokenprune.core.kinds import PairTable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_no_table_of_all_pairs(tmp_path: Path) -> None:
+    """One would be 1,024 MiB, and so is what an allocator takes that cannot use the room of freed blocks again."""
+    asked = ["--strategies", "mi-pruner,divprune", "--keep", "32", "--width", "512", "--out", str(tmp_path / "m.json")]
+    command = [sys.executable, str(ROOT / "experiments" / "speed" / "memory.py"), *asked]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["strategy"] for row in rows] == ["mi-pruner", "divprune"]
+    for row in rows:
+        assert 32 < row["above_mib"] < 400, row  # tokens of norm 1 alone are 32
+
+
+class _Blocks(PairTable):
+    """A table that comes in blocks of uneven size."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+
+    def column(self, index: Tensor) -> Tensor:
+        return self.whole[torch.arange(len(index)), :, index]
+
+    def dense(self) -> Tensor:
+        return self.whole
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        for start, stop in ((0, 3), (3, 4), (4, 9)):
+            yield slice(start, stop), self.whole[:, start:stop]
+
+
+def test_blocks_are_reduced_into_one_tensor() -> None:
+    whole = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(reduced(_Blocks(whole), lambda _, block: block.amin(-1)), whole.amin(-1))
+    places = reduced(_Blocks(whole), lambda rows, block: block.diagonal(rows.start, 1, 2).unsqueeze(-1))
+    assert torch.equal(places, whole.diagonal(0, 1, 2).unsqueeze(-1))
+
+
+def test_rows_of_long_inputs_are_those_of_the_whole_table() -> None:
+    tokens = torch.randn(1, 2100, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    table = CosineTable(tokens)
+    assert table.gram is None
+    torch.testing.assert_close(reduced(table, lambda _, block: block.sum(-1)), table.dense().sum(-1))
