@@ -18,7 +18,7 @@ import argparse
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import yaml
 
@@ -28,18 +28,27 @@ from tests.mutants.drawn import changed
 PLANTED = ROOT / "tests" / "mutants" / "planted.yaml"
 
 
-def planted(words: str = "") -> Iterator[Mutant]:
-    """The mistakes on the list whose name or file contains some words."""
-    for entry in yaml.safe_load(PLANTED.read_text(encoding="utf-8")):
-        if words not in entry["mistake"] and words not in entry["file"]:
-            continue
-        text = (ROOT / entry["file"]).read_text(encoding="utf-8")
-        if text.count(entry["was"]) != 1:
-            raise SystemExit(
-                f"{entry['mistake']}: {entry['file']} holds the text to be changed {text.count(entry['was'])} times, "
-                "and has to hold it once"
-            )
-        yield Mutant(entry["mistake"], entry["file"], text.replace(entry["was"], entry["now"]), entry["tests"])
+def listed() -> list[dict[str, str]]:
+    """The list of mistakes: a name, a file, what is changed to what, and the tests that have to notice."""
+    found: list[dict[str, str]] = yaml.safe_load(PLANTED.read_text(encoding="utf-8"))
+    return found
+
+
+def planted(entry: Mapping[str, str]) -> Mutant:
+    """A mistake on the list in today's code.
+
+    Raises
+    ------
+    SystemExit
+        The text to be changed is not there, or is there more than once.
+    """
+    text = (ROOT / entry["file"]).read_text(encoding="utf-8")
+    if text.count(entry["was"]) != 1:
+        raise SystemExit(
+            f"{entry['mistake']}: {entry['file']} holds the text to be changed {text.count(entry['was'])} times, "
+            "and has to hold it once"
+        )
+    return Mutant(entry["mistake"], entry["file"], text.replace(entry["was"], entry["now"]), entry["tests"])
 
 
 def naming(file: str) -> str:
@@ -83,7 +92,7 @@ def main() -> int:
     if asked.since:
         chosen = list(of_branch(asked.since, asked.most, asked.seed))
     elif asked.file is None:
-        chosen = list(planted(asked.only))
+        chosen = [planted(one) for one in listed() if asked.only in one["mistake"] or asked.only in one["file"]]
     else:
         tests = " ".join(asked.tests)
         whole = Mutant("nothing", asked.file, (ROOT / asked.file).read_text(encoding="utf-8"), tests)

@@ -6,12 +6,13 @@ import shlex
 
 import pytest
 
-from tests.mutants.__main__ import planted
-from tests.mutants.copies import ROOT, Mutant
+from tests.mutants.__main__ import listed, planted
+from tests.mutants.copies import ROOT
 
 
-@pytest.mark.parametrize("mutant", planted(), ids=lambda mutant: mutant.name)
-def test_a_mistake_can_be_planted(mutant: Mutant) -> None:
+@pytest.mark.parametrize("entry", listed(), ids=lambda entry: entry["mistake"])
+def test_a_mistake_can_be_planted(entry: dict[str, str]) -> None:
+    mutant = planted(entry)
     compile(mutant.text, mutant.file, "exec")
     assert mutant.text != (ROOT / mutant.file).read_text(encoding="utf-8")
     files = [word for word in shlex.split(mutant.tests) if word.startswith("tests/")]
