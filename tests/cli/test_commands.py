@@ -92,6 +92,14 @@ def test_list_check_tries_parts(tokenprune: Command) -> None:
         (["compare", "--out", "x", "--strategies", "mi-prunner", "--model", "./no/such/folder"], "mi-pruner"),
         (["compare", "--out", "x", "--seed", "-1"], "--seed"),
         (["compare", "--out", "/dev/null/x", "--model", "tiny", "--limit", "1"], "/dev/null/x"),
+        (["compare", "--out", "x", "--model", ""], "model ''"),
+        (["tune", "--out", "x", "--budget", "12", "--model", ""], "model ''"),
+        (["ablate", "table-5", "--out", "x", "--model", ""], "model ''"),
+        (["show", "scene:0/3", "--model", "", "--out", "x.png"], "model ''"),
+        (["explore", "scene:0/3", "--model", "", "--out", "x.html"], "model ''"),
+        (["serve", "--model", ""], "model ''"),
+        (["table", "8", "--model", "", "--limit", "2", "--out", "x"], "model ''"),
+        (["compare", "--out", "x", "--data", ""], "--data"),
     ],
 )
 def test_mistakes_are_answered_in_a_line(

@@ -85,10 +85,12 @@ def table(
     from tokenprune.evaluation.paper_tables import paper_tables
     from tokenprune.report.paper_tables import latex, markdown, terminal
     from tokenprune.results.store import write_atomically
+    from tokenprune.zoo.loading import check_named
 
     to, grader = console(), judge.grader()
     for one in paper_tables(number):
-        name = model or one.model
+        name = one.model if model is None else model
+        check_named(name)
         painted = name.partition(":")[0] in _PAINTED
         rows = _only("--strategies", words_or_all("--strategies", strategies), one.strategies)
         wanted = _only("--data", words_or_all("--data", data), one.data)
@@ -264,15 +266,15 @@ def _speed(
     specs = {one.spec(row, "speed"): row for row in rows}
     cuda = device.startswith("cuda")
     setup = Setup(
-        "" if model else one.geometry,
-        small=not (model or cuda),
+        one.geometry if model is None else "",
+        small=model is None and not cuda,
         device=device,
         dtype=dtype,
         repeats=30 if cuda else 5,
         warm=10 if cuda else 2,
     )
     subject, about = None, None
-    if model:
+    if model is not None:
         asked = DataOptions().questions(families=["pope"], limit=CANDIDATES, seed=0)
         subject, about = Questions(*load_model(model, device, dtype), asked.items), {"model": model, **asked.config}
     wanted = list(bench_rows(["random", *specs], list(one.counts.values()), [1], ["plain"]))

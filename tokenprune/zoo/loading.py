@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from tokenprune.core.errors import ConfigError, UnsupportedError, closest
 from tokenprune.hf.adapters.base import adapter_for
 
-__all__ = ["BUILT_IN", "DTYPES", "check_weights", "load_model", "usable_device"]
+__all__ = ["BUILT_IN", "DTYPES", "check_named", "check_weights", "load_model", "usable_device"]
 
 BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded", "embedded-qwen")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
@@ -45,6 +45,12 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return tried.device
+
+
+def check_named(name: str) -> None:
+    """Raise ``ConfigError`` where a model's name is empty: nobody meant the default by that."""
+    if not name.strip():
+        raise ConfigError(f"model {name!r}: give one of {', '.join(BUILT_IN)}, a folder or a hub id")
 
 
 def load_model(
@@ -85,8 +91,7 @@ def load_model(
         _check_spreads(name)
     else:
         usable_device(device)
-    if not name.strip():
-        raise ConfigError(f"model {name!r}: give one of {', '.join(BUILT_IN)}, a folder or a hub id")
+    check_named(name)
     if name == "tiny":
         from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
