@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -161,15 +161,19 @@ def test_mass_is_a_distribution_that_knows_no_unit(f: tp.Features, scale: float,
 
 
 @given(features(n=(2, 8)))
+@example(tp.Features(visual=torch.tensor([[[0.0, 1], [1, 1]]]), text=torch.ones(1, 2, 2)))
 @pytest.mark.filterwarnings("ignore::tokenprune.core.errors.DegenerateRelevanceWarning")
 def test_no_score_exceeds_the_tail_law(f: tp.Features) -> None:
     """PMI of the k-th best token over its bound is at most 1, so that a threshold of 1 keeps the floor alone."""
     for strategy in STRATEGIES.values():
         kept_by_law = by_rule(strategy, GainThreshold(1 + 1e-4), ceiling=1.0).select(f, 1)
-        # a row without information is scored by cosine, which is no PMI
+        # a row without information, such as one whose words all point one way, is scored by cosine, which is no PMI
         spread = PMI().score(f).where(f.valid(), -math.inf).amax(1) > 1e-3
-        text = torch.ones(f.batch, f.text.shape[1]) if f.text_mask is None else f.text_mask
-        informative = spread & (text.sum(1) > 1)
+        text = torch.ones(f.batch, f.text.shape[1]).bool() if f.text_mask is None else f.text_mask
+        unit = torch.nn.functional.normalize(f.text.double(), dim=-1)
+        first = unit.gather(1, text.int().argmax(1).view(-1, 1, 1).expand(-1, 1, unit.shape[2]))
+        apart = ((unit - first).abs().amax(-1) > 1e-6) & text
+        informative = spread & apart.any(1)
         assert kept_by_law.counts[informative].tolist() == [1] * int(informative.sum())
 
 
