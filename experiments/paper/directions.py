@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from experiments.trainings.page import Row, read
 from tokenprune.evaluation.paper_tables import Column, PaperTable, paper_tables
 from tokenprune.evaluation.statistics import paired_p_value
 
@@ -32,8 +33,6 @@ PAGE = HERE.parents[1] / "docs" / "results" / "paper.md"
 FIELDS = ("table", "task", "family", "strategy", "keep", "draw", "image", "sample", "right")
 OURS = ("mi-pruner", "mi-attention")
 LEVEL = 0.05
-
-Row = dict[str, str]
 
 
 def collect(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
@@ -70,12 +69,6 @@ def write_answers(folders: Sequence[Path], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file, gzip.GzipFile("", fileobj=file, mode="wb", mtime=0) as packed:
         packed.write(text.getvalue().encode())
-
-
-def read(path: Path) -> list[Row]:
-    """Lines of a file of answers."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def ablate(
             # the paper's numbers are about other questions
             about = ablation.about(dict.fromkeys(item.task for item in asked.items))
         prepared.append((about, asked))
-    model_name = default_model() if model is None else model
+    model_name = default_model(model)
     loaded, processor = load_model(model_name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
     to = console(quiet=not team.leads)

@@ -108,7 +108,7 @@ def bench(
         if small is not None or kind:
             raise ConfigError(f"--{'kind' if kind else 'small'} is about --geometry, and --data is given")
         asked = data.questions(families=None, limit=CANDIDATES, seed=0)
-        name = default_model() if model is None else model
+        name = default_model(model)
         loaded = load_model(name, where, kind_of_number, trust_remote_code=trust_remote_code)
         subject, about = Questions(*loaded, asked.items), {"model": name, **asked.config}
     to = console()

@@ -69,7 +69,7 @@ def compare(
     team = Team.from_environment()
     if again and team.size > 1:
         raise ConfigError("--again is for one process: several would not agree on which attempt they are at")
-    name = default_model() if model is None else model
+    name = default_model(model)
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     run_files(load or ())

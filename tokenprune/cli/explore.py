@@ -70,7 +70,7 @@ def explore(
     for spec in names or ():
         build(spec)  # misspelt ones are told before a model is loaded
     asked = _film(image, question, frames) if _is_film(image, video) else _subjects(image, question)
-    name = default_model() if model is None else model
+    name = default_model(model)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     if names is None:
         usable = set(usable_strategies(adapter_for(loaded)))

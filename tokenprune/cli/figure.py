@@ -162,7 +162,7 @@ def kept(
     width, keeps = checked_width(columns), numbers("--budgets", budgets)
     built = [build(name) for name in strategy_names(words_or_all("--strategies", strategies))]
     picture, asked, _ = subject(image, question)
-    name = default_model() if model is None else model
+    name = default_model(model)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     for note in notes_on(name):
         typer.echo(note, err=True)

@@ -63,7 +63,7 @@ def serve(
         tokens=max_tokens,
         waiting=waiting,
     )
-    name = default_model() if model is None else model
+    name = default_model(model)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     engine = Engine(loaded, processor, waiting=limits.waiting, backend=cast(Backend, backend))
     try:

@@ -66,7 +66,7 @@ def show(
             raise ConfigError("QUESTION is not taken with --data: it is that of the id given as IMAGE")
         table = data.questions(families=None, limit=None, seed=0)
         picture, asked, others = found(table.items, image)
-    name = default_model() if model is None else model
+    name = default_model(model)
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     for note in notes_on(name):
         typer.echo(note)

@@ -65,7 +65,7 @@ def tune(
         seed=seed,
     )
     divide(asked.items, seed)
-    name = default_model() if model is None else model
+    name = default_model(model)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     to = console()
     for note in notes_on(name) + asked.notes:

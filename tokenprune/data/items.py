@@ -22,8 +22,10 @@ NATURAL = "natural"
 """Name of the data set of painted scenes that are like photographs: ``natural-pope``."""
 
 
-def default_model() -> str:
-    """The embedded model where this installation has one, random weights otherwise."""
+def default_model(given: str | None = None) -> str:
+    """The model that was given; without one the embedded model where this installation has it, or random weights."""
+    if given is not None:
+        return given  # an empty name, too: it is refused where it is loaded
     return "embedded" if importlib.util.find_spec("tokenprune.zoo.embedded") is not None else "tiny"
 
 
