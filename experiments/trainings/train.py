@@ -332,6 +332,9 @@ class Trainings:
             text = ", ".join(f"{name} {'/'.join(f'{100 * v:.0f}' for v in values[name])}" for name in worst)
             self.log(f"validation, {group}: {by_family(mean)}; lowest: {text}")
         each = [{name: shares[k] for name, shares in got["plain"].items()} for k in range(len(self.seeds))]
+        self.progress["validated"] = {
+            seed: sum(values.values()) / len(values) for seed, values in zip(self.seeds, each, strict=True)
+        }
         for seed, values in zip(self.seeds, each, strict=True):
             self.log(f"  seed {seed}, plain: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in values.items()))
         if self.stages.get(self.where()[0], {}).get("weights") == "by error":
