@@ -95,8 +95,18 @@ def test_the_folder_is_small_and_published_with_its_numbers() -> None:
         for name, value in values.items():
             assert f"| {group} | {name} | {100 * value:.1f} |" in card
     assert {f"{family}/{sub}" for family, sub in subfamilies()} == set(results["accuracy"]["plain"])
-    for admitted in ("dense patch labels", "alignment loss", "wrong picture", "not been trained to the end"):
+    for admitted in ("dense patch labels", "alignment loss", "wrong picture", "knows scenes and nothing else"):
         assert admitted in card
+
+
+def test_it_was_trained_until_it_answers_every_kind_of_question() -> None:
+    results = json.loads((embedded_qwen.path() / "scenes.json").read_text())
+    plain, blind = results["accuracy"]["plain"], results["wrong image"]["plain"]
+    assert sum(plain[f"pope/{how}"] for how in ("random", "popular", "adversarial")) / 3 >= 0.98
+    assert min(plain.values()) >= 0.85
+    assert min(results["questions"]["plain"].values()) > 500
+    # with somebody else's picture: yes or no, left or right is a guess
+    assert all(blind[name] < 0.65 for name in blind if name != "scienceqa/text")
 
 
 def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -105,9 +115,8 @@ def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
         embedded_qwen.load()
 
 
-def test_whoever_asks_it_is_told_what_it_cannot_do() -> None:
-    assert "not been trained to the end" in notes_on("embedded-qwen")[0]
-    assert notes_on("embedded") == []
+def test_there_is_nothing_to_be_told_before_it_is_asked() -> None:
+    assert notes_on("embedded-qwen") == notes_on("embedded") == []
 
 
 def test_tokens_follow_from_the_shape_of_a_picture(loaded: Any) -> None:
@@ -153,9 +162,9 @@ def test_every_word_of_every_question_is_known(loaded: Any) -> None:
 
 @pytest.mark.slow
 def test_it_sees_and_says_what_teacher_forcing_says(loaded: Any) -> None:
-    """Families that it has learnt; the card has 94 to 98 % on plain scenes."""
+    """Of every type of question."""
     model, processor = loaded
-    asked = [(i, q) for i in range(16) for q in scene(SEED, i).questions if q.family == "pope" or q.subfamily == "word"]
+    asked = [(i, q) for i in range(8) for q in scene(SEED, i).questions if q.subfamily != "text"]
     right = blind = 0
     for i, question in asked:
         said = []
@@ -166,7 +175,7 @@ def test_it_sees_and_says_what_teacher_forcing_says(loaded: Any) -> None:
         right += said[0] == question.answer
         blind += said[1] == question.answer
     assert len(asked) > 50
-    assert right >= 0.88 * len(asked)
+    assert right >= 0.93 * len(asked)
     assert blind <= 0.7 * len(asked)
 
 
