@@ -72,8 +72,10 @@ def bench(
     from tokenprune.data.items import default_model
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import DTYPES, load_model
 
+    Team.from_environment().alone("bench", "run it without the launcher; processes side by side time each other")
     if compare is not None:
         _against(*compare, across=across, wide=wide)
         return
