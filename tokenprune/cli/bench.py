@@ -104,7 +104,9 @@ def bench(
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
-    wanted = list(bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
+    wanted = list(
+        bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words("--ways", ways))
+    )
     subject, about = None, None
     if data.data is not None:
         if small is not None or kind:

@@ -72,7 +72,7 @@ def compare(
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     run_files(load or ())
-    check_spelling("--strategies", words(strategies))
+    check_spelling("--strategies", words("--strategies", strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     grader = judge.grader()
