@@ -94,9 +94,7 @@ def table(
     to, grader = console(quiet=not team.leads), judge.grader()
     chosen = paper_tables(number)
     if timed := [one.name for one in chosen if one.measure == "speed" and not dry_run]:
-        team.alone(
-            timed[0], "it times, and processes side by side time each other; run this table without the launcher"
-        )
+        team.alone(timed[0], "run this table without the launcher; processes side by side time each other")
     for one in chosen:
         name = one.model if model is None else model
         check_named(name)
