@@ -217,14 +217,75 @@ def write_training_scene(
     batch: Batch, row: int, split: str, seed: int, index: int, weights: Sequence[int], shown: Shown = PLAIN_SCENES[0]
 ) -> None:
     """Paint a scene and pack questions about it, drawn by weight."""
-    style = shown.style
+    Album().write(batch, row, split, seed, index, weights, shown)
 
-    def draws(purpose: str) -> Draws:
-        return Draws(key_number(split, seed, index, f"{style.prefix}{purpose}"))
 
-    arrangement = draw_arrangement(draws("layout"), style, shown.size)
-    _write_picture(batch, row, arrangement, paint(arrangement, draws("paint"), style.natural))
-    pack(batch, row, _stream_of_questions(arrangement, draws("ask"), weights))
+@dataclass
+class _Page:
+    """A picture that is kept: what is in it, what a batch says of it, and how often it was asked about."""
+
+    index: int
+    arrangement: Arrangement
+    arrays: dict[str, NDArray[Any]]
+    uses: int = 0
+
+
+class Album:
+    """Training scenes, some of which are shown again: asking costs a tenth of painting.
+
+    Every time a picture is shown, other questions are drawn.
+
+    Parameters
+    ----------
+    uses : int, default 1
+        How often a picture is shown, on average.
+    kept : int, default 1
+        Pictures of each kind that are kept; a new one takes the place of any.
+    """
+
+    _OF_PICTURE = ("images", "objects", "colors", "characters", "present")
+    _FEW = 64
+    """Before so many are kept, all pictures are new."""
+
+    def __init__(self, uses: int = 1, kept: int = 1) -> None:
+        self.uses, self.kept = uses, kept
+        self._pages: dict[Shown, list[_Page]] = {}
+
+    def write(
+        self,
+        batch: Batch,
+        row: int,
+        split: str,
+        seed: int,
+        index: int,
+        weights: Sequence[int],
+        shown: Shown = PLAIN_SCENES[0],
+    ) -> None:
+        """Paint scene ``index``, or take one that is kept, and pack questions about it, drawn by weight."""
+        style = shown.style
+
+        def draws(index: int, purpose: str) -> Draws:
+            return Draws(key_number(split, seed, index, f"{style.prefix}{purpose}"))
+
+        pages, chance = self._pages.setdefault(shown, []), draws(index, "album")
+        if len(pages) >= min(self._FEW, self.kept) and chance.below(self.uses):
+            page = chance.pick(pages)
+            for name, array in page.arrays.items():
+                getattr(batch, name)[row] = array
+        else:
+            arrangement = draw_arrangement(draws(index, "layout"), style, shown.size)
+            _write_picture(batch, row, arrangement, paint(arrangement, draws(index, "paint"), style.natural))
+            arrays = {}
+            if self.uses > 1:
+                arrays = {name: getattr(batch, name)[row].copy() for name in self._OF_PICTURE}
+            page = _Page(index, arrangement, arrays)
+            if len(pages) < self.kept:
+                pages.append(page)
+            else:
+                pages[chance.below(self.kept)] = page
+        purpose = f"ask/{page.uses}" if page.uses else "ask"
+        page.uses += 1
+        pack(batch, row, _stream_of_questions(page.arrangement, draws(page.index, purpose), weights))
 
 
 def write_benchmark_scene(
@@ -270,6 +331,10 @@ class Feeder:
         How many there are in all; default without end.
     cycle : sequence of Shown, optional
         What batches show, one after the other and over again; default plain scenes.
+    shown : sequence of bool, optional
+        Which of the cycle is shown at first; default all. ``feeder.shown`` changes it later.
+    uses, kept : int, default 1
+        Of each worker's :class:`Album`.
     """
 
     def __init__(
@@ -283,10 +348,13 @@ class Feeder:
         weights: Sequence[int] | None = None,
         batches: int | None = None,
         cycle: Sequence[Shown] = PLAIN_SCENES,
+        shown: Sequence[bool] | None = None,
+        uses: int = 1,
+        kept: int = 1,
     ) -> None:
         self.size, self.length, self.cycle = size, length, tuple(cycle)
         self._split, self._seed, self._start = split, seed, start
-        self._batches = batches
+        self._batches, self._uses, self._kept = batches, uses, kept
         context = multiprocessing.get_context("fork")
         # anonymous memory is inherited by forks and needs no /dev/shm, which containers keep small
         largest = max(Batch.nbytes(size, length, shown) for shown in self.cycle)
@@ -294,7 +362,8 @@ class Feeder:
         self._free: Any = context.Queue()
         self._full: Any = context.Queue()
         self.weights: Any = context.Array("i", list(weights)) if weights is not None else None
-        self.shown: Any = context.Array("i", [1] * len(self.cycle))  # 0: left out for now
+        # 0: left out for now
+        self.shown: Any = context.Array("i", [1] * len(self.cycle) if shown is None else [int(one) for one in shown])
         self._kinds: Any = context.Array("i", len(self._buffers), lock=False)
         for slot in range(len(self._buffers)):
             self._free.put(slot)
@@ -306,7 +375,7 @@ class Feeder:
 
     def _work(self, worker: int, workers: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        parent = os.getppid()
+        parent, album = os.getppid(), Album(self._uses, self._kept)
         numbers = itertools.count(worker, workers) if self._batches is None else range(worker, self._batches, workers)
         for number in numbers:
             slot = None
@@ -327,7 +396,7 @@ class Feeder:
                 elif self.weights is None:
                     write_benchmark_scene(batch, row, self._split, self._seed, index, shown)
                 else:
-                    write_training_scene(batch, row, self._split, self._seed, index, self.weights[:], shown)
+                    album.write(batch, row, self._split, self._seed, index, self.weights[:], shown)
             self._kinds[slot] = number % len(self.cycle)
             self._full.put(slot)
 

@@ -17,18 +17,19 @@ FIELDS = ("training", "scenes", "strategy", "keep", "draw", "sample", "right", "
 
 
 def answers(folders: Sequence[Path]) -> Iterator[tuple[str, str, str, int, int, str, int, int]]:
-    """Every answer in the folders, once."""
+    """Every answer in the folders, once; those of processes that were stopped before they were gathered, too."""
     for folder in folders:
-        for file in sorted(folder.glob("*/results.jsonl")):
-            seen = set()
+        seen = set()
+        for file in sorted(folder.glob("*/**/results.jsonl")):
+            scenes = file.relative_to(folder).parts[0]
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
                     row = json.loads(line)
-                    key = (row["strategy"], row["keep"], row["draw"], row["sample"])
+                    key = (scenes, row["strategy"], row["keep"], row["draw"], row["sample"])
                     if key not in seen:
                         seen.add(key)
                         stops = int(len(row["prediction"].split()) <= 1)
-                        yield (folder.name, file.parent.name, *key, int(row["correct"]), stops)
+                        yield (folder.name, *key, int(row["correct"]), stops)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Every strategy at every budget on one training: ``python -m experiments.trainings.compare CHECKPOINT --out DIR``.
 
 What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results
-for each set, which resumes; ``experiments.trainings.collect`` makes one table of several.
+for each set, which resumes; ``experiments.trainings.collect`` makes one table of several. Several processes fill it
+together where RANK and WORLD_SIZE say so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tokenprune.core.registry import build, list_strategies
 from tokenprune.core.strategy import Strategy
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import comparison, environment
+from tokenprune.results.team import Team
 from tokenprune.zoo.embedded_qwen import read_processor
 
 
@@ -66,6 +68,7 @@ def main() -> None:
             budgets=arguments.budgets,
             batch_size=arguments.batch_size,
             note=print,
+            team=Team.from_environment(),
             facts=environment("embedded-qwen", arguments.device, "float32", arguments.seed),
         )
         for row in found.rows:

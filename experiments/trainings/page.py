@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ from tokenprune.evaluation.statistics import Ranked, ranked
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results" / "trainings.md"
+ABOUT = (
+    "The {trainings} models are of Qwen3-VL's kind; `experiments/trainings/README.md` says how they were trained and "
+    "what each has learnt. {asked}. Random is the mean of three draws. Unpruned, they answer {full} rightly. With so "
+    "few trainings an interval can be too narrow. What is undecided here is undecided."
+)
 NOT_RANKED = ("full", "wrong image", "oracle")
 LEVEL = 0.05
 TOKENS = 144
-"""Of a plain scene."""
+"""Of a plain scene, and of most natural ones; the others have 96."""
 
 HEAD = """\
 <!-- made by python -m experiments.trainings.page -->
@@ -33,11 +39,7 @@ pictures**: both are drawn again, with replacement, {draws:,} times. "Best" is t
 strategy is the best of all (ties share), "rank" its mean rank. p-values are two-sided, and corrected for the number of
 pairs (Benjamini and Hochberg).
 
-**What it can say today is little.** The {trainings} models are of Qwen3-VL's kind, and none has been trained to the end
-(`experiments/trainings/README.md`): they know what is in a picture and read signs, so {questions} questions of these
-two kinds ({families}) about {pictures} plain scenes were asked of each. Random is the mean of three draws. Unpruned,
-they answer {full} rightly.
-With so few trainings an interval can be too narrow. What is undecided here is undecided.
+{about}
 
 ```console
 python -m experiments.trainings.page
@@ -84,6 +86,16 @@ def picture_of(sample: str) -> str:
     return f"{split}-{seed}-{number}"
 
 
+def scenes_of(sample: str) -> str:
+    """Set of scenes that a question is about."""
+    return "natural" if sample.startswith("natural-") else "plain"
+
+
+def family_of(sample: str) -> str:
+    """Type of a question."""
+    return sample.removeprefix("natural-").split("-")[3]
+
+
 def table(rows: Sequence[Row], keep: int) -> Table:
     """Answers at one budget; strategies that some training did not answer in full are left out.
 
@@ -122,14 +134,14 @@ def decided(found: Ranked, first: int, second: int) -> str:
     return "better" if found.wins[first, second] > 0.5 else "worse"
 
 
-def section(answers: Table, keep: int, draws: int) -> str:
+def section(answers: Table, scenes: str, keep: int, draws: int) -> str:
     """Table of one budget, best mean rank first, and which pairs are decided."""
     found = ranked(answers.sums, answers.sizes, draws=draws)
     names, each = answers.strategies, answers.by_training
     order = sorted(range(len(names)), key=lambda i: (found.rank[i], names[i]))
     marks = " | ".join(answers.trainings)
     lines = [
-        f"## {keep} of 144 tokens",
+        f"## {scenes.capitalize()} scenes, {keep} tokens",
         "",
         f"| strategy | {marks} | mean | 95 % | rank | best | against random | better / worse than |",
         "|---|" + "---:|" * len(answers.trainings) + "---:|---|---:|---:|---|---|",
@@ -207,29 +219,34 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
 
 def page(rows: Sequence[Row], draws: int = 2000) -> str:
     """The whole page."""
-    keeps = sorted({int(row["keep"]) for row in rows} - {0}, reverse=True)
-    tables = {keep: table([row for row in rows if row["strategy"] not in NOT_RANKED], keep) for keep in keeps}
+    pruned = [row for row in rows if row["strategy"] not in NOT_RANKED]
     whole = [row for row in rows if row["strategy"] == "full"]
-    shares: dict[str, list[int]] = {}
-    for row in whole:
-        shares.setdefault(row["training"], []).append(int(row["right"]))
-    full = ", ".join(f"{100 * sum(v) / len(v):.1f} % ({name})" for name, v in sorted(shares.items()))
-    asked = {row["sample"] for row in whole}
-    families = sorted({sample.split("-")[3] for sample in asked})
-    starved = [row for row in rows if row["strategy"] not in NOT_RANKED]
-    stops = sum(int(row["stops"]) for row in starved) / len(starved)
-    head = HEAD.format(
-        draws=draws,
-        trainings=len(shares),
-        questions=len(asked),
-        pictures=len(set(map(picture_of, asked))),
-        families=", ".join(families),
-        full=full,
+    sets = [name for name in ("plain", "natural") if any(scenes_of(row["sample"]) == name for row in whole)]
+    parts, told, full = [], [], []
+    for scenes in sets:
+        own = [row for row in pruned if scenes_of(row["sample"]) == scenes]
+        keeps = sorted({int(row["keep"]) for row in own}, reverse=True)
+        parts += [section(table(own, keep), scenes, keep, draws) for keep in keeps]
+        samples = {row["sample"] for row in whole if scenes_of(row["sample"]) == scenes}
+        families, pictures = sorted(set(map(family_of, samples))), len(set(map(picture_of, samples)))
+        told.append(f"{len(samples)} questions ({', '.join(families)}) about {pictures} {scenes} scenes")
+        shares: dict[str, list[int]] = {}
+        for row in whole:
+            if row["sample"] in samples:
+                shares.setdefault(row["training"], []).append(int(row["right"]))
+        each = ", ".join(f"{100 * sum(v) / len(v):.1f} % ({name})" for name, v in sorted(shares.items()))
+        full.append(f"{each} of those about {scenes} scenes")
+    about = ABOUT.format(
+        trainings=len({row["training"] for row in whole}),
+        asked=f"Each was asked {' and '.join(told)}",
+        full="; ".join(full),
     )
-    ending = f"Of all {len(starved):,} answers from pruned prompts, {100 * stops:.2f} % are one word and stop.\n"
-    pope = [row for row in starved if row["sample"].split("-")[3] == "pope"]
+    head = HEAD.format(draws=draws, about=textwrap.fill(about, 118))
+    stops = sum(int(row["stops"]) for row in pruned) / len(pruned)
+    ending = f"Of all {len(pruned):,} answers from pruned prompts, {100 * stops:.2f} % are one word and stop.\n"
+    pope = [row for row in pruned if (scenes_of(row["sample"]), family_of(row["sample"])) == ("plain", "pope")]
     compared = directions(pope, paper_tables("9-2b")[0], draws)
-    return "\n".join([head, compared, *(section(one, keep, draws) for keep, one in tables.items()), ending])
+    return "\n".join([head, compared, *parts, ending])
 
 
 def main() -> None:

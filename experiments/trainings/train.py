@@ -9,6 +9,7 @@ all stages of ``stages.yaml``; and a folder for each seed, which ``experiments.t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -28,8 +29,9 @@ from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIE
 from experiments.embedded.ending import train, write_folder, write_tensors, write_text
 from experiments.embedded.losses import branches_of
 from experiments.embedded.train import Log, by_family, elapsed, to_device
-from experiments.trainings.losses import LOSSES, Compiled, losses, starved_rows
+from experiments.trainings.losses import LOSSES, Compiled, starved_rows
 from experiments.trainings.network import Seen, Stack, answer, build, encode_pictures, heads_of, patches_of
+from experiments.trainings.step import CapturedStep, Step, adam_step
 from tokenprune.data.scenes.styles import NATURAL
 
 NAMES = ["/".join(pair) for pair in KINDS_OF_QUESTIONS]
@@ -38,8 +40,11 @@ TRAIN_LENGTH, TEST_LENGTH = 187, 459
 WARM_UP = 300
 CLIP = Shown(frames=8, size=(224, 224), rows=32)
 WIDE = tuple(Shown(NATURAL, size) for size in NATURAL.sizes)
-CYCLE = (*(one for wide in WIDE for one in (Shown(), wide)), CLIP)
-"""What training shows: plain scenes and each shape of the natural ones in turn, then clips."""
+CYCLE = (*(one for wide in WIDE for one in (Shown(), Shown(), wide)), CLIP)
+"""What training shows: two plain scenes and one of each shape of the natural ones in turn, then clips; stages say which
+of the three."""
+AHEAD = 2
+"""Steps that are launched before the first of them is done."""
 GROUPS = {"plain": (Shown(),), "natural": WIDE, "clips": (CLIP,)}
 """What is measured apart."""
 
@@ -54,8 +59,11 @@ def recipe(total: float | None) -> dict[str, dict[str, Any]]:
 
 
 def weights_by_error(accuracies: Mapping[str, float]) -> list[int]:
-    """Ask a sub-family the more often the more often it goes wrong; none is ever forgotten."""
-    return [max(20, min(300, round(1000 * (1 - accuracies[name])))) for name in PICTURES]
+    """Ask a sub-family the more often the more often it goes wrong; none is ever forgotten.
+
+    One that was not measured is asked as often as one that goes wrong once in ten times.
+    """
+    return [max(20, min(300, round(1000 * (1 - accuracies.get(name, 0.9))))) for name in PICTURES]
 
 
 def pooled(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
@@ -65,27 +73,6 @@ def pooled(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, floa
         for name, shares in group.items():
             values.setdefault(name, []).extend(shares)
     return {name: sum(each) / len(each) for name, each in values.items()}
-
-
-def adam_step(
-    flat: Tensor, grad: Tensor, first: Tensor, second: Tensor, rate: Tensor, decay: Tensor, step: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of AdamW for each model, its gradient cut to norm one: new parameters and moments.
-
-    Parameters
-    ----------
-    flat, grad, first, second : Tensor of shape (K, all)
-    rate, decay : Tensor of shape (all,)
-        Learning rate and weight decay of each parameter.
-    step : Tensor
-        Number of this step, from one.
-    """
-    norm = grad.float().square().sum(1, keepdim=True).sqrt()
-    grad = grad.float() * (1 / (norm + 1e-6)).clamp_max(1)
-    first = first + (grad - first) * 0.1
-    second = second + (grad.square() - second) * 0.02
-    moved = (first / (1 - 0.9**step)) / ((second / (1 - 0.98**step)).sqrt() + 1e-8)
-    return flat - rate * (moved + decay * flat), first, second
 
 
 class Trainings:
@@ -106,8 +93,8 @@ class Trainings:
         self._make_models()
         self.seen: dict[Shown, dict[str, Tensor]] = {}
         self.pool: list[tuple[Shown, dict[str, Tensor]]] = []
-        self.compiled = Compiled.made() if arguments.compile else Compiled()
-        self.adam_step: Any = torch.compile(adam_step, dynamic=False) if arguments.compile else adam_step
+        self.running: list[Any] = []
+        self.step = self._made_step()
         torch.manual_seed(arguments.data_seed + self.progress["steps"])
         each = self.stack.flat.shape[1] / 1e6
         log(f"{len(self.seeds)} models of {each:.2f} M parameters; from {self.progress}; torch {torch.__version__}")
@@ -117,12 +104,26 @@ class Trainings:
         a = self.arguments
         start = self.progress["batches"] * a.batch
         shown = [Shown(s.style, s.size, s.frames, max(1, a.batch // 2) if s.frames > 1 else None) for s in CYCLE]
-        self.clip_places = [i for i, one in enumerate(shown) if one.frames > 1]
         weights = [100] * len(PICTURES)
-        self.feeder = Feeder(a.workers, a.batch, TRAIN_LENGTH, "train", a.data_seed, start, weights, cycle=shown)
+        self.feeder = Feeder(
+            a.workers,
+            a.batch,
+            TRAIN_LENGTH,
+            "train",
+            a.data_seed,
+            start,
+            weights,
+            cycle=shown,
+            shown=shown_in(self.stages.get(self.where()[0], {})),
+            uses=a.uses,
+            kept=a.kept,
+        )
+        # what no stage shows is not measured either
+        able = {kind_of(one) for stage in self.stages.values() for one in shown_by(stage)}
+        self.groups = {name: cycle for name, cycle in GROUPS.items() if name in able}
         self.checkers = {
             name: Feeder(2, a.batch, TEST_LENGTH, "validation", a.data_seed, self.progress["steps"] * a.batch, cycle=c)
-            for name, c in GROUPS.items()
+            for name, c in self.groups.items()
         }
 
     def _make_models(self) -> None:
@@ -141,12 +142,27 @@ class Trainings:
         if kept.exists():
             found = load_file(kept)
             flat, moments = found.pop("flat"), found
-        self.flat = flat.to(self.device).requires_grad_()
+        self.flat = flat.to(self.device)
         self.moments = {name: value.to(self.device) for name, value in moments.items()}
         shapes = self.stack.shapes
         self.decay = self.stack.spread({n: 0.05 if len(s) > 1 else 0.0 for n, s in shapes.items()}).to(self.device)
         slow = ("model.visual.patch_embed", "model.visual.pos_embed", "model.visual.blocks")
-        self.encoder = self.stack.spread({n: float(n.startswith(slow)) for n in shapes}).to(self.device)
+        self.slowed = self.stack.spread({n: 0.5 * float(n.startswith(slow)) for n in shapes}).to(self.device)
+
+    def _made_step(self) -> Step | CapturedStep:
+        compiled = self.arguments.compile
+        step = Step(
+            self.stack,
+            self.config,
+            self.flat,
+            *self.moments.values(),
+            self.decay,
+            self.slowed,
+            self.dtype,
+            Compiled.made() if compiled else Compiled(),
+            torch.compile(adam_step, dynamic=False) if compiled else adam_step,
+        )
+        return CapturedStep(step, self.log) if self.arguments.capture else step
 
     def where(self) -> tuple[str, float]:
         """Stage, and the share of it that is over."""
@@ -194,8 +210,7 @@ class Trainings:
 
     def _enter(self, name: str) -> None:
         stage = self.stages[name]
-        for place in self.clip_places:
-            self.feeder.shown[place] = int(bool(stage.get("clips")))
+        self.feeder.shown[:] = [int(one) for one in shown_in(stage)]
         weights = stage.get("weights")
         if weights == "by error":
             if "validation" not in self.progress:
@@ -222,7 +237,7 @@ class Trainings:
         self.progress["batches"] += 1
         self.progress["seen"][kind_of(shown)] = self.progress["seen"].get(kind_of(shown), 0) + len(batch["images"])
         if self.arguments.replay:
-            self.pool.append((shown, batch))
+            self.pool.append((shown, dict(batch)))
             if len(self.pool) > self.arguments.replay:
                 self.pool.pop(0)
         return shown, batch
@@ -233,26 +248,37 @@ class Trainings:
         answers = bool(stage["losses"]["answers"])
         shown, batch = self._next()
         seen = self._tensors(shown)
-        sight = starved_rows(len(batch["images"]), len(seen["visual"]), self.device)
-        state = self.stack.state(self.flat.to(self.dtype))
-        patches = patches_of(batch["images"], seen, self.dtype)
-        others = {name: value for name, value in batch.items() if name != "images"}
-        values = losses(state, self.config, patches, others, seen, sight, answers, self.compiled)
+        images = batch.pop("images")
+        sight, starved = starved_rows(len(images), len(seen["visual"]), self.device)
         counts = [float(stage["losses"][name]) for name in LOSSES]
         counts[LOSSES.index("dense")] *= 1 - stage["fade"] * share
-        (grad,) = torch.autograd.grad((values.sum(1) * torch.tensor(counts, device=self.device)).sum(), self.flat)
         self.progress["steps"] += 1
-        with torch.no_grad():
-            flat, self.moments["first"], self.moments["second"] = self.adam_step(
-                self.flat.detach(),
-                grad,
-                *self.moments.values(),
-                rate * (1 - 0.5 * self.encoder if answers else torch.ones_like(self.encoder)),
-                self.decay,
-                torch.tensor(float(self.progress["steps"]), device=self.device),
-            )
-            self.flat = flat.requires_grad_()
-        return values.detach()
+        numbers = torch.tensor([*counts, rate, float(self.progress["steps"])])
+        if self.device == "cuda":
+            numbers = numbers.pin_memory().to(self.device, non_blocking=True)
+        given = {
+            "patches": patches_of(images, seen, self.dtype),
+            **batch,
+            **seen,
+            "sight": sight,
+            "starved": starved,
+            "counts": numbers[:-2],
+            "rate": numbers[-2],
+            "step": numbers[-1],
+        }
+        values = self.step(given, answers)
+        self._keep_pace()
+        return values
+
+    def _keep_pace(self) -> None:
+        """Wait until only a few steps are under way, so that the clock is that of the accelerator."""
+        if self.device != "cuda":
+            return
+        done = torch.cuda.Event()
+        done.record()
+        self.running.append(done)
+        if len(self.running) > AHEAD:
+            self.running.pop(0).synchronize()
 
     @torch.no_grad()
     def accuracy(self, feeder: Feeder, batches: int) -> tuple[Tensor, Tensor]:
@@ -296,14 +322,21 @@ class Trainings:
 
     def check(self) -> None:
         """Measure on validation scenes, and ask more of what goes wrong."""
-        batches = {"plain": 3, "natural": len(WIDE) if self.arguments.check > 3 else 2, "clips": 1}
-        got = self.measured(self.checkers, batches)["accuracy"]
+        shown = {kind_of(one) for one in itertools.compress(CYCLE, self.feeder.shown[:])}
+        batches = {"plain": self.arguments.check, "natural": self.arguments.check, "clips": 1}
+        got = self.measured({g: f for g, f in self.checkers.items() if g in shown}, batches)["accuracy"]
         self.progress["validation"] = pooled(got)
         for group, values in got.items():
             mean = {name: sum(v) / len(v) for name, v in values.items()}
             worst = sorted(mean, key=lambda name: mean[name])[:5]
             text = ", ".join(f"{name} {'/'.join(f'{100 * v:.0f}' for v in values[name])}" for name in worst)
             self.log(f"validation, {group}: {by_family(mean)}; lowest: {text}")
+        each = [{name: shares[k] for name, shares in got["plain"].items()} for k in range(len(self.seeds))]
+        self.progress["validated"] = {
+            seed: sum(values.values()) / len(values) for seed, values in zip(self.seeds, each, strict=True)
+        }
+        for seed, values in zip(self.seeds, each, strict=True):
+            self.log(f"  seed {seed}, plain: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in values.items()))
         if self.stages.get(self.where()[0], {}).get("weights") == "by error":
             self.feeder.weights[:] = weights_by_error(self.progress["validation"])
 
@@ -313,10 +346,10 @@ class Trainings:
         if not a.test:
             return
         size, batches = a.batch, {"plain": a.test, "natural": a.test, "clips": a.test // 4}
-        batches = {name: max(len(GROUPS[name]), n // size) for name, n in batches.items()}
+        batches = {name: max(len(GROUPS[name]), -(-n // size)) for name, n in batches.items()}
         feeders = {
             name: Feeder(max(1, a.workers // 3), size, TEST_LENGTH, a.test_split, 0, 0, None, batches[name], cycle)
-            for name, cycle in GROUPS.items()
+            for name, cycle in self.groups.items()
         }
         found = self.measured(feeders, batches)
         for feeder in feeders.values():
@@ -353,6 +386,17 @@ class Trainings:
             feeder.close()
 
 
+def shown_by(stage: Mapping[str, Any]) -> list[Shown]:
+    """What a stage shows."""
+    return list(itertools.compress(CYCLE, shown_in(stage)))
+
+
+def shown_in(stage: Mapping[str, Any]) -> list[bool]:
+    """Which of ``CYCLE`` a stage shows."""
+    said = {"plain": True, "natural": bool(stage.get("natural")), "clips": bool(stage.get("clips"))}
+    return [said[kind_of(one)] for one in CYCLE]
+
+
 def kind_of(shown: Shown) -> str:
     """Group of what a batch shows."""
     return "clips" if shown.frames > 1 else shown.style.name
@@ -387,9 +431,12 @@ def main() -> None:
     parser.add_argument("--device", help="'cpu', 'cuda', 'cuda:1'; default what there is")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
-    parser.add_argument("--replay", type=int, default=512, help="batches kept on the device, to be shown once more")
+    parser.add_argument("--replay", type=int, default=256, help="batches kept on the device, to be shown once more")
     parser.add_argument("--shape", nargs="+", default=[], type=_shape, metavar="NAME=N", help="arguments of build")
+    parser.add_argument("--uses", type=int, default=3, help="how often a picture is shown, with other questions")
+    parser.add_argument("--kept", type=int, default=300, help="pictures of a kind that a worker keeps for that")
     parser.add_argument("--compile", action="store_true", help="compile the step")
+    parser.add_argument("--capture", action="store_true", help="launch a step at once, as a graph")
     parser.add_argument("--every", type=int, default=200, help="steps between two lines of the log")
     parser.add_argument("--check", type=int, default=4)
     parser.add_argument("--check-seconds", type=float, default=60)

@@ -161,8 +161,6 @@ def test_commands_take_it(tmp_path: Path, capsys: Any) -> None:
     options = ("--model", "embedded-qwen", "--strategies", "random", "--budgets", 36)
     asked = ("--data", "natural", "--families", "pope", "--limit", 3)
     assert run("compare", *options, *asked, "--out", tmp_path / "compare") == 0
-    told = "".join(capsys.readouterr().out.split())
-    assert "not been trained to the end".replace(" ", "") in told
     tasks = {json.loads(line)["task"] for line in (tmp_path / "compare" / "results.jsonl").read_text().splitlines()}
     assert tasks == {"natural-pope"}
     assert run("show", "natural:0/3", "pope", *options, "--out", tmp_path / "show.png") == 0

@@ -19,6 +19,7 @@ from experiments.embedded import vocabulary
 from experiments.embedded.batches import (
     IGNORED,
     KINDS_OF_QUESTIONS,
+    Album,
     Batch,
     Feeder,
     Shown,
@@ -39,7 +40,8 @@ from experiments.trainings.network import (
     patches_of,
 )
 from experiments.trainings.package import read_model
-from experiments.trainings.train import TEST_LENGTH, TRAIN_LENGTH, adam_step, recipe, weights_by_error
+from experiments.trainings.step import CapturedStep, Step, adam_step
+from experiments.trainings.train import CYCLE, TEST_LENGTH, TRAIN_LENGTH, recipe, shown_in, weights_by_error
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.data.items import notes_on
 from tokenprune.data.scenes import clip, samples, scene, subfamilies
@@ -93,8 +95,18 @@ def test_the_folder_is_small_and_published_with_its_numbers() -> None:
         for name, value in values.items():
             assert f"| {group} | {name} | {100 * value:.1f} |" in card
     assert {f"{family}/{sub}" for family, sub in subfamilies()} == set(results["accuracy"]["plain"])
-    for admitted in ("dense patch labels", "alignment loss", "wrong picture", "not been trained to the end"):
+    for admitted in ("dense patch labels", "alignment loss", "wrong picture", "knows scenes and nothing else"):
         assert admitted in card
+
+
+def test_it_was_trained_until_it_answers_every_kind_of_question() -> None:
+    results = json.loads((embedded_qwen.path() / "scenes.json").read_text())
+    plain, blind = results["accuracy"]["plain"], results["wrong image"]["plain"]
+    assert sum(plain[f"pope/{how}"] for how in ("random", "popular", "adversarial")) / 3 >= 0.98
+    assert min(plain.values()) >= 0.85
+    assert min(results["questions"]["plain"].values()) > 500
+    # with somebody else's picture: yes or no, left or right is a guess
+    assert all(blind[name] < 0.65 for name in blind if name != "scienceqa/text")
 
 
 def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -103,9 +115,8 @@ def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
         embedded_qwen.load()
 
 
-def test_whoever_asks_it_is_told_what_it_cannot_do() -> None:
-    assert "not been trained to the end" in notes_on("embedded-qwen")[0]
-    assert notes_on("embedded") == []
+def test_there_is_nothing_to_be_told_before_it_is_asked() -> None:
+    assert notes_on("embedded-qwen") == notes_on("embedded") == []
 
 
 def test_tokens_follow_from_the_shape_of_a_picture(loaded: Any) -> None:
@@ -151,9 +162,9 @@ def test_every_word_of_every_question_is_known(loaded: Any) -> None:
 
 @pytest.mark.slow
 def test_it_sees_and_says_what_teacher_forcing_says(loaded: Any) -> None:
-    """Families that it has learnt; the card has 94 to 98 % on plain scenes."""
+    """Of every type of question."""
     model, processor = loaded
-    asked = [(i, q) for i in range(16) for q in scene(SEED, i).questions if q.family == "pope" or q.subfamily == "word"]
+    asked = [(i, q) for i in range(8) for q in scene(SEED, i).questions if q.subfamily != "text"]
     right = blind = 0
     for i, question in asked:
         said = []
@@ -164,7 +175,7 @@ def test_it_sees_and_says_what_teacher_forcing_says(loaded: Any) -> None:
         right += said[0] == question.answer
         blind += said[1] == question.answer
     assert len(asked) > 50
-    assert right >= 0.88 * len(asked)
+    assert right >= 0.93 * len(asked)
     assert blind <= 0.7 * len(asked)
 
 
@@ -248,6 +259,79 @@ def test_a_step_is_adamw_with_each_models_gradient_cut_to_one() -> None:
     assert torch.allclose(ours, torch.stack([p.detach() for p in theirs]), atol=1e-5)
 
 
+def inputs_of_a_step(shown: Shown) -> dict[str, torch.Tensor]:
+    batch, seen = batch_of(shown, rows=8), Seen(shown).tensors("cpu")
+    sight, starved = starved_rows(8, len(seen["visual"]), "cpu")
+    patches = patches_of(batch.pop("images"), seen, torch.float32)
+    counts, rate, step = torch.ones(len(LOSSES)), torch.tensor(0.0004), torch.tensor(1.0)
+    names = {"patches": patches, "sight": sight, "starved": starved, "counts": counts, "rate": rate, "step": step}
+    return {**batch, **seen, **names}
+
+
+def fresh_step() -> Step:
+    both = models()
+    torch.manual_seed(5)
+    stack = Stack(both, [heads_of(model) for model in both])
+    flat = stack.flat.clone()
+    slowed = stack.spread({name: 0.5 * name.startswith("model.visual.blocks") for name in stack.shapes})
+    zeros = [torch.zeros_like(flat) for _ in range(2)]
+    return Step(stack, both[0].config, flat, *zeros, torch.zeros(flat.shape[1]), slowed, torch.float32)
+
+
+def test_a_step_changes_parameters_in_place_and_the_encoder_by_less_where_it_answers() -> None:
+    given, step = inputs_of_a_step(Shown(NATURAL, (336, 224))), fresh_step()
+    before = step.flat.clone()
+    values = step(given, True)
+    assert values.shape == (len(LOSSES), 2)
+    # the first step of Adam moves each parameter by its rate, whatever the gradient
+    moved = (step.flat - before).abs().max(0).values
+    encoder = step.slowed > 0
+    assert float(moved[encoder].max()) == pytest.approx(0.0002, rel=0.01)
+    assert float(moved[~encoder].max()) == pytest.approx(0.0004, rel=0.01)
+    assert (step(given | {"step": torch.tensor(2.0)}, True).sum(0) < values.sum(0)).all()
+
+
+def test_a_step_that_cannot_be_captured_is_launched_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: CapturedStep, one: Any, answers: bool) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(CapturedStep, "_capture", refuse)
+    monkeypatch.setattr(CapturedStep, "_aside", lambda self, given, answers: self.step(given, answers))
+    given, told = inputs_of_a_step(Shown(NATURAL, (336, 224))), []
+    plain, captured = fresh_step(), CapturedStep(fresh_step(), told.append)
+    for number in range(1, 6):
+        now = given | {"step": torch.tensor(float(number))}
+        assert torch.equal(captured(now, False), plain(now, False))
+    assert torch.equal(captured.step.flat, plain.flat)
+    assert len(told) == 1
+    assert "launched one by one" in told[0]
+
+
+def test_a_picture_is_shown_again_with_other_questions() -> None:
+    """What is asked about it is asked about this picture, and everything is the same in another run."""
+    shown = Shown()
+    batch = Batch.views(bytearray(Batch.nbytes(1, TRAIN_LENGTH, shown)), 1, TRAIN_LENGTH, shown)
+    runs = []
+    for _ in range(2):
+        album, found = Album(uses=3, kept=4), []
+        for index in range(14):
+            album.write(batch, 0, "train", SEED, index, [100] * 17, shown)
+            found.append({name: array[0].copy() for name, array in batch.items()})
+        runs.append(found)
+    for one, two in zip(*runs, strict=True):
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+    groups: dict[bytes, list[dict[str, np.ndarray]]] = {}
+    for one in runs[0]:
+        groups.setdefault(one["images"].tobytes(), []).append(one)
+    assert len(groups) < 12
+    for several in groups.values():
+        assert len({one["tokens"].tobytes() for one in several}) == len(several)
+        assert len({one["objects"].tobytes() + one["present"].tobytes() for one in several}) == 1
+    # a scene that is new is the one of its number
+    write_training_scene(batch, 0, "train", SEED, 0, [100] * 17, shown)
+    assert all(np.array_equal(runs[0][0][name], array[0]) for name, array in batch.items())
+
+
 def test_starved_rows_train_where_an_answer_ends_and_nothing_else() -> None:
     torch.manual_seed(0)
     targets = torch.full((2, 5), IGNORED)
@@ -277,8 +361,13 @@ def test_the_recipe_is_stretched_over_the_time_there_is() -> None:
         if isinstance(stage.get("weights"), dict):
             assert set(stage["weights"]) == {"/".join(pair) for pair in subfamilies()}
     assert whole["finish"]["weights"] == "by error"
+    assert [one for one, on in zip(CYCLE, shown_in(whole["see"]), strict=True) if on] == [Shown()] * 12
+    # in the end one picture in three is a natural one, of each shape in turn
+    assert sum(shown_in(whole["finish"])) == 18
     even = dict.fromkeys(("/".join(pair) for pair in subfamilies()), 1.0)
     assert weights_by_error(even | {"mme/ocr": 0.8})[-1] == 200
+    del even["mme/ocr"]  # not asked by chance
+    assert weights_by_error(even)[-1] == 100
 
 
 def test_clips_are_left_out_until_their_stage_and_shapes_take_turns() -> None:

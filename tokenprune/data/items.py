@@ -36,13 +36,6 @@ def notes_on(model: str) -> list[str]:
             f"Model {model!r} has random weights: its answers are noise and accuracy says nothing. The table "
             "shows that everything runs, what it costs, and how often pruning changes what the model says ('as full')."
         ]
-    if model == "embedded-qwen":
-        return [
-            "Model 'embedded-qwen' has not been trained to the end: it tells what is in a picture, and reads signs. "
-            "Where things lie, how many there are, and yes-no questions about colour and text it answers little better "
-            "than chance, whatever a strategy keeps: ask --families pope,textvqa. Its card has the numbers: "
-            "tokenprune/zoo/embedded_qwen/model/README.md."
-        ]
     return []
 
 
