@@ -528,6 +528,37 @@ def test_the_picture_read_as_its_own_prompt(f: tp.Features, tau: float) -> None:
         torch.testing.assert_close(cross[b, seen][:, seen], table[b, seen][:, seen], rtol=0, atol=1e-9)
 
 
+@given(
+    features(batch=(1, 3), n=(2, 7), t=None, d=3, zero_rows=True, dtype=torch.float64),
+    st.lists(st.integers(0, 2), min_size=2, max_size=6),
+    st.sampled_from([*(pairwise.SelfPMI(normalizers.Softmax(0.1), m) for m in MARGINALS), pairwise.Cosine()]),
+)
+def test_questions_about_one_picture_share_its_table(f: tp.Features, asked: list[int], pairs: tp.Pairwise) -> None:
+    """Rows that show the same picture have the table that each would have by itself, made once."""
+    row = [number % f.batch for number in asked]
+    mask = None if f.visual_mask is None else f.visual_mask[row]
+    table = pairs.table(tp.Features(f.visual[row], visual_mask=mask))
+    kept = table.cosine if isinstance(table, pairwise.SelfPMITable) else table
+    assert isinstance(kept, pairwise.CosineTable)
+    distinct = {(tuple(f.visual[b].flatten().tolist()), tuple(f.valid()[b].tolist())) for b in row}
+    assert len(kept.tokens) == len(distinct)
+    index = torch.tensor([[b % f.n_visual, 1, 0] for b in range(len(row))])
+    blocks = torch.cat([block for _, block in table.blocks()], dim=1)
+    for b, number in enumerate(row):
+        seen = f.valid()[number]
+        alone = pairs.table(
+            tp.Features(f.visual[[number]], visual_mask=None if f.visual_mask is None else f.visual_mask[[number]])
+        )
+        want = alone.dense()[0][seen][:, seen]
+        for got in (table.dense()[b], blocks[b]):
+            torch.testing.assert_close(got[seen][:, seen], want, rtol=0, atol=1e-12)
+        for got, one in zip(table.columns(index)[b], alone.columns(index[[b]])[0], strict=True):
+            torch.testing.assert_close(got[seen], one[seen], rtol=0, atol=1e-12)
+        torch.testing.assert_close(table.column(index[:, 0])[b][seen], table.columns(index)[b, 0][seen], rtol=0, atol=0)
+        near = kept.between(index, index[:, :2])[b]
+        torch.testing.assert_close(near, kept.dense()[b][index[b]][:, index[b, :2]], rtol=0, atol=0)
+
+
 def test_uniform_marginal_is_not_the_rows_own() -> None:
     f = tp.Features(torch.tensor([[[1.0, 0], [1, 0], [0, 1]]], dtype=torch.float64))
     table = pairwise.SelfPMI(normalizers.Softmax(1)).table(f).dense()[0]

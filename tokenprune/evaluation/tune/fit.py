@@ -144,7 +144,7 @@ def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
         notes.append("no rule is fitted: questions are about several pictures or tiles, each with signals of its own")
     else:
         budgets = sorted({max(1, round(share * keep)) for share in LADDER})
-        rows = questions.ask([Condition("ladder", "strategy", k, 0, default) for k in budgets])
+        rows = questions.ask([Condition("ladder", "strategy", k, 0, default) for k in reversed(budgets)])[::-1]
         rule = fit_need(signals, needed_budgets(np.array([row.correct for row in rows]), budgets))
         if rule is None:
             notes.append("no rule is fitted: too few questions need different budgets")
