@@ -403,7 +403,7 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
     goal = goal_of(4, None, None, None)
     best, rows = chosen([lucky, good], ask, goal, 16)
     assert best is good
-    assert chosen([lucky, good], ask, goal_of(None, 0.3, None, None), 16)[0] is good
+    assert chosen([lucky, good], ask, goal_of(None, 0.7, None, None), 16)[0] is good
     assert unpruned == [False, True]  # the unpruned model is asked where the constraint is about it
     assert [row["accuracy"] for row in rows] == [0.4, 0.8]
     verdict = judge(good, 4, ask, goal, 0.01)
