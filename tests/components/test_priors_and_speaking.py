@@ -13,14 +13,14 @@ from torch import Tensor
 
 import tokenprune as tp
 from tokenprune.components.normalizers import Softmax
-from tokenprune.components.priors import Centre, FittedPrior, GoldenRatio, Thirds
+from tokenprune.components.priors import Centre, FittedPrior, GoldenRatio, Salience, Thirds
 from tokenprune.components.scorers import PMI, ConditionedRelevance, Random, TextAlignment, TextSimilarity
 from tokenprune.components.speaking import Speaking, text_information, text_norms
 from tokenprune.core.errors import ConfigError, MissingSignalError, OptionTypeError
 from tokenprune.core.features import Grid
 from tokenprune.testing import features
 
-PRIORS: list[tp.Prior] = [Centre(), Thirds(), GoldenRatio(0.1), FittedPrior(((1, 2, 3), (4, 5, 6)))]
+PRIORS: list[tp.Prior] = [Centre(), Thirds(), GoldenRatio(0.1), FittedPrior(((1, 2, 3), (4, 5, 6))), Salience()]
 grids = st.builds(Grid, st.integers(1, 6), st.integers(1, 6), st.integers(1, 2))
 
 
@@ -28,7 +28,8 @@ def placed(*rows: Grid) -> tp.Features:
     """Rows of different pictures, padded behind."""
     n = max(grid.size for grid in rows)
     mask = torch.arange(n) < torch.tensor([grid.size for grid in rows]).unsqueeze(1)
-    return tp.Features(torch.ones(len(rows), n, 2), visual_mask=mask, grid=list(rows))
+    attention = torch.arange(n).remainder(3).float().expand(len(rows), 2, n)  # some patches get none at all
+    return tp.Features(torch.ones(len(rows), n, 2), visual_mask=mask, grid=list(rows), cls_attention=attention)
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -73,7 +74,7 @@ def test_a_fitted_prior_is_what_it_was_given_on_any_grid() -> None:
     assert float(FittedPrior().log_prior(placed(Grid(3, 3))).exp().std()) == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", [prior for prior in PRIORS if "places" in prior.requires])
 def test_places_that_are_not_known_are_asked_for(prior: tp.Prior) -> None:
     with pytest.raises(MissingSignalError, match="'places' is needed"):
         prior.log_prior(tp.Features(torch.ones(1, 4, 2)))

@@ -25,6 +25,7 @@ from tokenprune.core.errors import ConfigError, DegenerateRelevanceWarning, Feat
 from tokenprune.core.information import cosine_similarity, log_marginal, pmi
 from tokenprune.core.ranking import TopK, top_k
 from tokenprune.testing import features, gains_instances
+from tokenprune_theory import pmi as theory
 
 OPTIMIZERS = ("vectorized", "lazy", "naive")
 LAMBDAS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -484,6 +485,36 @@ def test_self_marginals_equal_their_definitions(f: tp.Features, tau: float) -> N
         np.testing.assert_allclose(scale - scale[:1], np.tile((scale - scale[:1])[:, :1], (1, n)), atol=1e-6)
 
 
+@given(
+    features(batch=(1, 2), n=(1, 12), t=None, d=3, zero_rows=True, dtype=torch.float64),
+    st.sampled_from([2.0, 0.1, 0.02, 0.005, 0.001]),
+    st.sampled_from([torch.float64, torch.float32]),
+)
+def test_the_sinkhorn_marginal_is_uniform_whatever_the_temperature(f: tp.Features, tau: float, dtype: Any) -> None:
+    """Within the tolerance it states and few steps: a third of the error is left by each."""
+    f = tp.Features(f.visual.to(dtype), visual_mask=f.visual_mask)
+    cosine = pairwise.CosineTable(f.visual)
+    assert cosine.gram is not None
+    # the kernel of these very cosines, evaluated exactly enough to be the judge
+    gram, diagonal = cosine.gram.double(), cosine.gram.double().diagonal(dim1=1, dim2=2)
+    log_u = pairwise._sinkhorn(cosine, tau, f.valid(), steps=25).double()
+    tolerance = max(1e-6, 32 * torch.finfo(dtype).eps)
+    for b in range(f.batch):
+        seen = f.valid()[b]
+        n = int(seen.sum())
+        # from the diagonal up, so that what log_u holds of it cancels before it is rounded
+        kernel = (gram[b] - diagonal[b].unsqueeze(1) / 2 - diagonal[b] / 2)[seen][:, seen] / tau
+        v = log_u[b, seen] + diagonal[b, seen] / (2 * tau)
+        rounded = 4 * torch.finfo(dtype).eps * float(log_u[b, seen].abs().max())
+        sums = n * (kernel + v.unsqueeze(1) + v).exp().sum(1)
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2 * tolerance + 2 * rounded)
+        if dtype == torch.float64:
+            exact = torch.as_tensor(theory.self_pmi(gram[b][seen][:, seen].numpy(), tau, "sinkhorn"))
+            mine = pairwise.SelfPMI(normalizers.Softmax(tau), "sinkhorn").table(f).dense()[b][seen][:, seen]
+            torch.testing.assert_close(mine, exact.clamp_min(math.log(torch.finfo(dtype).tiny)), rtol=1e-9, atol=4e-6)
+    assert bool(log_u.isfinite().all())  # padding, too
+
+
 @given(features(batch=(1, 2), n=(2, 7), t=None, d=3, zero_rows=True, dtype=torch.float64), st.sampled_from([0.1, 2]))
 def test_the_picture_read_as_its_own_prompt(f: tp.Features, tau: float) -> None:
     """With the visual tokens for text, the cross term is the self term with the rows' own marginal."""
@@ -495,6 +526,37 @@ def test_the_picture_read_as_its_own_prompt(f: tp.Features, tau: float) -> None:
     for b in range(f.batch):
         seen = f.valid()[b]
         torch.testing.assert_close(cross[b, seen][:, seen], table[b, seen][:, seen], rtol=0, atol=1e-9)
+
+
+@given(
+    features(batch=(1, 3), n=(2, 7), t=None, d=3, zero_rows=True, dtype=torch.float64),
+    st.lists(st.integers(0, 2), min_size=2, max_size=6),
+    st.sampled_from([*(pairwise.SelfPMI(normalizers.Softmax(0.1), m) for m in MARGINALS), pairwise.Cosine()]),
+)
+def test_questions_about_one_picture_share_its_table(f: tp.Features, asked: list[int], pairs: tp.Pairwise) -> None:
+    """Rows that show the same picture have the table that each would have by itself, made once."""
+    row = [number % f.batch for number in asked]
+    mask = None if f.visual_mask is None else f.visual_mask[row]
+    table = pairs.table(tp.Features(f.visual[row], visual_mask=mask))
+    kept = table.cosine if isinstance(table, pairwise.SelfPMITable) else table
+    assert isinstance(kept, pairwise.CosineTable)
+    distinct = {(tuple(f.visual[b].flatten().tolist()), tuple(f.valid()[b].tolist())) for b in row}
+    assert len(kept.tokens) == len(distinct)
+    index = torch.tensor([[b % f.n_visual, 1, 0] for b in range(len(row))])
+    blocks = torch.cat([block for _, block in table.blocks()], dim=1)
+    for b, number in enumerate(row):
+        seen = f.valid()[number]
+        alone = pairs.table(
+            tp.Features(f.visual[[number]], visual_mask=None if f.visual_mask is None else f.visual_mask[[number]])
+        )
+        want = alone.dense()[0][seen][:, seen]
+        for got in (table.dense()[b], blocks[b]):
+            torch.testing.assert_close(got[seen][:, seen], want, rtol=0, atol=1e-12)
+        for got, one in zip(table.columns(index)[b], alone.columns(index[[b]])[0], strict=True):
+            torch.testing.assert_close(got[seen], one[seen], rtol=0, atol=1e-12)
+        torch.testing.assert_close(table.column(index[:, 0])[b][seen], table.columns(index)[b, 0][seen], rtol=0, atol=0)
+        near = kept.between(index, index[:, :2])[b]
+        torch.testing.assert_close(near, kept.dense()[b][index[b]][:, index[b, :2]], rtol=0, atol=0)
 
 
 def test_uniform_marginal_is_not_the_rows_own() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameErro
 from tokenprune.data.items import Item, scene_items
 from tokenprune.evaluation.compare import comparison
 from tokenprune.evaluation.mixes import chosen_rows
-from tokenprune.evaluation.tune.fit import Estimates, fit_need, needed_budgets, with_estimates
+from tokenprune.evaluation.tune.fit import CELLS, Estimates, fit_need, fit_prior, needed_budgets, with_estimates
 from tokenprune.evaluation.tune.goal import Goal, goal_of, largest_budget
 from tokenprune.evaluation.tune.run import Plan, tune
 from tokenprune.evaluation.tune.search import Trial, asked_keep_of, gives_up, importances
@@ -320,6 +321,16 @@ def test_a_rule_is_fitted_to_what_was_needed_and_keeps_the_budget_on_average() -
     assert fit_need(signals, np.full(400, 3.0)) is None
 
 
+def test_a_prior_is_fitted_where_cells_hold_no_token() -> None:
+    """Pictures of three tokens a side have none in some of four cells; what is not known is as good as any."""
+    seen = torch.full((CELLS, CELLS), math.nan, dtype=torch.float64)
+    seen[::2, ::3] = torch.tensor([[0.5, 1.5], [0.0, 2.0]], dtype=torch.float64)
+    prior = tp.build_component("priors", fit_prior([seen.flatten(), 3 * seen.flatten()]))
+    weights = torch.tensor(prior.weights)  # type: ignore[attr-defined]
+    assert weights[::2, ::3].tolist() == [[1.0, 3.0], [pytest.approx(1e-3), 4.0]]
+    assert weights.sum() == pytest.approx(8.001 + 12)
+
+
 def test_estimates_go_where_they_are_asked_for() -> None:
     composition = {"scorer": {"name": "pmi", "prior": "fitted"}, "selector": {"name": "adaptive", "rule": "fitted"}}
     rule, prior = {"name": "fitted", "bias": 0.5}, {"name": "fitted", "weights": [[1, 2]]}
@@ -383,12 +394,17 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
         "full": [1] * 50,
     }
 
+    unpruned = []
+
     def ask(rows: Any, tokens: float = 4.0) -> list[Answered]:
+        unpruned.append("full" in [row.label for row in rows])
         return [answers(table[row.label], tokens) for row in rows]
 
     goal = goal_of(4, None, None, None)
     best, rows = chosen([lucky, good], ask, goal, 16)
     assert best is good
+    assert chosen([lucky, good], ask, goal_of(None, 0.7, None, None), 16)[0] is good
+    assert unpruned == [False, True]  # the unpruned model is asked where the constraint is about it
     assert [row["accuracy"] for row in rows] == [0.4, 0.8]
     verdict = judge(good, 4, ask, goal, 0.01)
     assert verdict.beats

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tokenprune.components.normalizers import Softmax
 from tokenprune.core.errors import ConfigError
-from tokenprune.core.features import Features, on_host, working_precision
+from tokenprune.core.features import Features, on_host
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
 from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of
@@ -53,12 +53,59 @@ def reduced(table: PairTable, reduce: Callable[[slice, Tensor], Tensor]) -> Tens
     return whole
 
 
-class CosineTable(PairTable):
-    """Cosine of every pair of tokens, kept whole up to ``DENSE_LIMIT`` tokens and recomputed by columns beyond."""
+def _pictures(features: Features, signal: str) -> Tensor | None:
+    """Which picture each row shows, (B,), counted from 0 as they come; None where each has one of its own.
 
-    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
+    Several questions about one picture are rows that are equal to the bit: what follows from the picture alone is
+    made once. On the host, and where the cosine matrix is kept; looking would make an accelerator wait.
+    """
+    tokens, mask = features[signal], features.visual_mask
+    if len(tokens) < 2 or not on_host(tokens) or not _kept(tokens):
+        return None
+    first: list[int] = []
+    row: list[int] = []
+    for b, mine in enumerate(tokens):
+        for picture, a in enumerate(first):
+            # one token tells most apart
+            same = torch.equal(mine[:1], tokens[a, :1]) and torch.equal(mine, tokens[a])
+            if same and (mask is None or torch.equal(mask[a], mask[b])):
+                row.append(picture)
+                break
+        else:
+            row.append(len(first))
+            first.append(b)
+    return None if len(first) == len(row) else torch.tensor(row)
+
+
+def _firsts(row: Tensor) -> list[int]:
+    """A row of each picture."""
+    return [row.tolist().index(picture) for picture in range(int(row.max()) + 1)]
+
+
+class CosineTable(PairTable):
+    """Cosine of every pair of tokens, kept whole up to ``DENSE_LIMIT`` tokens and recomputed by columns beyond.
+
+    Parameters
+    ----------
+    tokens : Tensor, (P, N, d)
+    gram : Tensor, (P, N, N), optional
+        Their cosines, where they are known.
+    row : int64 Tensor, (B,), optional
+        Which of them each row of the table is about: pictures that several questions ask about are kept once. Only
+        where the matrix is kept; all other numbers of rows here are then B.
+    """
+
+    def __init__(self, tokens: Tensor, gram: Tensor | None = None, row: Tensor | None = None) -> None:
         self.tokens = tokens
         self.gram = self._whole() if gram is None and _kept(tokens) else gram
+        self.row = row
+
+    def about(self, row: Tensor) -> CosineTable:
+        """The same cosines, of one row for each question."""
+        return CosineTable(self.tokens, self.gram, row)
+
+    def _rows(self, batch: int) -> Tensor:
+        return torch.arange(batch, device=self.tokens.device) if self.row is None else self.row
 
     @cached_property
     def unit(self) -> Tensor:
@@ -72,19 +119,21 @@ class CosineTable(PairTable):
 
     def column(self, index: Tensor) -> Tensor:
         """Cosine of all tokens to one token a row: (B,) -> (B, N)."""
-        row = torch.arange(index.shape[0], device=index.device)
+        row = self._rows(index.shape[0])
         if self.gram is not None:
             return self.gram[row, index]
         return (self.unit @ self.unit[row, index].unsqueeze(-1)).squeeze(-1)
 
     def columns(self, indices: Tensor) -> Tensor:
         """Cosine of all tokens to some: (B, C) -> (B, C, N)."""
-        return super().columns(indices) if self.gram is None else gather_tokens(self.gram, indices)
+        if self.gram is None:
+            return super().columns(indices)
+        return gather_tokens(self.gram, indices) if self.row is None else self.gram[self.row.unsqueeze(1), indices]
 
     def between(self, some: Tensor, others: Tensor) -> Tensor:
         """Cosines of some tokens with others of the same unit: (B, R) and (B, C) positions -> (B, R, C)."""
         if self.gram is not None:
-            row = torch.arange(len(some), device=some.device).view(-1, 1, 1)
+            row = self._rows(len(some)).view(-1, 1, 1)
             return self.gram[row, some.unsqueeze(2), others.unsqueeze(1)]
         return gather_tokens(self.unit, some) @ gather_tokens(self.unit, others).mT
 
@@ -96,15 +145,20 @@ class CosineTable(PairTable):
             return
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
-            yield rows, (self.unit[:, rows] @ self.unit.mT if self.gram is None else self.gram[:, rows])
+            if self.gram is None:
+                yield rows, self.unit[:, rows] @ self.unit.mT
+            else:
+                yield rows, self.gram[:, rows] if self.row is None else self.gram[self.row, rows]
 
     def dense(self) -> Tensor:
         """(B, N, N)."""
-        return self._whole() if self.gram is None else self.gram
+        if self.gram is None:
+            return self._whole()
+        return self.gram if self.row is None else self.gram[self.row]
 
     def entries(self) -> dict[str, Any] | None:
-        """Cosines as they are."""
-        return None if self.gram is None else {"entry": "cosine", "cosine": self.gram}
+        """Cosines as they are; kernels read a matrix for each row."""
+        return None if self.gram is None or self.row is not None else {"entry": "cosine", "cosine": self.gram}
 
 
 def _kept(tokens: Tensor) -> bool:
@@ -165,7 +219,8 @@ class Cosine(Pairwise):
 
     def table(self, features: Features) -> CosineTable:
         """Cosine table of the signal."""
-        return CosineTable(features[self.signal])
+        tokens, row = features[self.signal], _pictures(features, self.signal)
+        return CosineTable(tokens) if row is None else CosineTable(tokens[_firsts(row)]).about(row)
 
 
 class SelfPMITable(PairTable):
@@ -246,6 +301,17 @@ class SelfPMI(Pairwise):
 
     def table(self, features: Features) -> SelfPMITable:
         """Reduce the rows of the cosine table block by block; columns come later."""
+        row = _pictures(features, "visual")
+        if row is None:
+            return SelfPMITable(*self._normalised(features))
+        firsts = _firsts(row)
+        mask = None if features.visual_mask is None else features.visual_mask[firsts]
+        pictures = Features(features.visual[firsts], visual_mask=mask, check=False)
+        cosine, normalizer, statistics, log_marginal = self._normalised(pictures)
+        return SelfPMITable(cosine.about(row), normalizer, statistics[row], log_marginal[row])
+
+    def _normalised(self, features: Features) -> tuple[CosineTable, Normalizer, Tensor, Tensor]:
+        """Cosines, and what makes them PMI: statistics of the rows and the log of the marginal."""
         mask = features.visual_mask
         if type(self.normalizer) is Softmax and not on_host(features.visual) and _kept(features.visual):
             gram, log_z = cosine_partition(features.visual, self.normalizer.tau, mask)
@@ -266,7 +332,7 @@ class SelfPMI(Pairwise):
             assert isinstance(self.normalizer, Softmax)
             log_u = _sinkhorn(cosine, self.normalizer.tau, valid)
             statistics, log_marginal = -(log_u + log_n).unsqueeze(-1), -(log_u + log_n)
-        return SelfPMITable(cosine, self.normalizer, statistics, log_marginal)
+        return cosine, self.normalizer, statistics, log_marginal
 
 
 def _log_row_mean(cosine: CosineTable, normalizer: Normalizer, statistics: Tensor, mask: Tensor | None) -> Tensor:
@@ -282,19 +348,42 @@ def _log_row_mean(cosine: CosineTable, normalizer: Normalizer, statistics: Tenso
     return total
 
 
-def _log_sums(_rows: slice, block: Tensor, *, tau: float, seen: Tensor) -> Tensor:
-    return torch.logsumexp(block / tau + seen, dim=-1)
+def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 100) -> Tensor:
+    """log u with exp(cos_ij / tau + log u_i + log u_j) summing to 1/N over each row and column: (B, N).
 
-
-def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 200, tolerance: float = 1e-6) -> Tensor:
-    """log u with exp(cos_ij / tau + log u_i + log u_j) summing to 1/N over each row and column: (B, N)."""
-    n = valid.sum(1, keepdim=True).to(working_precision(cosine.tokens).dtype)
-    log_u = torch.zeros_like(valid, dtype=n.dtype) - n.log()
-    for _ in range(steps):
-        seen = log_u.masked_fill(~valid, -math.inf).unsqueeze(1)
-        row = reduced(cosine, partial(_log_sums, tau=tau, seen=seen))
-        step = (-n.log() - row - log_u) / 2
-        log_u = log_u + step
-        if float(step[valid].abs().max()) < tolerance:
+    Scaled so that its diagonal is 1, the kernel has no entry above 1, because it is positive semidefinite, and the
+    scaling vector lies between N^-1.5 and N^-0.5: products of the kernel with it neither overflow nor lose anything to
+    what underflows, whatever the temperature. For the same reason N times the scaled kernel has eigenvalues between
+    0 and 1, so that a step of 2/3 divides a small error by 3 (1/2, the usual one, by 2). Rows then sum to 1/N within a
+    relative 1e-6, or 32 units in the last place where that is more.
+    """
+    diagonal = _diagonal(cosine)
+    n = valid.sum(1, keepdim=True).to(diagonal.dtype)
+    tolerance = max(1e-6, 32 * torch.finfo(diagonal.dtype).eps)
+    kernel = partial(_scaled_kernel, tau=tau, diagonal=diagonal)
+    # one table, made once, where the cosines are one
+    whole = None if cosine.gram is None else kernel(slice(None), cosine.gram)
+    v = valid.to(diagonal.dtype)
+    for number in range(steps):
+        column = v.unsqueeze(-1)
+        times = reduced(cosine, partial(_times, kernel=kernel, column=column)) if whole is None else whole @ column
+        sums = torch.where(valid, n * v * times.squeeze(-1), 1.0)
+        if float((sums - 1).abs().max()) <= tolerance:
             break
-    return log_u
+        # from 1 a half step is exact for groups of equal tokens
+        v = v * sums ** (-1 / 2 if number == 0 else -2 / 3)
+    return torch.where(valid, v.log() - diagonal / (2 * tau), 0.0)  # what stands at padding is finite
+
+
+def _diagonal(cosine: CosineTable) -> Tensor:
+    """Cosine of each token with itself, 0 for the zero vector: (B, N)."""
+    return cosine.unit.square().sum(-1) if cosine.gram is None else cosine.gram.diagonal(dim1=1, dim2=2)
+
+
+def _scaled_kernel(rows: slice, block: Tensor, *, tau: float, diagonal: Tensor) -> Tensor:
+    """exp(cos / tau) of some rows, scaled by rows and columns to a diagonal of 1."""
+    return (block - diagonal[:, rows].unsqueeze(2) / 2 - diagonal.unsqueeze(1) / 2).div_(tau).exp_()
+
+
+def _times(rows: slice, block: Tensor, *, kernel: Callable[[slice, Tensor], Tensor], column: Tensor) -> Tensor:
+    return kernel(rows, block) @ column

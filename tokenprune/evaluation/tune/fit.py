@@ -19,7 +19,7 @@ from tokenprune.core.strategy import Strategy
 from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.tune.trial import Questions
 
-__all__ = ["CELLS", "LADDER", "Estimates", "estimate", "fit_need", "needed_budgets", "with_estimates"]
+__all__ = ["CELLS", "LADDER", "Estimates", "estimate", "fit_need", "fit_prior", "needed_budgets", "with_estimates"]
 
 CELLS = 4
 """Cells down and across of a fitted prior."""
@@ -132,6 +132,19 @@ def fit_need(signals: NDArray[np.float64], needed: NDArray[np.float64]) -> dict[
     }
 
 
+def fit_prior(densities: Sequence[Tensor]) -> dict[str, Any]:
+    """Mean relevance of each cell over pictures, as options of the prior ``fitted``.
+
+    Parameters
+    ----------
+    densities : sequence of float64 Tensor, (CELLS * CELLS,)
+        Relevance per token of each cell, 1 on average; NaN in cells in which no token's middle lies, which are believed
+        to be as good as any where that is so in every picture.
+    """
+    mean = torch.stack(list(densities)).nanmean(0).nan_to_num(1.0).clamp_min(1e-3)
+    return {"name": "fitted", "weights": [[round(v, 4) for v in row] for row in mean.view(CELLS, CELLS).tolist()]}
+
+
 def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
     """Ask training questions at a ladder of budgets, and look at their signals once."""
     probe = _Probe()
@@ -144,7 +157,7 @@ def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
         notes.append("no rule is fitted: questions are about several pictures or tiles, each with signals of its own")
     else:
         budgets = sorted({max(1, round(share * keep)) for share in LADDER})
-        rows = questions.ask([Condition("ladder", "strategy", k, 0, default) for k in budgets])
+        rows = questions.ask([Condition("ladder", "strategy", k, 0, default) for k in reversed(budgets)])[::-1]
         rule = fit_need(signals, needed_budgets(np.array([row.correct for row in rows]), budgets))
         if rule is None:
             notes.append("no rule is fitted: too few questions need different budgets")
@@ -152,8 +165,7 @@ def estimate(questions: Questions, default: Strategy, keep: int) -> Estimates:
             about = ", ".join(f"{name} {w:+.2f}" for name, w in zip(SIGNALS, rule["weights"], strict=True))
             notes.append(f"fitted rule, log of the share of the budget for each standard deviation: {about}")
     if probe.cells:
-        table = torch.stack(probe.cells).nanmean(0).view(CELLS, CELLS).clamp_min(1e-3)
-        prior = {"name": "fitted", "weights": [[round(v, 4) for v in row] for row in table.tolist()]}
+        prior = fit_prior(probe.cells)
     else:
         notes.append("no prior is fitted: where tokens lie is not known")
     return Estimates(rule, prior, tuple(notes))

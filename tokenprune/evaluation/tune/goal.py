@@ -37,22 +37,29 @@ class Goal:
     min_accuracy: float | None
     said: str
 
-    def value(self, found: Answered, full: Answered, n_visual: int) -> float:
+    @property
+    def needs_full(self) -> bool:
+        """Whether it is measured against what the unpruned model answers."""
+        return self.min_accuracy is not None
+
+    def value(self, found: Answered, full: Answered | None, n_visual: int) -> float:
         """What the search maximises; comparable between compositions that answered the same questions."""
         if self.budget is not None:
             over = max(0.0, found.mean_tokens / (SLACK * self.budget) - 1)
             return found.accuracy - over
         assert self.min_accuracy is not None
+        assert full is not None
         base = sum(full.correct[: len(found.correct)]) / len(found.correct)
         share = found.accuracy / base if base else 0.0
         # all that is accurate enough is better than all that is not
         return 1 + (1 - found.mean_tokens / n_visual) if share >= self.min_accuracy else share / self.min_accuracy
 
-    def met(self, found: Answered, full: Answered) -> bool:
+    def met(self, found: Answered, full: Answered | None) -> bool:
         """Whether the constraint holds."""
         if self.budget is not None:
             return found.mean_tokens <= SLACK * self.budget
         assert self.min_accuracy is not None
+        assert full is not None
         return found.accuracy >= self.min_accuracy * full.accuracy
 
 

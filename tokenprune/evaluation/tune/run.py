@@ -228,7 +228,7 @@ def _searched(
     }
     remembered = {name: _Remembered(folder, name, questions) for name, questions in asked.items()}
     progress(0, plan.trials, "estimates")
-    (full,) = remembered["train"]([Condition(FULL, "full")])
+    full = remembered["train"]([Condition(FULL, "full")])[0] if plan.goal.needs_full else None
     estimates = _estimates(folder, asked["train"], plan.goal, n_visual)
     for line in estimates.notes:
         note(line)
@@ -251,7 +251,7 @@ def _searched(
     if not finalists(done):
         why = next((f"; one was refused: {trial.why}" for trial in done if trial.why), "")
         raise ConfigError(f"none of {len(done)} compositions answered all training questions: give more --trials{why}")
-    if plan.goal.budget is None and max(trial.value for trial in done) < 1:
+    if full is not None and max(trial.value for trial in done) < 1:
         best = max(done, key=lambda trial: trial.value)
         raise UnreachableBudgetError(
             f"none of {len(done)} compositions has {plan.goal.said} on training questions; the nearest has "

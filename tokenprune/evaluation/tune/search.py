@@ -158,7 +158,7 @@ def search(
     space: Space,
     goal: Goal,
     questions: Questions,
-    full: Answered,
+    full: Answered | None,
     estimates: Estimates,
     folder: ResultFolder,
     *,
@@ -180,8 +180,8 @@ def search(
     space, goal
     questions : Questions
         Of the training part.
-    full : Answered
-        What the unpruned model answers to them.
+    full : Answered or None
+        What the unpruned model answers to them; None where the goal is not measured against it.
     estimates : Estimates
     folder : ResultFolder
         Trials that it holds are not repeated.
@@ -283,7 +283,7 @@ def gives_up(value: float, rung: int, rivals: Sequence[Trial]) -> bool:
 
 
 def _asked(
-    row: Condition, goal: Goal, questions: Questions, full: Answered, n_visual: int, rivals: Sequence[Trial]
+    row: Condition, goal: Goal, questions: Questions, full: Answered | None, n_visual: int, rivals: Sequence[Trial]
 ) -> tuple[list[tuple[int, float]], Answered, str]:
     """Values after each rung, the answers, and how it ended."""
     answered: Answered | None = None

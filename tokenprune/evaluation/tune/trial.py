@@ -111,7 +111,11 @@ class Questions:
         return made
 
     def ask(self, rows: Sequence[Condition], start: int = 0, stop: int | None = None) -> list[Answered]:
-        """Answers of some rows to the questions of some batches, each batch's pictures encoded once."""
+        """Answers of some rows to the questions of some batches, each batch's pictures encoded once.
+
+        Of rows that differ only in their budget the largest comes first: where picks do not depend on how many follow,
+        the others are its beginnings.
+        """
         named = [_Tried(row.label, row.kind, row.keep, row.draw, row.strategy) for row in rows]
         lines: list[list[dict[str, Any]]] = [[] for _ in rows]
         for number in range(start, len(self) if stop is None else stop):
@@ -123,5 +127,5 @@ class Questions:
                     # told of one strategy this helps; of hundreds it hides all else
                     warnings.simplefilter("ignore", DegenerateRelevanceWarning)
                     mine += asked.answers(row, self.max_new_tokens)
-                asked.shared_work.forget()
+            asked.shared_work.forget()
         return [Answered.of(mine) for mine in lines]

@@ -100,7 +100,9 @@ def chosen(
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """The best by the validation part: those that met the constraint there first; and the numbers of all."""
     rows = []
-    full, *answers = ask([Condition(FULL, "full"), *(candidate.row() for candidate in candidates)])
+    unpruned = [Condition(FULL, "full")] if goal.needs_full else []
+    found_all = ask([*unpruned, *(candidate.row() for candidate in candidates)])
+    full, answers = (found_all[0], found_all[1:]) if goal.needs_full else (None, found_all)
     for candidate, found in zip(candidates, answers, strict=True):
         value = goal.value(found, full, n_visual)
         rows.append({**_numbers(candidate.label, candidate.keep, found), "met": goal.met(found, full), "value": value})
