@@ -24,6 +24,7 @@ from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
+from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
@@ -165,6 +166,7 @@ class Compiled:
         self._shelf = Shelf(programs)
         self._decoders: dict[tuple[int, int, tuple[int, ...]], Decoder] = {}
         self._pool: Any = None
+        self._fused = Fused() if backend == "inductor" else None
         # replays write where the last ones did: one answer at a time, whoever asks
         self._turn = threading.RLock()
         self.obstacle = _obstacle(request)
@@ -285,9 +287,13 @@ class Compiled:
                 sizes.append(sizes_only(encoded.seen))
             return sight(adapter, encoded)
 
+        def see_quickly(**given: Tensor) -> dict[str, Tensor]:
+            with quick_encoder(adapter, self._fused):
+                return see(**given)
+
         given = [value for value in on_device.values() if isinstance(value, Tensor)]
         shape = ", ".join(f"{name} {shape}" for name, shape, _ in shapes)
-        entry = self._build(key, see, pixels, shape, given=given)
+        entry = self._build(key, see_quickly, pixels, shape, given=given, like=see)
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
@@ -488,13 +494,15 @@ class Compiled:
         fixed: Container[str] = (),
         *,
         given: Iterable[Tensor] | None = None,
+        like: Callable[..., Any] | None = None,
         needs: Iterable[Hashable] = (),
     ) -> Entry:
         if self._pool is None and self.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         with _many_shapes() if self.backend == "inductor" else nullcontext():
             capture = self.backend != "none"
-            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed, given=given)
+            how = {"capture": capture, "pool": self._pool, "fixed": fixed, "given": given, "like": like}
+            program = Program(function, inputs, self.device, **how)
         entry = Entry(program, tuple(needs))
         self._shelf.put(key, entry)
         self._built.append(Built(key[0], shape, program.seconds, program.captured, program.why))

@@ -20,6 +20,9 @@ Backend = Literal["graphs", "inductor", "none"]
 """``graphs``: CUDA graphs of the model's own operations. ``inductor``: ``torch.compile`` first, graphs of what it made.
 ``none``: the same functions, run as they are."""
 
+OTHER_NUMBERS = "what it works out from sizes depends on more than sizes"
+"""Why a graph is not used that gives other numbers than its function."""
+
 Output = TypeVar("Output")
 
 
@@ -46,6 +49,8 @@ class Program(Generic[Output]):
     given : iterable of Tensor, optional
         What else the function reads that follows from the shape alone (sizes of pictures): a graph holds the results
         of operations that read nothing else as constants, and is tried on other numbers before it is used.
+    like : callable, optional
+        What a graph must then give, up to rounding; by default the function itself.
 
     Attributes
     ----------
@@ -66,9 +71,10 @@ class Program(Generic[Output]):
         pool: Any = None,
         fixed: Container[str] = (),
         given: Iterable[Tensor] | None = None,
+        like: Callable[..., Output] | None = None,
     ) -> None:
         start = time.perf_counter()
-        self.function = function
+        self.function, self.like = function, like or function
         self.known = None if given is None else Known(given)
         self.inputs = {
             name: value if name in fixed else value.to(device, copy=True).contiguous() for name, value in inputs.items()
@@ -117,7 +123,7 @@ class Program(Generic[Output]):
             return
         graph.replay()
         if self.known is not None and not self._holds_elsewhere(graph):
-            self.why = "what it works out from sizes depends on more than sizes"
+            self.why = OTHER_NUMBERS
             self.output = self.function(**self.inputs)
             return
         self.graph = graph
@@ -134,7 +140,7 @@ class Program(Generic[Output]):
         before = {name: value.clone() for name, value in self.inputs.items() if value.is_floating_point()}
         for name, value in before.items():
             self.inputs[name].copy_(value.flatten().flip(0).view_as(value))
-        want = self.function(**self.inputs)
+        want = self.like(**self.inputs)
         graph.replay()
         alike = all(map(_alike, _numbers(self.output), _numbers(want)))
         for name, value in before.items():
