@@ -35,15 +35,22 @@ RECORDER = "transformers.utils.output_capturing"
 
 
 class Fused:
-    """Forward functions of kinds of layers, compiled: layers of a kind share what was made for the first."""
+    """Forward functions of kinds of layers, compiled: layers of a kind share what was made for the first.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    backend : str or callable, default "inductor"
+        As for ``torch.compile``.
+    """
+
+    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        self._backend = backend
         self._made: dict[type, Callable[..., Any]] = {}
 
     def forward(self, kind: type[nn.Module]) -> Callable[..., Any]:
         """That of a kind, called with a layer in front."""
         if kind not in self._made:
-            self._made[kind] = torch.compile(kind.forward, dynamic=False)
+            self._made[kind] = torch.compile(kind.forward, backend=self._backend, dynamic=False)
         return self._made[kind]
 
 
