@@ -79,7 +79,7 @@ def quick_encoder(adapter: ModelAdapter, fused: Fused | None = None) -> Iterator
                 if (quick := _quicker(module, fused is not None)) is not None:
                     stack.enter_context(standing_in(module, "forward", quick))
         if fused is not None:
-            lengths: dict[int, tuple[int, ...]] = {}
+            lengths: dict[int, tuple[Tensor, tuple[int, ...]]] = {}
             for layer in layers.values():
                 if "forward" not in vars(layer):
                     stack.enter_context(standing_in(layer, "forward", _compiled(layer, fused, lengths)))
@@ -91,31 +91,46 @@ def _packs(module: nn.Module) -> bool:
     return BOUNDS in inspect.signature(type(module).forward).parameters
 
 
-def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[int, ...]]) -> Callable[..., Any]:
-    """A layer's forward as its kind's compiled one; as it is, while somebody watches its attention."""
+def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[Tensor, tuple[int, ...]]]) -> Callable[..., Any]:
+    """A layer's forward as its kind's compiled one; as it is, while somebody watches its attention.
+
+    ``lengths`` of segments are kept for all layers, with the bounds they were read from, by the bounds' id.
+    """
     kind: Any = type(layer)
     configs: list[Any] = [module.config for module in layer.modules() if hasattr(module, "config")]
     run = fused.forward(kind)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if any(map(watched, layer.modules())):
-            return kind.forward(layer, *args, **kwargs)
         bounds = kwargs.get(BOUNDS)
-        if isinstance(bounds, Tensor):
+        apart = bounds is not None and any(implementation(config) != segments.NAME for config in configs)
+        if apart or any(map(watched, layer.modules())):  # then it asks the device for lengths, or for signals
+            return kind.forward(layer, *args, **kwargs)
+        if bounds is not None:
             if id(bounds) not in lengths:
-                lengths[id(bounds)] = segments.lengths_of(bounds)
-            kwargs["segments"] = lengths[id(bounds)]
-        before = [config._attn_implementation for config in configs]
-        try:
-            for config, name in zip(configs, before, strict=True):
-                config._attn_implementation = name.removeprefix(PREFIX)
-            with _unrecorded(layer), paused():
-                return run(layer, *args, **kwargs)
-        finally:
-            for config, name in zip(configs, before, strict=True):
-                config._attn_implementation = name
+                lengths[id(bounds)] = (bounds, segments.lengths_of(bounds))
+            kwargs["segments"] = lengths[id(bounds)][1]
+        with ExitStack() as stack:
+            for config in configs:
+                stack.enter_context(_untapped(config))
+            stack.enter_context(_unrecorded(layer))
+            stack.enter_context(paused())
+            return run(layer, *args, **kwargs)
 
     return forward
+
+
+@contextmanager
+def _untapped(config: Any) -> Iterator[None]:
+    """Let a config name the implementation itself, for a compiler to trace: nobody watches this layer."""
+    name = config._attn_implementation
+    if not name.startswith(PREFIX):
+        yield
+        return
+    config._attn_implementation = implementation(config)
+    try:
+        yield
+    finally:
+        config._attn_implementation = name
 
 
 @contextmanager
