@@ -73,10 +73,20 @@ def state(adapter: Any) -> list[Any]:
     return [[set(vars(module)) for module in modules], [config._attn_implementation for config in configs.values()]]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [(name, [kind for kind in family.kinds if kind != "text"][-1]) for name, family in FAMILIES.items()],
-)
+KINDS_OF_ENCODERS = {"llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl"}
+"""A family for each; the others are slow tests."""
+
+FAMILY_CASES = [
+    pytest.param(
+        name,
+        [kind for kind in family.kinds if kind != "text"][-1],
+        marks=() if name in KINDS_OF_ENCODERS else pytest.mark.slow,
+    )
+    for name, family in FAMILIES.items()
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), FAMILY_CASES)
 @torch.no_grad()
 def test_every_family(name: str, kind: Any) -> None:
     adapter, see, pixels = seen(name, kind)
