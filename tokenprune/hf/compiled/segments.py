@@ -15,11 +15,25 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["NAME", "attend", "attend_segments", "lengths_of", "register"]
 
 NAME: Final = "segments_flash"
 """Under which transformers finds :func:`attend_segments`; what holds "flash" is given bounds."""
+
+
+HALF: Final = (torch.float16, torch.bfloat16)
+
+LONG: Final = 1024
+"""Rows from this length on are attended to by the first of :data:`ORDER` that can."""
+
+ORDER: Final = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def register() -> None:
@@ -103,10 +117,25 @@ def attend(
     found, start = [], 0
     for length, count in runs:
         q, k, v = (_batch(x[0, :, start : start + length * count], count) for x in (query, key, value))
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (count, H, length, k)
+        out = _alike(q, k, v, scale)  # (count, H, length, k)
         found.append(out.transpose(1, 2).flatten(0, 1))
         start += length * count
     return (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(0)
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Attention of (B, H, N, k) by the kernel that is fastest."""
+    if not prefers_cudnn(query):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    with sdpa_kernel(ORDER, set_priority=True):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+def prefers_cudnn(query: Tensor) -> bool:
+    """Whether cuDNN's kernel comes first: for long rows on Hopper."""
+    if query.device.type != "cuda" or query.dtype not in HALF or query.shape[2] < LONG:
+        return False
+    return torch.cuda.get_device_properties(query.device).major == 9
 
 
 def _batch(row: Tensor, count: int) -> Tensor:
@@ -118,7 +147,7 @@ def _batch(row: Tensor, count: int) -> Tensor:
 def _varies(query: Tensor, scale: float | None) -> bool:
     """Whether torch's attention of variable lengths takes these: it came with torch 2.10, and knows one factor."""
     width = query.shape[-1]
-    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or width % 8 or width > 256:
+    if query.device.type != "cuda" or query.dtype not in HALF or width % 8 or width > 256:
         return False
     if scale is not None and abs(scale - width**-0.5) > 1e-9:
         return False
