@@ -98,6 +98,7 @@ def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[Tensor, tuple[i
     """
     kind: Any = type(layer)
     configs: list[Any] = [module.config for module in layer.modules() if hasattr(module, "config")]
+    heads = next((module.num_heads for module in layer.modules() if _packs(module) and hasattr(module, "num_heads")), 0)
     run = fused.forward(kind)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -108,6 +109,7 @@ def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[Tensor, tuple[i
         if bounds is not None:
             if id(bounds) not in lengths:
                 lengths[id(bounds)] = (bounds, segments.lengths_of(bounds))
+                segments.try_kernels(lengths[id(bounds)][1], heads, kwargs.get("hidden_states", *args[:1]))
             kwargs["segments"] = lengths[id(bounds)][1]
         with ExitStack() as stack:
             for config in configs:

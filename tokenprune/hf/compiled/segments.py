@@ -8,7 +8,9 @@ attention of variable lengths takes them all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any, Final
 
@@ -26,11 +28,11 @@ NAME: Final = "segments_flash"
 HALF: Final = (torch.float16, torch.bfloat16)
 
 LONG: Final = 1024
-"""Rows from this length on are attended to by the first of :data:`ORDER` that can."""
+"""Rows from this length on are attended to by the kernel that is fastest when tried once."""
 
 ORDER: Final = [
-    SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
@@ -106,7 +108,7 @@ def attend(
     -------
     Tensor, (1, N, H, k)
     """
-    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+    runs = _runs(lengths)
     if len(runs) > 1 and _varies(query, scale):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -123,19 +125,73 @@ def attend(
     return (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(0)
 
 
+def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """A length, and how many segments of it follow each other."""
+    return [(length, len(list(same))) for length, same in groupby(lengths)]
+
+
+def try_kernels(lengths: Sequence[int], heads: int, hidden: Tensor | None) -> None:
+    """Find the fastest kernels for segments of features (N, d) now: a compiler is given only what is known."""
+    if hidden is not None and heads:
+        for length, count in _runs(lengths):
+            tried((count, heads, length, hidden.shape[-1] // heads), hidden.dtype, hidden.device)
+
+
 def _alike(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """Attention of (B, H, N, k) by the kernel that is fastest."""
-    if not prefers_cudnn(query):
+    place = tried(tuple(query.shape), query.dtype, query.device)
+    if place == 0:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
-    with sdpa_kernel(ORDER, set_priority=True):
+    with sdpa_kernel([ORDER[place], *ORDER], set_priority=True):
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
-def prefers_cudnn(query: Tensor) -> bool:
-    """Whether cuDNN's kernel comes first: for long rows on Hopper."""
-    if query.device.type != "cuda" or query.dtype not in HALF or query.shape[2] < LONG:
-        return False
-    return torch.cuda.get_device_properties(query.device).major == 9
+def tried(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> int:
+    """Place in :data:`ORDER` of the kernel to take for queries of a shape; 0 leaves it to torch.
+
+    Kernels are tried for long rows (B, H, N, k) of half precision on a GPU.
+    """
+    if device.type != "cuda" or dtype not in HALF or shape[2] < LONG:
+        return 0
+    place: int = _constant(*shape, dtype, device.index)
+    return place
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(batch: int, heads: int, length: int, width: int, dtype: torch.dtype, device: int) -> int:
+    """What a compiler finds has been tried before, and is a number to it."""
+    return _fastest(batch, heads, length, width, dtype, device)
+
+
+@lru_cache(maxsize=1024)
+def _fastest(batch: int, heads: int, length: int, width: int, dtype: torch.dtype, device: int) -> int:
+    """Try torch's kernels on zeros of a shape; another than flash attention has to be a twentieth faster.
+
+    Zeros, since drawing numbers would change what is drawn later.
+    """
+    times = [math.inf] * len(ORDER)
+    for place, backend in enumerate(ORDER[:-1]):
+        try:
+            zeros = torch.zeros(batch, length, 3, heads, width, dtype=dtype, device=f"cuda:{device}")
+            query, key, value = zeros.permute(2, 0, 3, 1, 4)
+            with sdpa_kernel(backend):
+                times[place] = _milliseconds(partial(F.scaled_dot_product_attention, query, key, value))
+        except RuntimeError:  # it does not take this shape, or there is no room to try
+            continue
+    best = min(range(len(ORDER)), key=times.__getitem__)
+    return best if times[best] < 0.95 * times[0] else 0
+
+
+def _milliseconds(call: Callable[[], Any], repeats: int = 5) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    for _ in range(2):
+        call()
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / repeats
 
 
 def _batch(row: Tensor, count: int) -> Tensor:
