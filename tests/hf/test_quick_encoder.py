@@ -170,3 +170,19 @@ def test_a_quick_way_out_of_memory_is_not_hidden() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         Program(lambda x: x, {"x": torch.ones(1)}, torch.device("cpu"), quick=full)
+
+
+@pytest.mark.parametrize("place", range(len(segments.ORDER)))
+def test_any_kernel_attends_alike(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    query, key, value = torch.randn(3, 1, 2, 6, 8)
+    bounds = torch.tensor([0, 3, 6]).int()
+    want = segments.attend(query, key, value, (3, 3), bounds)
+    monkeypatch.setattr(segments, "tried", lambda *_: place)
+    torch.testing.assert_close(segments.attend(query, key, value, (3, 3), bounds), want)
+
+
+def test_kernels_are_tried_where_there_are_several() -> None:
+    shape = (1, 16, 2 * segments.LONG, 72)
+    assert segments.tried(shape, torch.float16, torch.device("cpu")) == 0
+    assert segments.tried(shape, torch.float32, torch.device("cuda:0")) == 0
+    assert segments.tried((1, 16, segments.LONG - 1, 72), torch.float16, torch.device("cuda:0")) == 0
