@@ -15,7 +15,7 @@ from torch import Tensor
 import tokenprune as tp
 from tokenprune.core.errors import NotCompiledWarning
 from tokenprune.hf.adapters import adapter_for
-from tokenprune.hf.compiled import segments
+from tokenprune.hf.compiled import encoder, segments
 from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.known import Known
 from tokenprune.hf.compiled.programs import Program
@@ -172,17 +172,25 @@ def test_a_quick_way_out_of_memory_is_not_hidden() -> None:
         Program(lambda x: x, {"x": torch.ones(1)}, torch.device("cpu"), quick=full)
 
 
-@pytest.mark.parametrize("place", range(len(segments.ORDER)))
-def test_any_kernel_attends_alike(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
-    query, key, value = torch.randn(3, 1, 2, 6, 8)
-    bounds = torch.tensor([0, 3, 6]).int()
-    want = segments.attend(query, key, value, (3, 3), bounds)
-    monkeypatch.setattr(segments, "tried", lambda *_: place)
-    torch.testing.assert_close(segments.attend(query, key, value, (3, 3), bounds), want)
+class Gated(torch.nn.Module):
+    """A gated unit as transformers has it."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = torch.nn.Linear(8, width, bias)
+        self.up_proj = torch.nn.Linear(8, width, bias)
+        self.down_proj = torch.nn.Linear(width, 8, bias)
+        self.act_fn = torch.nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
-def test_kernels_are_tried_where_there_are_several() -> None:
-    shape = (1, 16, 2 * segments.LONG, 72)
-    assert segments.tried(shape, torch.float16, torch.device("cpu")) == 0
-    assert segments.tried(shape, torch.float32, torch.device("cuda:0")) == 0
-    assert segments.tried((1, 16, segments.LONG - 1, 72), torch.float16, torch.device("cuda:0")) == 0
+@given(width=st.integers(1, 40), bias=st.booleans())
+@torch.no_grad()
+def test_gated_units_of_any_width(width: int, bias: bool) -> None:
+    unit, x = Gated(width, bias), torch.randn(5, 8)
+    quick = encoder.quicker(unit)
+    assert (quick is None) == (width % encoder.ALIGNED == 0)
+    if quick is not None:
+        torch.testing.assert_close(quick(x), unit(x))

@@ -1,8 +1,9 @@
 """A vision encoder that does what the stock one does with fewer programs of the device, while one of ours is made.
 
 Packed segments attend in one call (:mod:`tokenprune.hf.compiled.segments`); patches are embedded by a matrix product,
-where a convolution looks at one patch a time; rotary embedding and RMS norms are one program each. With a compiler,
-layers are fused instead, each kind of layer once. All stands in only inside the ``with`` block.
+where a convolution looks at one patch a time; rotary embedding and RMS norms are one program each, and gated units
+whose width no kernel likes are widened by zeros. With a compiler, layers that pack nothing are fused instead, each
+kind of layer once. All stands in only inside the ``with`` block.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from tokenprune.hf.compiled.known import paused
 from tokenprune.hf.patching import replaced, standing_in, turn_of
 from tokenprune.kernels import usable
 
-__all__ = ["Fused", "quick_encoder"]
+__all__ = ["Fused", "quick_encoder", "quicker"]
 
 BOUNDS = "cu_seqlens"
 """Under which layers and their attention take the bounds of packed segments."""
 
+
+GATED = ("gate_proj", "up_proj", "down_proj")
+"""Matrices of a gated unit between the layers' attention."""
+
+ALIGNED = 8
+"""Half-precision numbers that matrix products load at once; 3,420 of Qwen2.5-VL are no multiple of it."""
 
 RECORDER = "transformers.utils.output_capturing"
 """Whose hooks stay on modules once somebody has asked for hidden states."""
@@ -74,13 +81,18 @@ def quick_encoder(adapter: ModelAdapter, fused: Fused | None = None) -> Iterator
         for config in {id(module.config): module.config for module in packing if hasattr(module, "config")}.values():
             if implementation(config) == "sdpa":
                 stack.enter_context(named(config, segments.NAME, "sdpa"))
-        if usable(*adapter.model.parameters()):
+        programs = usable(*adapter.model.parameters())
+        # what stands in for parts of packing layers is as fast as a compiler, and takes a second for a size of picture
+        left = [layer for layer in layers.values() if not (programs and any(map(_packs, layer.modules())))]
+        left = left if fused is not None else []
+        compiling = {id(module) for layer in left for module in layer.modules()}
+        if programs:
             for module in rest:
-                if (quick := _quicker(module, fused is not None)) is not None:
+                if id(module) not in compiling and (quick := quicker(module)) is not None:
                     stack.enter_context(standing_in(module, "forward", quick))
         if fused is not None:
             lengths: dict[int, tuple[Tensor, tuple[int, ...]]] = {}
-            for layer in layers.values():
+            for layer in left:
                 if "forward" not in vars(layer):
                     stack.enter_context(standing_in(layer, "forward", _compiled(layer, fused, lengths)))
         yield
@@ -98,7 +110,6 @@ def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[Tensor, tuple[i
     """
     kind: Any = type(layer)
     configs: list[Any] = [module.config for module in layer.modules() if hasattr(module, "config")]
-    heads = next((module.num_heads for module in layer.modules() if _packs(module) and hasattr(module, "num_heads")), 0)
     run = fused.forward(kind)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -109,7 +120,6 @@ def _compiled(layer: Any, fused: Fused, lengths: dict[int, tuple[Tensor, tuple[i
         if bounds is not None:
             if id(bounds) not in lengths:
                 lengths[id(bounds)] = (bounds, segments.lengths_of(bounds))
-                segments.try_kernels(lengths[id(bounds)][1], heads, kwargs.get("hidden_states", *args[:1]))
             kwargs["segments"] = lengths[id(bounds)][1]
         with ExitStack() as stack:
             for config in configs:
@@ -147,16 +157,16 @@ def _unrecorded(layer: nn.Module) -> Iterator[None]:
         yield
 
 
-def _quicker(module: nn.Module, compiling: bool) -> Callable[..., Any] | None:
+def quicker(module: Any) -> Callable[..., Any] | None:
     """What does a module's work with fewer programs; None for most modules."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         return _patches(module) if _apart(module) else None
-    if compiling:
-        return None
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         return _rms_norm(module)
     if _packs(module) and all(hasattr(module, name) for name in ("qkv", "proj", "num_heads", "scaling", "config")):
         return _attention(module)
+    if all(isinstance(getattr(module, name, None), nn.Linear) for name in GATED) and hasattr(module, "act_fn"):
+        return _gated(module) if module.down_proj.in_features % ALIGNED else None
     return None
 
 
@@ -176,6 +186,21 @@ def _patches(convolution: nn.Conv2d | nn.Conv3d) -> Callable[..., Tensor]:
             return kind.forward(convolution, pixels)  # type: ignore[no-any-return]
         out = F.linear(pixels.flatten(1), convolution.weight.flatten(1), convolution.bias)
         return out.view(*out.shape, *(1 for _ in convolution.kernel_size))
+
+    return forward
+
+
+def _gated(mlp: Any) -> Callable[..., Tensor]:
+    """Products of a width that kernels for aligned memory take: zeros are put behind weights at each run."""
+    more = -mlp.down_proj.in_features % ALIGNED
+
+    def wide(linear: nn.Linear, hidden: Tensor) -> Tensor:
+        bias = None if linear.bias is None else F.pad(linear.bias, (0, more))
+        return F.linear(hidden, F.pad(linear.weight, (0, 0, 0, more)), bias)
+
+    def forward(hidden: Tensor) -> Tensor:
+        inner = mlp.act_fn(wide(mlp.gate_proj, hidden)) * wide(mlp.up_proj, hidden)
+        return F.linear(inner, F.pad(mlp.down_proj.weight, (0, more)), mlp.down_proj.bias)
 
     return forward
 

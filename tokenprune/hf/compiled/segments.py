@@ -8,16 +8,13 @@ attention of variable lengths takes them all.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["NAME", "attend", "attend_segments", "lengths_of", "register"]
 
@@ -26,16 +23,6 @@ NAME: Final = "segments_flash"
 
 
 HALF: Final = (torch.float16, torch.bfloat16)
-
-LONG: Final = 1024
-"""Rows from this length on are attended to by the kernel that is fastest when tried once."""
-
-ORDER: Final = [
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 def register() -> None:
@@ -108,7 +95,7 @@ def attend(
     -------
     Tensor, (1, N, H, k)
     """
-    runs = _runs(lengths)
+    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
     if len(runs) > 1 and _varies(query, scale):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -119,79 +106,10 @@ def attend(
     found, start = [], 0
     for length, count in runs:
         q, k, v = (_batch(x[0, :, start : start + length * count], count) for x in (query, key, value))
-        out = _alike(q, k, v, scale)  # (count, H, length, k)
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (count, H, length, k)
         found.append(out.transpose(1, 2).flatten(0, 1))
         start += length * count
     return (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(0)
-
-
-def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """A length, and how many segments of it follow each other."""
-    return [(length, len(list(same))) for length, same in groupby(lengths)]
-
-
-def try_kernels(lengths: Sequence[int], heads: int, hidden: Tensor | None) -> None:
-    """Find the fastest kernels for segments of features (N, d) now: a compiler is given only what is known."""
-    if hidden is not None and heads:
-        for length, count in _runs(lengths):
-            tried((count, heads, length, hidden.shape[-1] // heads), hidden.dtype, hidden.device)
-
-
-def _alike(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Attention of (B, H, N, k) by the kernel that is fastest."""
-    place = tried(tuple(query.shape), query.dtype, query.device)
-    if place == 0:
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
-    with sdpa_kernel([ORDER[place], *ORDER], set_priority=True):
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
-
-
-def tried(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> int:
-    """Place in :data:`ORDER` of the kernel to take for queries of a shape; 0 leaves it to torch.
-
-    Kernels are tried for long rows (B, H, N, k) of half precision on a GPU.
-    """
-    if device.type != "cuda" or dtype not in HALF or shape[2] < LONG:
-        return 0
-    place: int = _constant(*shape, dtype, device.index)
-    return place
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant(batch: int, heads: int, length: int, width: int, dtype: torch.dtype, device: int) -> int:
-    """What a compiler finds has been tried before, and is a number to it."""
-    return _fastest(batch, heads, length, width, dtype, device)
-
-
-@lru_cache(maxsize=1024)
-def _fastest(batch: int, heads: int, length: int, width: int, dtype: torch.dtype, device: int) -> int:
-    """Try torch's kernels on zeros of a shape; another than flash attention has to be a twentieth faster.
-
-    Zeros, since drawing numbers would change what is drawn later.
-    """
-    times = [math.inf] * len(ORDER)
-    for place, backend in enumerate(ORDER[:-1]):
-        try:
-            zeros = torch.zeros(batch, length, 3, heads, width, dtype=dtype, device=f"cuda:{device}")
-            query, key, value = zeros.permute(2, 0, 3, 1, 4)
-            with sdpa_kernel(backend):
-                times[place] = _milliseconds(partial(F.scaled_dot_product_attention, query, key, value))
-        except RuntimeError:  # it does not take this shape, or there is no room to try
-            continue
-    best = min(range(len(ORDER)), key=times.__getitem__)
-    return best if times[best] < 0.95 * times[0] else 0
-
-
-def _milliseconds(call: Callable[[], Any], repeats: int = 5) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    for _ in range(2):
-        call()
-    start.record()
-    for _ in range(repeats):
-        call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / repeats
 
 
 def _batch(row: Tensor, count: int) -> Tensor:
