@@ -124,8 +124,8 @@ def compile(
     strategy, keep, unit, positions, text, processor
         As in :func:`tokenprune.attach`.
     backend : str, default "graphs"
-        "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model and the
-        encoder's layers with ``torch.compile`` first; about a minute for a length, faster afterwards, and kept on disk
+        "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model, and
+        layers of encoders that pack no patches, with ``torch.compile`` first; about a minute for a length, faster afterwards, and kept on disk
         between processes.
         "none" runs the same functions as they are. On a CPU there are no graphs.
     bucket : int, default 32
