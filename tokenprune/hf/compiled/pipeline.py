@@ -125,8 +125,8 @@ def compile(
         As in :func:`tokenprune.attach`.
     backend : str, default "graphs"
         "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model, and
-        layers of encoders that pack no patches, with ``torch.compile`` first; about a minute for a length, faster afterwards, and kept on disk
-        between processes.
+        layers of encoders that pack no patches, with ``torch.compile`` first; about a minute for a length, faster
+        afterwards, and kept on disk between processes.
         "none" runs the same functions as they are. On a CPU there are no graphs.
     bucket : int, default 32
         Lengths are rounded up to multiples of this.
