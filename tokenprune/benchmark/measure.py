@@ -59,6 +59,8 @@ class Bench:
         What counts as the question; by default all behind what is shown, as ids are no words.
     processor : ProcessorMixin, optional
         Where the text needs one to be found.
+    decoded : int, default 8
+        Tokens decoded to find the time of one; 0 for none, which spares a compiler the program.
     """
 
     model: Any
@@ -70,6 +72,7 @@ class Bench:
     bucket: int = 32
     text: Text | None = None
     processor: Any = None
+    decoded: int = DECODED
     adapter: ModelAdapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,8 +173,10 @@ class Bench:
             answer(1)
             peak = torch.cuda.max_memory_allocated()
         first = self._time(lambda: answer(1))
-        more = timed(lambda: answer(1 + DECODED), self.device, max(2, self.repeats // 10), 1)
-        found: dict[str, Any] = {"first_token_ms": first.row, "token_ms": round((more.mean - first.mean) / DECODED, 4)}
+        found: dict[str, Any] = {"first_token_ms": first.row}
+        if self.decoded:
+            more = timed(lambda: answer(1 + self.decoded), self.device, max(2, self.repeats // 10), 1)
+            found["token_ms"] = round((more.mean - first.mean) / self.decoded, 4)
         if peak:
             found |= self._memory(peak - before)
         return found
@@ -216,7 +221,7 @@ class Bench:
         start = time.perf_counter()
         compiled = Compiled(request, self.backend, self.bucket)
         inputs = {k: v if v.is_floating_point() else v.cpu() for k, v in self.inputs.items()}
-        compiled.generate(**inputs, max_new_tokens=1 + DECODED)
+        compiled.generate(**inputs, max_new_tokens=1 + self.decoded)
         built = time.perf_counter() - start
         memory = self._memory(self._reserved() - before) if cuda else {}
         seen = compiled.encode(**inputs)
@@ -229,7 +234,7 @@ class Bench:
             shorter = compiled.select(found, **inputs)
             mark("select")
             assert shorter is not None
-            logits = compiled.prefill(shorter, 1 + DECODED)
+            logits = compiled.prefill(shorter, 1 + self.decoded)
             mark("prefill")
             best = [int(i) for i in logits.argmax(-1).tolist()]
             mark("read")
@@ -238,12 +243,14 @@ class Bench:
         encode = self._time(lambda: compiled.encode(**inputs))
         select = self._time(lambda: compiled.select(seen, **inputs))
         chosen = self._time(lambda: compiled.replay("select"))
-        prefill = self._time(lambda: compiled.prefill(prompt, 1 + DECODED))
+        prefill = self._time(lambda: compiled.prefill(prompt, 1 + self.decoded))
         token = self._time(first)
         parts = laps(first, self.device, self.repeats, self.warm)
         # where the device is done with the encoder before the host knows the prompt's plan, it waits
         waiting = max(0.0, parts["select"].median - chosen.median)
-        answer = timed(lambda: compiled.decode(prompt, 1 + DECODED), self.device, max(2, self.repeats // 3), 1)
+        if self.decoded:
+            answer = timed(lambda: compiled.decode(prompt, 1 + self.decoded), self.device, max(2, self.repeats // 3), 1)
+            memory |= {"token_ms": round((answer.mean - prefill.mean) / self.decoded, 4)}
         return {
             "encode_ms": encode.row,
             "select_ms": chosen.row,
@@ -252,7 +259,6 @@ class Bench:
             "first_token_ms": token.row,
             "parts_ms": {name: timing.row for name, timing in parts.items()},
             "host_ms": round(waiting + parts["read"].median, 4),
-            "token_ms": round((answer.mean - prefill.mean) / DECODED, 4),
             **memory,
             "build_s": round(built, 2),
             "captured": {b.stage: b.captured for b in compiled.built},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tokenprune.hf.patching import Hook, replaced
 
-__all__ = ["Tap", "implementation", "tapped"]
+__all__ = ["PREFIX", "Tap", "implementation", "named", "tapped", "watched"]
 
 Tap = Callable[[Tensor, Tensor, float, Mapping[str, Any]], None]
 """Takes queries (B, H, M, k) and keys (B, G, M, k) as they meet, the factor on logits, and further arguments."""
@@ -73,12 +73,17 @@ def tapped(
             stack.enter_context(replaced(vars(module), _HANDLE, Hook(tap)))
         for module, attend in (instead or {}).items():
             stack.enter_context(replaced(vars(module), _INSTEAD, attend))
-        stack.enter_context(_named(config, name, base))
+        stack.enter_context(named(config, name, base))
         yield
 
 
+def watched(module: nn.Module) -> bool:
+    """Whether somebody waits at an attention module, or attends in its place."""
+    return _HANDLE in vars(module) or _INSTEAD in vars(module)
+
+
 @contextmanager
-def _named(config: Any, name: str, base: str) -> Iterator[None]:
+def named(config: Any, name: str, base: str) -> Iterator[None]:
     """While anybody is inside, a config names the wrapper; the last to leave puts the implementation's name back."""
     with _COUNTING:
         _HELD[id(config)] = _HELD.get(id(config), 0) + 1

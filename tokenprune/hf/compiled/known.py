@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from tokenprune.core.errors import TokenPruneError
 
-__all__ = ["Known", "OtherCourse"]
+__all__ = ["Known", "OtherCourse", "paused"]
 
 aten = torch.ops.aten
 
@@ -162,6 +162,20 @@ class _NumbersFromHost(TorchFunctionMode):
         if func is torch.tensor and kwargs.get("device") is not None:
             return torch.tensor(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"], copy=True)
         return func(*args, **kwargs)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """While open, nothing is noted or left out: for functions that a compiler made, which it would not run otherwise.
+
+    They must ask the device for nothing.
+    """
+    with _disable_current_modes():
+        if isinstance(_get_current_function_mode(), _NumbersFromHost):  # type: ignore[no-untyped-call]
+            with _pop_mode_temporarily():
+                yield
+        else:
+            yield
 
 
 @contextmanager

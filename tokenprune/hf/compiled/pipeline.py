@@ -24,6 +24,7 @@ from tokenprune.hf.attention_tap import implementation
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
+from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
@@ -56,6 +57,8 @@ class Built:
         Whether it replays a CUDA graph.
     why : str or None
         Why not, on a GPU.
+    quick : bool
+        Whether faster parts stand in for those of the model; else it is the model's own operations, or a compiler's.
     """
 
     stage: str
@@ -63,6 +66,7 @@ class Built:
     seconds: float
     captured: bool
     why: str | None
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,9 @@ def compile(
     strategy, keep, unit, positions, text, processor
         As in :func:`tokenprune.attach`.
     backend : str, default "graphs"
-        "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model with
-        ``torch.compile`` first; about a minute for a length, faster afterwards, and kept on disk between processes.
+        "graphs" replays the model's own operations; seconds to make. "inductor" compiles the language model, and
+        layers of encoders that pack no patches, with ``torch.compile`` first; about a minute for a length, faster
+        afterwards, and kept on disk between processes.
         "none" runs the same functions as they are. On a CPU there are no graphs.
     bucket : int, default 32
         Lengths are rounded up to multiples of this.
@@ -165,6 +170,7 @@ class Compiled:
         self._shelf = Shelf(programs)
         self._decoders: dict[tuple[int, int, tuple[int, ...]], Decoder] = {}
         self._pool: Any = None
+        self._fused = Fused() if backend == "inductor" else None
         # replays write where the last ones did: one answer at a time, whoever asks
         self._turn = threading.RLock()
         self.obstacle = _obstacle(request)
@@ -285,9 +291,13 @@ class Compiled:
                 sizes.append(sizes_only(encoded.seen))
             return sight(adapter, encoded)
 
+        def see_quickly(**given: Tensor) -> dict[str, Tensor]:
+            with quick_encoder(adapter, self._fused):
+                return see(**given)
+
         given = [value for value in on_device.values() if isinstance(value, Tensor)]
         shape = ", ".join(f"{name} {shape}" for name, shape, _ in shapes)
-        entry = self._build(key, see, pixels, shape, given=given)
+        entry = self._build(key, see, pixels, shape, given=given, quick=see_quickly)
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
@@ -488,16 +498,21 @@ class Compiled:
         fixed: Container[str] = (),
         *,
         given: Iterable[Tensor] | None = None,
+        quick: Callable[..., Any] | None = None,
         needs: Iterable[Hashable] = (),
     ) -> Entry:
         if self._pool is None and self.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         with _many_shapes() if self.backend == "inductor" else nullcontext():
             capture = self.backend != "none"
-            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed, given=given)
+            how = {"capture": capture, "pool": self._pool, "fixed": fixed, "given": given, "quick": quick}
+            program = Program(function, inputs, self.device, **how)
         entry = Entry(program, tuple(needs))
         self._shelf.put(key, entry)
-        self._built.append(Built(key[0], shape, program.seconds, program.captured, program.why))
+        quickly = quick is not None and program.slow is None
+        self._built.append(Built(key[0], shape, program.seconds, program.captured, program.why, quickly))
+        if program.slow is not None and program.why is None:
+            _warn(f"the stage {key[0]!r} ({shape}) runs the model's own operations: {program.slow}")
         if program.why is not None:
             _warn(f"the stage {key[0]!r} ({shape}) is not captured: {program.why}")
         return entry
@@ -510,9 +525,11 @@ class Compiled:
         return self._shelf[found[-1]].program()
 
     def report(self) -> str:
-        """A line for each program: stage, shapes, seconds to make, captured or not."""
-        how = {True: "captured", False: "not captured"}
-        return "\n".join(f"{b.stage:8} {b.shape:40} {b.seconds:7.2f} s  {how[b.captured]}" for b in self.built)
+        """A line for each program: stage, shapes, seconds to make, captured or not, with faster parts or not."""
+        how, parts = {True: "captured", False: "not captured"}, {True: ", faster parts", False: ""}
+        return "\n".join(
+            f"{b.stage:8} {b.shape:40} {b.seconds:7.2f} s  {how[b.captured]}{parts[b.quick]}" for b in self.built
+        )
 
 
 STAGES = ("encode", "select", "prefill", "decode")

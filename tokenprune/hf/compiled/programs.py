@@ -46,12 +46,17 @@ class Program(Generic[Output]):
     given : iterable of Tensor, optional
         What else the function reads that follows from the shape alone (sizes of pictures): a graph holds the results
         of operations that read nothing else as constants, and is tried on other numbers before it is used.
+    quick : callable, optional
+        Does the same in less time, up to rounding. It is run instead, unless it fails, cannot be captured where the
+        function can, or its graph gives other numbers than the function does.
 
     Attributes
     ----------
     captured : bool
     why : str or None
         Why it was not captured, on a GPU.
+    slow : str or None
+        Why ``quick`` is not used.
     seconds : float
         Time to compile, try and capture.
     """
@@ -66,20 +71,43 @@ class Program(Generic[Output]):
         pool: Any = None,
         fixed: Container[str] = (),
         given: Iterable[Tensor] | None = None,
+        quick: Callable[..., Output] | None = None,
     ) -> None:
         start = time.perf_counter()
-        self.function = function
+        self.function, self.stock = function, function
         self.known = None if given is None else Known(given)
         self.inputs = {
             name: value if name in fixed else value.to(device, copy=True).contiguous() for name, value in inputs.items()
         }
         self.graph: torch.cuda.CUDAGraph | None = None
         self.why: str | None = None
-        if capture and device.type == "cuda":
+        self.slow: str | None = None
+        capture = capture and device.type == "cuda"
+        if quick is None or not self._made_quickly(quick, capture, pool):
+            self._make(capture, pool)
+        self.seconds = time.perf_counter() - start
+
+    def _make(self, capture: bool, pool: Any) -> None:
+        self.why = None
+        if capture:
             self._capture(pool)
         else:
-            self.output = function(**self.inputs)
-        self.seconds = time.perf_counter() - start
+            self.output = self.function(**self.inputs)
+
+    def _made_quickly(self, quick: Callable[..., Output], capture: bool, pool: Any) -> bool:
+        """Whether the quick way is taken."""
+        self.function = quick
+        try:
+            self._make(capture, pool)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler, or a model that is not built as expected
+            self.slow = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            self.slow = self.why
+        if self.slow is not None:
+            self.function = self.stock
+        return self.slow is None
 
     @property
     def captured(self) -> bool:
@@ -134,7 +162,7 @@ class Program(Generic[Output]):
         before = {name: value.clone() for name, value in self.inputs.items() if value.is_floating_point()}
         for name, value in before.items():
             self.inputs[name].copy_(value.flatten().flip(0).view_as(value))
-        want = self.function(**self.inputs)
+        want = self.stock(**self.inputs)
         graph.replay()
         alike = all(map(_alike, _numbers(self.output), _numbers(want)))
         for name, value in before.items():
