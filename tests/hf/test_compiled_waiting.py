@@ -23,7 +23,7 @@ CASES = [
     pytest.param(name, kind, marks=() if kind in ("image", "image-and-video") else pytest.mark.slow)
     for name, family in FAMILIES.items()
     for kind in family.kinds
-    if kind != "text" and not family.sliding
+    if kind != "text"
 ]
 ALLOWED = "base.py"
 """A block's fixed tokens lie on the host."""

@@ -22,10 +22,10 @@ from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
 from tokenprune.hf.attention_tap import Tap, tapped
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import NOWHERE
-from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left
+from tokenprune.hf.compiled.stages import Read, Units, positions_left
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import look_ahead
-from tokenprune.hf.masks import as_taken
+from tokenprune.hf.masks import as_taken, of_prompt
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import rotary_at
@@ -294,7 +294,7 @@ class _Pass:
         return {
             "position_embeddings": rotary,
             "position_ids": plain,
-            "attention_mask": causal_mask(self.model.config, now.mask, hidden.dtype),
+            "attention_mask": of_prompt(self.model.config, now.mask, hidden.dtype),
         }
 
 
@@ -322,7 +322,7 @@ def read_prompt_between(
         run.measure(embeds)
         deepstack = [value for key, value in more.items() if key.startswith("deepstack_")]
         extra: dict[str, Any] = {name: cache}
-        if (own := causal_mask(model.config, mask, embeds.dtype)) is not None:
+        if (own := of_prompt(model.config, mask, embeds.dtype)) is not None:
             extra["attention_mask"] = own
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}

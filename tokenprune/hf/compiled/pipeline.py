@@ -30,7 +30,7 @@ from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, next_logits, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in, vision_in
-from tokenprune.hf.masks import narrow_layers
+from tokenprune.hf.masks import SLIDING, narrow_layers, window_of
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 
@@ -140,7 +140,7 @@ def compile(
     Warns
     -----
     NotCompiledWarning
-        The strategy acts between layers, the language model has sliding windows, or its attention is neither "sdpa"
+        How much the strategy keeps follows from what it measures, or the language model's attention is neither "sdpa"
         nor "eager": ``generate`` then attaches and runs the plain way.
     """
     if backend not in get_args(Backend):
@@ -272,7 +272,8 @@ class Compiled:
         pixels = {k: v for k, v in vision.items() if isinstance(v, Tensor) and v.is_floating_point()}
         rest = {k: v for k, v in vision.items() if k not in pixels}
         shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(pixels.items()))
-        key = ("encode", shapes, _contents(rest))
+        told = adapter.told(vision)
+        key = ("encode", shapes, _contents(rest), told)
         if key in self._shelf:
             entry = self._shelf[key]
             return Seen(entry.program(**pixels), entry.notes["sizes"], key)
@@ -287,7 +288,7 @@ class Compiled:
 
         given = [value for value in on_device.values() if isinstance(value, Tensor)]
         shape = ", ".join(f"{name} {shape}" for name, shape, _ in shapes)
-        entry = self._build(key, see, pixels, shape, given=given)
+        entry = self._build(key, see, pixels, shape, given=given, told=told is not None)
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
@@ -488,13 +489,16 @@ class Compiled:
         fixed: Container[str] = (),
         *,
         given: Iterable[Tensor] | None = None,
+        told: bool = False,
         needs: Iterable[Hashable] = (),
     ) -> Entry:
         if self._pool is None and self.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         with _many_shapes() if self.backend == "inductor" else nullcontext():
             capture = self.backend != "none"
-            program = Program(function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed, given=given)
+            program = Program(
+                function, inputs, self.device, capture=capture, pool=self._pool, fixed=fixed, given=given, told=told
+            )
         entry = Entry(program, tuple(needs))
         self._shelf.put(key, entry)
         self._built.append(Built(key[0], shape, program.seconds, program.captured, program.why))
@@ -547,8 +551,12 @@ def _obstacle(request: Request) -> str | None:
     if isinstance(strategy, LayerSchedule) and not strategy.follows:
         return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
     config: Any = request.adapter.language_model.config
-    if windows := narrow_layers(config):
-        return f"this language model has layers of {', '.join(windows)}"
+    if other := [kind for kind in narrow_layers(config) if kind != SLIDING]:
+        return f"this language model has layers of {', '.join(other)}"
+    if isinstance(strategy, LayerSchedule) and window_of(config) is not None:
+        return "strategies between layers need layers that look back at all tokens"
+    if getattr(config, "use_bidirectional_attention", None):
+        return "this language model looks ahead in text, too"
     if implementation(config) not in ("sdpa", "eager"):
         return f"attention {implementation(config)!r} takes no masks of fixed shape"
     if request.adapter.model.get_output_embeddings() is None:
