@@ -54,10 +54,10 @@ class Gemma3Adapter(PatchesAlone):
 
     def both_ways(self, inputs: Mapping[str, Any]) -> Tensor | None:
         """Each stretch of image tokens, where the processor marked them."""
-        types = inputs.get("token_type_ids")
+        types: Tensor | None = inputs.get("token_type_ids")
         if types is None:
             return None
-        image = types == 1
+        image: Tensor = types == 1
         begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
         return (begins.cumsum(1) - 1).where(image, -1)
 
