@@ -82,15 +82,13 @@ def test_rows_of_long_inputs_are_those_of_the_whole_table() -> None:
 def test_coverage_without_a_table_is_that_of_one(
     tau_text: float | None, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twins among the tokens, padding, a context: same picks, ties to the lower index, and the same gains."""
+    """Same picks and gains, with padding and without; and single gains are those of all, to the bit."""
     draw = torch.Generator().manual_seed(2)
-    few = torch.randn(2, 19, 6, generator=draw, dtype=torch.float64)
-    encoder = torch.cat([few, few], 1)  # each token twice
     valid = torch.arange(38) < torch.tensor([[38], [31]])
     features = tp.Features(
         torch.randn(2, 38, 6, generator=draw, dtype=torch.float64),
         text=torch.randn(2, 5, 6, generator=draw, dtype=torch.float64),
-        encoder=encoder,
+        encoder=torch.randn(2, 38, 6, generator=draw, dtype=torch.float64),
         visual_mask=valid if masked else None,
     )
     objective = FacilityLocation(0.7, tau_text, 0.3)
@@ -106,3 +104,13 @@ def test_coverage_without_a_table_is_that_of_one(
     torch.testing.assert_close(objective.gains(other), objective.gains(taken))
     some = torch.tensor([[5, 3, 7], [0, 2, 30]])
     assert torch.equal(objective.gains_of(other, some), objective.gains(other).gather(1, some))
+
+
+def test_ties_of_long_coverage_go_to_the_lower_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token has the same bits whatever it is read beside: its twin further on is never taken for it."""
+    monkeypatch.setattr(remade, "KEPT", 0)
+    few = torch.randn(2, 23, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    features = tp.Features(torch.zeros(2, 46, 1), encoder=torch.cat([few, few], 1))
+    picks = Greedy(FacilityLocation(1.0, None, 0.3))
+    strategy = tp.Strategy(selector=picks, name="coverage")
+    assert int(strategy.select(features, 12).order.max()) < 23
