@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Component, Merger
 
-__all__ = ["Appending", "AsAsked", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
+__all__ = ["Appending", "AsAsked", "Counted", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,37 @@ class Appending(Merger):
         """Return how many tokens are made out of so many dropped ones."""
 
 
+class Counted(Appending):
+    """One that can be told how many tokens to make by tensors, where the host knows bounds alone."""
+
+    @abstractmethod
+    def recycled(self, dropped: int) -> int:
+        """How many of so many dropped tokens the added ones are made of."""
+
+    @abstractmethod
+    def additions(
+        self, features: Features, kept: Tensor, recycled: Tensor, added: Tensor, most: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`~tokenprune.core.kinds.Merger.merge` puts behind the kept tokens; nothing is read back.
+
+        Parameters
+        ----------
+        features : Features
+        kept : bool Tensor, (B, N)
+        recycled, added : int64 Tensor, (B,)
+            As the methods of these names say of the dropped tokens of each row.
+        most : tuple of int
+            What neither exceeds.
+
+        Returns
+        -------
+        tokens : Tensor, (B, A, d)
+            A is the second bound.
+        source : int64 Tensor, (B, A)
+            Positions that they stand for, -1 as padding.
+        """
+
+
 class DecodeRule(Component):
     """Which visual tokens some layers look at while a token is decoded; caches stay whole."""
 
@@ -100,6 +131,13 @@ class KeepRule(Component):
 
         ``context.measured`` may lack what the rule reads when tokens are only counted, not pruned.
         """
+
+    def examples(self, units: int) -> tuple[Mapping[str, Tensor], ...]:
+        """Measurements of so many units, from one end of what there is to the other, where counts follow from any.
+
+        Room is made for the counts of all of them beforehand. Without examples counts cannot be compiled.
+        """
+        return ()
 
 
 @dataclass(frozen=True)
