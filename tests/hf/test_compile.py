@@ -91,9 +91,10 @@ def test_strategies(strategy: str, attention: str) -> None:
         both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
 
 
-BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet"]
+BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet", "autoprune"]
 
 
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")  # encoders without [CLS]
 @pytest.mark.parametrize(
     ("name", "kind"),
     [case for case in CASES if case[0] not in WINDOWED and case[1] in ("two-images", "image-and-video")],
@@ -204,7 +205,7 @@ def test_inductor() -> None:
 
 @pytest.mark.parametrize(
     ("name", "strategy", "words"),
-    [("llava", "autoprune", "what it measures")],
+    [("llava", "flowcut", "inside the encoder")],
 )
 def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, words: str) -> None:
     model = tiny_model(name).to(DEVICE)
@@ -403,10 +404,10 @@ class Listening:
         self.ended = True
 
 
-@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "autoprune"])
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "flowcut"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_streamers_hear_what_they_hear_of_the_model(strategy: str, batch: int) -> None:
-    """Also where nothing is compiled (AutoPrune), and up to the end that a row comes to by itself."""
+    """Also where nothing is compiled (FlowCut), and up to the end that a row comes to by itself."""
     model, inputs = tiny_model("llava").to(DEVICE), dict(tiny_inputs("llava", "image", batch))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCompiledWarning)

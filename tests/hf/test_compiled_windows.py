@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, MistralConfig
+from transformers import MistralConfig
 
 import tokenprune as tp
-from tests.support.compiled import rows_of
+from tests.support.compiled import altered, rows_of
 from tokenprune.core.errors import NotCompiledWarning
 from tokenprune.hf import masks
 from tokenprune.hf.adapters.gemma import Gemma3Adapter
-from tokenprune.hf.saved_processor import MAKES_PROCESSOR
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,23 +24,14 @@ WINDOW = 10
 
 def windowed(name: str, attention: str = "sdpa") -> Any:
     """A tiny model whose layers have windows shorter than its prompts; of both kinds, if its config knows kinds."""
-    model = tiny_model(name, attention)
     if name == "gemma3":
-        return model.to(DEVICE)
-    config, known = model.config, model.config.get_text_config()
+        return tiny_model(name, attention).to(DEVICE)
     if name == "qwen2_vl":
-        known.use_sliding_window, known.sliding_window = True, WINDOW
-        known.layer_types = ["sliding_attention", "full_attention"] * (known.num_hidden_layers // 2)
-    else:
-        shape = {key: value for key, value in known.to_dict().items() if key != "model_type"}
-        config.text_config = MistralConfig(**{**shape, "sliding_window": WINDOW})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
-        made.load_state_dict(model.state_dict())
-    made.generation_config = model.generation_config
-    vars(made)[MAKES_PROCESSOR] = vars(model)[MAKES_PROCESSOR]
-    return made.eval().to(DEVICE)
+        kinds = ["sliding_attention", "full_attention"]
+        more = {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": kinds}
+        return altered(name, attention, num_hidden_layers=2, **more).to(DEVICE)
+    known = {k: v for k, v in tiny_model(name).config.get_text_config().to_dict().items() if k != "model_type"}
+    return altered(name, attention, text=MistralConfig(**{**known, "sliding_window": WINDOW})).to(DEVICE)
 
 
 ASKED: dict[str, dict[str, Any]] = {

@@ -162,10 +162,9 @@ class Counting:
 
     def rooms(self) -> Rooms:
         """Rooms for any measurements, as far as rules tell by examples."""
-        examples: list[Mapping[str, Tensor]] = [{}]
-        for event in self.told.values():
-            examples += event.rule.examples(len(self.context.keep))
-        found = [self.counts(measured)[1] for measured in {id(e): e for e in examples}.values()]
+        rules = dict.fromkeys(event.rule for event in self.told.values())
+        examples = [example for rule in rules for example in rule.examples(len(self.context.keep))]
+        found = [self.counts(measured)[1] for measured in examples or [{}]]
         rooms = found[0]
         for other in found[1:]:
             rooms = rooms.with_room_for(other)
