@@ -105,14 +105,15 @@ def test_means_are_those_of_a_merger_that_knows_its_counts() -> None:
     valid = torch.arange(40) < torch.tensor([[40], [33], [40]])
     features = tp.Features(torch.randn(3, 40, 6, generator=draw), received_attention=scores, visual_mask=valid)
     merger, kept = Recycle(ReceivedAttention(), share=0.6), [7, 33, 39]
-    order = scores.masked_fill(~valid, -1).argsort(1, descending=True)
-    order = order.masked_fill(torch.arange(40) >= torch.tensor(kept).unsqueeze(1), -1)
+    ranked = scores.masked_fill(~valid, -1).argsort(1, descending=True)
+    order = ranked.masked_fill(torch.arange(40) >= torch.tensor(kept).unsqueeze(1), -1)
     dropped = [40 - 7, 0, 1]
-    told = [torch.tensor([count(n) for n in dropped]) for count in (merger.recycled, merger.added)]
-    mask = torch.zeros(3, 41, dtype=torch.bool).scatter_(1, order % 41, True)[:, :40]
-    means, source = merger.additions(features, mask, *told, (24, 4))
+    used, made = ([count(n) for n in dropped] for count in (merger.recycled, merger.added))
+    rows = [ranked[row, count : count + n] for row, (count, n) in enumerate(zip(kept, used, strict=True))]
+    best = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    means, source = merger.additions(features, best, torch.tensor(made), 4)
     merged = merger.merge(features, order)
-    for row, (count, added) in enumerate(zip(kept, told[1].tolist(), strict=True)):
+    for row, (count, added) in enumerate(zip(kept, made, strict=True)):
         torch.testing.assert_close(means[row, :added], merged.tokens[row, count : count + added])
         assert source[row, :added].tolist() == merged.source[row, count : count + added].tolist()
         assert bool((source[row, added:] == -1).all())

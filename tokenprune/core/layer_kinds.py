@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Component, Merger
+from tokenprune.core.kinds import Component, Merger, Scorer
 
 __all__ = ["Appending", "AsAsked", "Counted", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
 
@@ -66,32 +66,37 @@ class Appending(Merger):
 
 
 class Counted(Appending):
-    """One that can be told how many tokens to make by tensors, where the host knows bounds alone."""
+    """One that can be told how many tokens to make by tensors, where the host knows bounds alone.
+
+    Attributes
+    ----------
+    scorer : Scorer
+        Says which of the dropped tokens are best.
+    """
+
+    scorer: Scorer
 
     @abstractmethod
     def recycled(self, dropped: int) -> int:
-        """How many of so many dropped tokens the added ones are made of."""
+        """How many of so many dropped tokens the added ones are made of: those that score best."""
 
     @abstractmethod
-    def additions(
-        self, features: Features, kept: Tensor, recycled: Tensor, added: Tensor, most: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def additions(self, features: Features, recycled: Tensor, added: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """What :meth:`~tokenprune.core.kinds.Merger.merge` puts behind the kept tokens; nothing is read back.
 
         Parameters
         ----------
         features : Features
-        kept : bool Tensor, (B, N)
-        recycled, added : int64 Tensor, (B,)
-            As the methods of these names say of the dropped tokens of each row.
-        most : tuple of int
-            What neither exceeds.
+        recycled : int64 Tensor, (B, m)
+            Positions of the dropped tokens that are used, best first, -1 as padding.
+        added : int64 Tensor, (B,)
+            How many tokens to make of them, at most ``most``.
+        most : int
 
         Returns
         -------
-        tokens : Tensor, (B, A, d)
-            A is the second bound.
-        source : int64 Tensor, (B, A)
+        tokens : Tensor, (B, most, d)
+        source : int64 Tensor, (B, most)
             Positions that they stand for, -1 as padding.
         """
 

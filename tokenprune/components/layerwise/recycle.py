@@ -65,23 +65,17 @@ class Recycle(Counted):
         pad = torch.nn.utils.rnn.pad_sequence
         return Merged(pad(tokens, batch_first=True), pad(source, batch_first=True, padding_value=-1))
 
-    def additions(
-        self, features: Features, kept: Tensor, recycled: Tensor, added: Tensor, most: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def additions(self, features: Features, recycled: Tensor, added: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Means, highest peak first."""
-        visual = working_precision(features.visual)
-        scores = relevance(self.scorer, features).masked_fill(~features.valid() | kept, -math.inf)
-        candidates = scores.argsort(dim=1, descending=True, stable=True)[:, : most[0]]
-        there = torch.arange(candidates.shape[1], device=candidates.device) < recycled.unsqueeze(1)
-        tokens = gather_tokens(visual, candidates.where(there, -1))
-        centres, member_of = peaks_of_rows(tokens, there, added, most[1])
-        # clusters that there are not, and tokens that belong to none, come last and are left out
-        sums = tokens.new_zeros(len(tokens), most[1] + 1, tokens.shape[2])
+        there = recycled >= 0
+        tokens = gather_tokens(working_precision(features.visual), recycled)
+        centres, member_of = peaks_of_rows(tokens, there, added, most)
+        # tokens that there are not belong to one cluster more, which is left out
+        sums = tokens.new_zeros(len(tokens), most + 1, tokens.shape[2])
         sums.scatter_add_(1, member_of.unsqueeze(-1).expand_as(tokens), tokens)
         counts = sums.new_zeros(sums.shape[:2]).scatter_add_(1, member_of, there.to(sums.dtype))
         means = sums[:, :-1] / counts[:, :-1].clamp_min(1).unsqueeze(-1)
-        source = candidates.gather(1, centres.clamp_min(0)).where(centres >= 0, -1)
-        return means, source
+        return means, recycled.gather(1, centres.clamp_min(0)).where(centres >= 0, -1)
 
     def best_of(self, scores: Tensor, dropped: Tensor) -> Tensor:
         """Indices of one row's tokens to cluster, best first: (N,), bool (N,) -> (m,)."""

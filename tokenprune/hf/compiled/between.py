@@ -121,6 +121,7 @@ class Pass:
         self.stretches = [_Stretch(0, mask, positions, source, units.text, units.places, units.origin)]
         self.captured: dict[str, Tensor] = {}
         self._sliced: dict[str, Any] = {}
+        self._stand: tuple[_Stretch, Places] | None = None
 
     @property
     def now(self) -> _Stretch:
@@ -172,13 +173,17 @@ class Pass:
         return hidden + gather_tokens(features, self.now.source).to(hidden.dtype)
 
     def _places(self) -> Places:
+        if self._stand is not None and self._stand[0] is self.now:
+            return self._stand[1]
         now, rows = self.now, self.units.rows
         end = now.visual.amax(1, keepdim=True)
         place = torch.arange(now.mask.shape[1], device=now.mask.device)
         behind = now.text[rows] & (place > end)
         text = place.where(behind, NOWHERE).sort(1).values[:, : self.between.text]
         text = text.where(text < NOWHERE, -1)
-        return Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
+        places = Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
+        self._stand = now, places
+        return places
 
     def _features(self, needs: frozenset[str], states: Tensor, text: bool) -> Features:
         places = self._places()
@@ -243,19 +248,27 @@ class Pass:
         return self._features(event.requires, states, event.reads_text)
 
     def shortened(
-        self, layer: int, hidden: Tensor, sequence: Tensor, made: Tensor | None, before: tuple[int, ...]
+        self,
+        layer: int,
+        hidden: Tensor,
+        sequence: Tensor,
+        made: Tensor | None,
+        before: tuple[int, ...],
+        *,
+        aligned: bool = False,
     ) -> Tensor:
         """The tokens that go on: those of each unit at ``sequence`` (U, K), -1 as padding, and all others.
 
-        ``made`` (U, K, d) stand in their places. ``before`` says for how many of each unit there was room.
+        ``made`` (U, K, d) stand in their places. ``before`` says for how many of each unit there was room, ``aligned``
+        that padding comes last.
         """
         now, rows = self.now, self.units.rows
         batch, length = now.mask.shape
         # kept tokens stand where kept tokens of their unit stood, in the order of the sequence
-        if made is not None:
+        if made is not None and not aligned:
             order = (sequence < 0).to(torch.int8).argsort(dim=1, stable=True)
             made = made.gather(1, order.unsqueeze(-1).expand_as(made))
-        sequence = left_aligned(sequence)
+        sequence = sequence if aligned else left_aligned(sequence)
         taken = gather_tokens(now.visual, sequence).masked_fill(sequence < 0, NOWHERE)
         seats = taken.sort(1).values
         place = torch.arange(length, device=hidden.device)

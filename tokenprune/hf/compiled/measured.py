@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.core.features import Features
-from tokenprune.core.indexing import as_mask, gather_tokens, left_aligned
+from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Scorer
 from tokenprune.core.layer_kinds import Counted, LayerContext
 from tokenprune.core.ranking import TopK, relevance, top_k
@@ -224,7 +224,7 @@ class _Told(Pass):
         self.context = replace(self.context, layer=layer, measured=measured, present=self.rooms.left[number])
         self.captured = {}
         sequence, made = self._chosen(with_extra(features, measured), event, number)
-        return self.shortened(layer, hidden, sequence, made, before)
+        return self.shortened(layer, hidden, sequence, made, before, aligned=True)
 
     @property
     def told(self) -> dict[int, LayerEvent]:
@@ -232,25 +232,41 @@ class _Told(Pass):
 
     def _chosen(self, features: Features, event: LayerEvent, number: int) -> tuple[Tensor, Tensor | None]:
         """Places that stay (U, K) in order, -1 as padding, and the tokens there where a merger makes some."""
-        count, recycled, added = self.counts[:, number]
+        count, recycled, added = self.counts[:, number].unsqueeze(-1)
         strategy, merger = event.strategy, event.strategy.merger
         assert strategy.scorer is not None
         room, n = max(self.rooms.left[number]), features.n_visual
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            order = top_k(relevance(strategy.scorer, features), (n,) * features.batch, features.valid())
-            order = order.masked_fill(torch.arange(n, device=order.device) >= count.unsqueeze(1), -1)
-            kept = as_mask(order, n)
-            place = torch.arange(n, device=order.device).where(kept, n).sort(1).values
-            sequence = place.where(place < n, -1)
-            most = (self.rooms.recycled[number], self.rooms.added[number])
-            if not isinstance(merger, Counted) or 0 in most:
+            valid = features.valid()
+            place = torch.arange(n, device=valid.device)
+            order = _ranked(strategy.scorer, features, valid)
+            kept = as_mask(order.masked_fill(place >= count, -1), n)
+            stays = place.where(kept, n).sort(1).values
+            sequence = stays.where(stays < n, -1)
+            used, most = self.rooms.recycled[number], self.rooms.added[number]
+            if not isinstance(merger, Counted) or not most:
                 return sequence[:, :room], None
-            means, source = merger.additions(features, kept, recycled, added, most)
-            tokens = torch.cat([gather_tokens(features.visual, sequence).to(means.dtype), means], 1)
-            both = torch.cat([sequence, source], 1)
-            place = left_aligned(torch.arange(both.shape[1], device=both.device).where(both >= 0, -1))[:, :room]
-            sequence = both.gather(1, place.clamp_min(0)).where(place >= 0, -1)
-            return sequence, gather_tokens(tokens, place)
+            if merger.scorer != strategy.scorer:
+                order = _ranked(merger.scorer, features, valid & ~kept)
+                count = torch.zeros_like(count)
+            number_of = torch.arange(used, device=valid.device)
+            best = order.gather(1, (count + number_of).clamp_max(n - 1)).masked_fill(number_of >= recycled, -1)
+            means, source = merger.additions(features, best, added.squeeze(-1), most)
+            # the means stand right behind what was kept
+            sequence = torch.cat([sequence, source.new_full((len(source), most), -1)], 1)
+            behind = (count if merger.scorer == strategy.scorer else kept.sum(1, keepdim=True)) + torch.arange(
+                most, device=valid.device
+            )
+            sequence = sequence.scatter(1, behind, source)[:, :room]
+            tokens = gather_tokens(features.visual, sequence).to(means.dtype)
+            mine = (torch.arange(room, device=valid.device) - behind[:, :1]).unsqueeze(-1)
+            made = means.gather(1, mine.clamp(0, most - 1).expand(-1, -1, means.shape[2]))
+            return sequence, torch.where((mine >= 0) & (mine < most), made, tokens)
+
+
+def _ranked(scorer: Scorer, features: Features, available: Tensor) -> Tensor:
+    """All tokens, best first, what is not available last: (U, K)."""
+    return top_k(relevance(scorer, features), (features.n_visual,) * features.batch, available)
 
 
 def measure_prompt(
