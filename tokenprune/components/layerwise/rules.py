@@ -236,9 +236,11 @@ class Logistic(KeepRule):
     def total(self, shares: Sequence[float], start: int) -> int:
         """Sum over layers of the tokens left after each, ``start`` after the first."""
         total = left = start
+        added, most = _added(self.merger, start), start - 1
         for share in shares:
-            kept = min(math.ceil((start - 1) * min(1.0, share)), left)
-            left = kept + self.merger.added(left - kept)
+            wanted = math.ceil(most * share) if share < 1 else most
+            kept = wanted if wanted < left else left
+            left = kept + added[left - kept]
             total += left
         return total
 
@@ -257,6 +259,12 @@ class Logistic(KeepRule):
                 kept = (start - 1) * share
                 counts.append(math.ceil(float(torch.tensor(kept, dtype=torch.float32)) if self.published else kept))
         return tuple(counts)
+
+
+@lru_cache(maxsize=64)
+def _added(merger: Appending, most: int) -> tuple[int, ...]:
+    """What a merger adds for each number of dropped tokens: a bisection asks thousands of times."""
+    return tuple(merger.added(dropped) for dropped in range(most + 1))
 
 
 @lru_cache(maxsize=256)
