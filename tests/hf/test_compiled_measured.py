@@ -119,6 +119,17 @@ def test_means_are_those_of_a_merger_that_knows_its_counts() -> None:
         assert bool((source[row, added:] == -1).all())
 
 
+def test_a_single_cluster_is_found_without_looking() -> None:
+    draw = torch.Generator().manual_seed(4)
+    features = tp.Features(torch.randn(2, 30, 6, generator=draw).round(), received_attention=torch.rand(2, 30))
+    merger = Recycle(ReceivedAttention())
+    best = torch.stack([torch.randperm(30, generator=draw)[:8] for _ in range(2)])
+    best[1, 5:] = -1
+    single, several = (merger.additions(features, best, torch.tensor([1, 1]), most) for most in (1, 3))
+    torch.testing.assert_close(single[0], several[0][:, :1])
+    assert torch.equal(single[1], several[1][:, :1])
+
+
 def test_what_cannot_be_told_says_so() -> None:
     told = tp.build("autoprune")
     assert isinstance(told, LayerSchedule)

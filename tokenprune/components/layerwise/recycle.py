@@ -69,6 +69,8 @@ class Recycle(Counted):
         """Means, highest peak first."""
         there = recycled >= 0
         tokens = gather_tokens(working_precision(features.visual), recycled)
+        if most == 1:  # a single cluster: no token is denser than the first, and none farther from a denser one
+            return tokens.sum(1, keepdim=True) / there.sum(1).clamp_min(1).view(-1, 1, 1), recycled[:, :1]
         centres, member_of = peaks_of_rows(tokens, there, added, most)
         # tokens that there are not belong to one cluster more, which is left out
         sums = tokens.new_zeros(len(tokens), most + 1, tokens.shape[2])
