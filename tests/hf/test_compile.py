@@ -156,8 +156,9 @@ def test_tiles_of_padding_have_programs_of_their_own(family: str) -> None:
     model = tiny_model(family).to(DEVICE)
     compiled = quiet(model, "mi-pruner", 0.4)
     inputs = tiny_inputs(family, "image", 3)
-    turned = {name: value.flip(0) for name, value in inputs.items()}
-    for asked in (inputs, turned, tiny_inputs(family, "image", 3)):
+    inputs.pop("pixel_attention_mask")  # which would tell
+    turned = {name: value.roll(1, 0) for name, value in inputs.items()}
+    for asked in (inputs, turned, inputs):
         both(model, compiled, "mi-pruner", 0.4, asked)
     encoders = [built for built in compiled.built if built.stage == "encode"]
     assert len(encoders) == 2
