@@ -123,6 +123,20 @@ def test_what_was_asked_before_is_known_too() -> None:
     assert not torch.equal(known.replayed(function, x=unlike), function(unlike))
 
 
+def test_a_capture_takes_the_course_that_was_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers asks whether a stream is captured, and then does not look whether a mask hides anything."""
+
+    def function(x: Tensor) -> Tensor:
+        return x * 2 if not torch.cuda.is_current_stream_capturing() and bool(mask.all()) else x + 1 - 1
+
+    mask = torch.tensor([True, True])
+    known = Known([mask])
+    known.noted(function, x=torch.ones(2))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert torch.equal(known.replayed(function, x=torch.arange(2.0)), torch.tensor([0.0, 2.0]))
+    assert torch.cuda.is_current_stream_capturing()
+
+
 def test_tiles_of_padding_are_told_on_the_host() -> None:
     adapter, inputs = adapter_for(tiny_model("idefics3")), tiny_inputs("idefics3", "two-images", 3)
     told = adapter.told(inputs)

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tokenprune.core.errors import TokenPruneError
+from tokenprune.hf.patching import replaced
 
 __all__ = ["Known", "OtherCourse"]
 
@@ -71,7 +72,7 @@ class Known:
             The operations are not those of the noted run.
         """
         replaying = _Replaying(self._names, self._results)
-        with _plain_tensors(), replaying, _NumbersFromHost():
+        with _plain_tensors(), _as_ever(), replaying, _NumbersFromHost():
             output = function(**inputs)
         if replaying.count != len(self._names):
             raise OtherCourse(f"{replaying.count} operations instead of {len(self._names)}")
@@ -173,6 +174,13 @@ class _NumbersFromHost(TorchFunctionMode):
 def _plain_tensors() -> Iterator[None]:
     """Constants must be usable outside of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _as_ever() -> Iterator[None]:
+    """Let nobody ask whether a stream is captured: transformers then leaves out looks whose answers are known here."""
+    with replaced(vars(torch.cuda), "is_current_stream_capturing", lambda: False):
         yield
 
 
