@@ -131,6 +131,7 @@ def test_a_capture_takes_the_course_that_was_noted(monkeypatch: pytest.MonkeyPat
 
     mask = torch.tensor([True, True])
     known = Known([mask])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     known.noted(function, x=torch.ones(2))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert torch.equal(known.replayed(function, x=torch.arange(2.0)), torch.tensor([0.0, 2.0]))
