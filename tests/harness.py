@@ -85,6 +85,37 @@ def parity() -> None:
         assert not differ, (key, differ, row, other[key])
 
 
+def several() -> None:
+    """A model that cuts pictures into tiles, one picture a question and three: what ``compare`` answers."""
+    rows = list(lines_of(Path("scenes/metadata.jsonl")))[:4]
+    names = [str(Path("scenes", row["file_name"]).resolve()) for row in rows]
+    asked = [
+        {
+            "id": f"{row['id']}-{n}",
+            "images": (names[i:] + names)[:n],
+            "question": row["question"],
+            "answer": row["answer"],
+        }
+        for i, row in enumerate(rows)
+        for n in (1, 3)
+    ]
+    Path("several.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    ours("harness", "tasks", "several-tasks", "several=several.jsonl")
+    rows_of = ("--strategies", "mi-pruner", "--budgets", "3")
+    ours("compare", "--model", "tiny:smolvlm", "--data", "several.jsonl", "--out", "compared-several", *rows_of)
+    args = "pretrained=tiny:smolvlm,max_new_tokens=16,strategy=mi-pruner,keep=3"
+    evaluate("several", [run("several", 4, args, "tokenprune_several", "several-tasks")])
+    shutil.rmtree("imported/several", ignore_errors=True)
+    ours("harness", "import", "several", "--out", "imported/several")
+    theirs = {(x["strategy"], x["sample"]): x for x in lines_of(Path("compared-several/results.jsonl"))}
+    mine = list(lines_of(Path("imported/several/results.jsonl")))
+    assert len(mine) == len(asked), len(mine)
+    for line in mine:
+        other = theirs[line["strategy"], line["sample"]]
+        wrong = {key: (line[key], other[key]) for key in SAME if line[key] != other[key]}
+        assert not wrong, (line["sample"], wrong)
+
+
 def stock() -> None:
     """Stock tasks read local copies; what they write around questions is shown, and is no part of them."""
     made = local_copies(Path("copies"))
@@ -167,7 +198,7 @@ def page() -> None:
     assert {row["strategy"] for row in table_of("page/results").values()} == {"full", "mi-pruner:lam=0.7"}
 
 
-PARTS = {"page": page, "parity": parity, "stock": stock, "resume": resume, "failing": failing}
+PARTS = {"page": page, "parity": parity, "several": several, "stock": stock, "resume": resume, "failing": failing}
 
 
 def run(
@@ -180,7 +211,8 @@ def run(
 ) -> dict[str, Any]:
     """One run of the harness, for its ``--config``."""
     shutil.rmtree(out, ignore_errors=True)
-    given = ["pretrained=embedded", args, f"journal={journal or f'{out}-journal'}"]
+    model = [] if args.startswith("pretrained=") else ["pretrained=embedded"]
+    given = [*model, args, f"journal={journal or f'{out}-journal'}"]
     if journal is None:
         shutil.rmtree(f"{out}-journal", ignore_errors=True)
     return {

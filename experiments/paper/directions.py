@@ -11,9 +11,6 @@ difference between two strategies, question by question.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from experiments.packed import write_packed
 from experiments.trainings.page import Row, read
 from tokenprune.evaluation.paper_tables import Column, PaperTable, paper_tables
 from tokenprune.evaluation.statistics import paired_p_value
@@ -62,13 +60,7 @@ def collect(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
 
 def write_answers(folders: Sequence[Path], out: Path) -> None:
     """Answers as one small file, the same bytes for the same answers."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows(sorted(set(collect(folders))))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file, gzip.GzipFile("", fileobj=file, mode="wb", mtime=0) as packed:
-        packed.write(text.getvalue().encode())
+    write_packed(out, FIELDS, sorted(set(collect(folders))))
 
 
 @dataclass(frozen=True)

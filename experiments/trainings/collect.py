@@ -7,12 +7,11 @@ question, and whether it is right; lines are sorted, so that the same answers ma
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from experiments.packed import write_packed
 
 FIELDS = ("training", "scenes", "strategy", "keep", "draw", "sample", "right", "stops")
 
@@ -38,12 +37,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows(sorted(answers(arguments.folders)))
-    with arguments.out.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
-        packed.write(text.getvalue().encode())
+    write_packed(arguments.out, FIELDS, sorted(answers(arguments.folders)))
 
 
 if __name__ == "__main__":

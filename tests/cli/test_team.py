@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from tokenprune.cli import app
+from tokenprune.core.errors import ConfigError
 
 WORDS = ["compare", "--model", "tiny", "--limit", "12", "--strategies", "random,divprune,mi-pruner"]
 WORDS += ["--budgets", "48,12", "--batch-size", "2"]
-ALONE = [sys.executable, "-m", "tokenprune"]
+
+
+def run_alone(words: list[str], out: Path) -> Path:
+    """One process: this one."""
+    done = CliRunner().invoke(app, [*words, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return out
 
 
 def launched(processes: int) -> list[str]:
@@ -90,9 +100,7 @@ def kill(begun: subprocess.Popen[bytes], victim: int) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("alone") / "out"
-    subprocess.run([*ALONE, *WORDS, "--out", str(out)], check=True, capture_output=True, timeout=900)
-    return out
+    return run_alone(WORDS, tmp_path_factory.mktemp("alone") / "out")
 
 
 @pytest.mark.slow
@@ -128,9 +136,8 @@ def test_one_of_three_is_killed_and_two_go_on_another_time(tmp_path: Path, alone
 def test_a_team_goes_on_with_more_questions(tmp_path: Path, alone: Path) -> None:
     """The first process lets the folder grow, the other waits for it; what was answered is not asked again."""
     fewer = [word if word != "12" else "7" for word in WORDS]
-    out = ["--out", str(tmp_path / "out")]
-    subprocess.run([*ALONE, *fewer, *out], check=True, capture_output=True, timeout=900)
-    done = subprocess.run([*launched(2), *WORDS, *out], capture_output=True, text=True, timeout=900)
+    out = run_alone(fewer, tmp_path / "out")
+    done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "goes on with 12 questions" in done.stdout
     assert table(tmp_path / "out") == table(alone)
@@ -157,8 +164,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     (folder / "configs" / "second.yaml").write_text(ABLATION.format("Second", "random", "{seed: [7, 8]}"))
     words = ["ablate", "all", "--configs", str(folder / "configs"), "--model", "tiny", "--limit", "10"]
     words += ["--batch-size", "2"]
-    subprocess.run([*ALONE, *words, "--out", str(folder / "out")], check=True, capture_output=True, timeout=900)
-    return words, folder / "out"
+    return words, run_alone(words, folder / "out")
 
 
 def same_tables(out: Path, alone: Path) -> None:
@@ -172,12 +178,13 @@ def same_tables(out: Path, alone: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_ablate_what_one_does(tmp_path: Path, ablated: tuple[list[str], Path]) -> None:
+    """Where there are answers to fewer questions already, they stay: the first process lets each folder grow."""
     words, alone = ablated
-    done = subprocess.run(
-        [*launched(2), *words, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=900
-    )
+    out = run_alone([word if word != "10" else "7" for word in words], tmp_path / "out")
+    done = subprocess.run([*launched(2), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    same_tables(tmp_path / "out", alone)
+    same_tables(out, alone)
+    assert done.stdout.count("goes on with 10 questions") == 2
     assert done.stdout.count("First") == done.stdout.count("report.html") == 1, "the first process tells alone"
 
 
@@ -208,3 +215,42 @@ def test_the_first_of_two_processes_shows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "shown.png").exists()
     assert done.stdout.count("random at 12") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of a launcher in /proc")
+def test_a_table_of_the_paper_goes_on_where_a_team_was_killed(tmp_path: Path) -> None:
+    words = ["table", "8", "--model", "tiny", "--strategies", "similarity", "--limit", "12", "--batch-size", "2"]
+    alone, out = run_alone(words, tmp_path / "alone") / "table-8", tmp_path / "out"
+    begun = begin(2, [*words, "--out", str(out)])
+    wait_for(begun, out / "table-8" / "scenes", 4)
+    kill(begun, 1)
+    done = subprocess.run([*launched(3), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert answers(out / "table-8" / "scenes") == answers(alone / "scenes")
+    assert table(out / "table-8" / "scenes") == table(alone / "scenes")
+    for name in ("table.md", "table.tex"):
+        assert (out / "table-8" / name).read_text() == (alone / name).read_text()
+    assert done.stdout.count("table.tex") == 1, "the first process tells, the others are silent"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["bench", "--strategies", "random"], "bench is for one process, and a launcher began 2: run it without"),
+        (["tune", "--budget", "64"], "tune is for one process, and a launcher began 2: run it without"),
+        (["table", "3"], "table-3 is for one process, and a launcher began 2: run this table without"),
+        (["compare", "--again", "random"], "--again is for one process, and a launcher began 2: run it without"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_is_not_shared_is_refused_by_every_process(
+    words: list[str], named: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    with pytest.raises(ConfigError, match=named):
+        CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()

@@ -123,6 +123,10 @@ def test_errors_come_before_a_model_is_loaded(table: Write, tmp_path: Path, caps
     path = table([{"image": "a.png", "question": "What?", "answer": "x"}])
     assert run("compare", "--data", path, "--out", tmp_path / "o", "--metric", "exakt", "--model", "no/such") == 2
     assert "did you mean 'exact'" in capsys.readouterr().err
+    # what a metric cannot grade is told of its row, and not when the first answer is there
+    for metric in ("yes-no", "mme"):
+        assert run("compare", "--data", path, "--out", tmp_path / "o", "--metric", metric, "--model", "no/such") == 2
+        assert "mine.jsonl:1: answer 'x': this metric grades questions whose answer is yes" in capsys.readouterr().err
     assert run("show", "mine-2", "--data", path, "--out", tmp_path / "s.png", "--model", "no/such") == 2
     assert "no question of --data has this id; did you mean 'mine-1'" in capsys.readouterr().err
 

@@ -97,6 +97,10 @@ def test_parquet_and_saved_data_sets_hold_pictures(table: Write, tmp_path: Path)
         load_data(tmp_path / "both")
     with pytest.raises(ConfigError, match=r"no split 'val'.*one of: test"):
         load_data(tmp_path / "hub", split="val")
+    export(tmp_path / "scenes", 4, seed=0)
+    for whole in ("mine.jsonl", "saved", "scenes"):
+        with pytest.raises(ConfigError, match=rf"--split 'test': --data '.*{whole}' has no splits"):
+            load_data(tmp_path / whole, split="test")
 
 
 def test_exported_scenes_read_back_identically(tmp_path: Path) -> None:
@@ -124,6 +128,7 @@ def test_columns_of_other_names(table: Write) -> None:
         ("image", "write field=column"),
         ("imag=photo", "did you mean 'image' or 'images'"),
         ("image=a,image=b", "given twice"),
+        ("image=a,,", "got ''"),
     ],
 )
 def test_maps_that_are_none(given: str, said: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tokenprune as tp
+from tests.support.llava import SIDE, N
 from tokenprune.cli import main
 from tokenprune.core.errors import ConfigError, PluginError
 from tokenprune.core.features import Grid
@@ -20,20 +21,9 @@ from tokenprune.evaluation.compare import answers_in, compare
 from tokenprune.evaluation.conditions import Condition, conditions
 from tokenprune.report.comparison import write_report
 from tokenprune.results.store import read_results
-from tokenprune.zoo.tiny import tiny_llava, tiny_processor
+from tokenprune.zoo.tiny import tiny_llava
 
-SIDE = 6
 CONFIG = {"model": "tiny", "seed": 0}
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_llava(side=SIDE)
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny_processor(side=SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +39,9 @@ def test_every_row_answers_every_question_once(model: Any, processor: Any, items
     # full, wrong image; at each budget oracle, three random draws, two strategies
     assert len(keys) == len(set(keys)) == len(items) * (2 + 2 * 6)
     tokens = {(line["strategy"], line["keep"]): line["layer_average_tokens"] for line in lines}
-    assert tokens["full", 0] == tokens["wrong image", 0] == SIDE**2
+    assert tokens["full", 0] == tokens["wrong image", 0] == N
     assert tokens["mi-pruner", 4] == tokens["oracle", 4] == tokens["random", 4] == 4
-    assert 4 < tokens["fastv", 4] < SIDE**2
+    assert 4 < tokens["fastv", 4] < N
     flops = {(line["strategy"], line["keep"]): line["flops"] for line in lines if line["sample"] == items[0].id}
     assert flops["mi-pruner", 4] < flops["mi-pruner", 9] < flops["fastv", 9] < flops["full", 0]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -181,13 +171,13 @@ def test_budgets_beyond_a_picture_keep_it_whole(model: Any, processor: Any, item
             tmp_path / match,
             CONFIG,
             strategies=["mi-pruner", "fastv"],
-            budgets=(1000, 36),
+            budgets=(1000, N),
             match=match,  # type: ignore[arg-type]
             note=notes.append,
         )
         left = {(r["strategy"], r["keep"]): r["layer_average_tokens"] for r in read_results(tmp_path / match)}
-        assert set(left.values()) == {SIDE**2}
-    assert notes == ["budgets [1000]: the first picture has 36 visual tokens; a picture with no more stays whole"] * 2
+        assert set(left.values()) == {N}
+    assert notes == [f"budgets [1000]: the first picture has {N} visual tokens; a picture with no more stays whole"] * 2
 
 
 def test_questions_that_cannot_be_asked(model: Any, processor: Any, items: Any, tmp_path: Path) -> None:

@@ -423,6 +423,14 @@ def test_verify_finds_another_record_and_unknown_labels(folder: Path) -> None:
         verify(folder / "nowhere")
 
 
+def test_verify_misses_the_record_of_a_segment(folder: Path) -> None:
+    (folder / "segments" / "0123456789ab").mkdir(parents=True)
+    whole, begun = verify(folder)
+    assert whole.faults == []
+    assert (begun.folder.name, begun.run, len(begun.faults)) == ("0123456789ab", "", 1)
+    assert "config.json" in begun.faults[0]
+
+
 def test_schemas_are_schemas() -> None:
     from jsonschema import Draft202012Validator
 

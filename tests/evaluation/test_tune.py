@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune as tp
+from tests.support.llava import N
 from tokenprune.core.errors import ConfigError, TokenPruneError, UnknownNameError, UnreachableBudgetError
 from tokenprune.data.items import Item, scene_items
 from tokenprune.evaluation.compare import comparison
@@ -32,7 +33,6 @@ from tokenprune.evaluation.tune.split import split
 from tokenprune.evaluation.tune.trial import Answered, Questions
 from tokenprune.evaluation.tune.verdict import DEFAULT, Candidate, chosen, finalists, front, holm, judge, said
 from tokenprune.report.tune import told, write_report
-from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 # --- the space -------------------------------------------------------------------------------------------------------
 
@@ -409,18 +409,6 @@ def test_validation_chooses_and_the_test_part_judges() -> None:
 
 # --- the whole -------------------------------------------------------------------------------------------------------
 
-SIDE = 6
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_llava(side=SIDE)
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny_processor(side=SIDE)
-
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
@@ -501,7 +489,7 @@ def test_a_tuned_file_is_a_strategy_everywhere(
     inputs = processor(images=items[0].image(), text="<image> what color is the dog", return_tensors="pt")
     with tp.attach(model, str(found.strategy), found.candidate.keep, text="all") as run:
         model.generate(**inputs, max_new_tokens=1)
-    assert 0 < run.tokens_after <= SIDE**2
+    assert 0 < run.tokens_after <= N
 
 
 @pytest.mark.parametrize("stage", ["projection", "layer"])
@@ -527,8 +515,8 @@ def test_a_tuned_file_says_where_and_by_which_words(
     built = tp.build(str(found.strategy))
     if stage == "layer":
         assert document["strategy"]["after_layer"] == 0
-        # 36 tokens in the first layer, and so many in the others that it is 20 on average
-        assert built.layer_average(SIDE**2, 3, document["keep"]) <= 20 < SIDE**2
+        # 25 tokens in the first layer, and so many in the others that it is 20 on average
+        assert built.layer_average(N, 3, document["keep"]) <= 20 < N
         assert document["keep"] < 20
     else:
         assert document["strategy"]["text"] == built.text == "all"
@@ -589,12 +577,12 @@ def test_what_mattered_is_what_separates_good_from_bad(space: Space) -> None:
         tau, lam = draw.uniform(0.01, 1.0), draw.uniform(0.0, 1.0)
         chosen_ = {"scorer": "pmi", "scorer.pmi.prior": "uniform", "tau": tau, "selector": "greedy", "lam": lam}
         done.append(replace(trial(number, 1 - tau, 6.0), params=chosen_))
-    found = importances(space, goal, SIDE**2, 0, done)
+    found = importances(space, goal, N, 0, done)
     assert max(found, key=lambda name: found[name]) == "tau"
     assert found["tau"] > 3 * found["lam"]
-    assert importances(space, goal, SIDE**2, 0, done[:9]) == {}  # too few to tell
+    assert importances(space, goal, N, 0, done[:9]) == {}  # too few to tell
     with pytest.raises(ConfigError, match="no trials"):
-        importances(space, goal, SIDE**2, 0, [])
+        importances(space, goal, N, 0, [])
 
 
 def test_a_constraint_that_nothing_keeps_is_told(
@@ -617,8 +605,8 @@ def test_a_constraint_that_nothing_keeps_is_told(
 def test_a_budget_that_pictures_do_not_have_is_refused(
     model: Any, processor: Any, items: list[Item], space: Space, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="has 36 visual tokens"):
-        tune(model, processor, items, tmp_path, {}, plan(space, 1, goal_of(36, None, None, None)))
+    with pytest.raises(ConfigError, match=f"has {N} visual tokens"):
+        tune(model, processor, items, tmp_path, {}, plan(space, 1, goal_of(N, None, None, None)))
     assert not list(tmp_path.iterdir())
 
 

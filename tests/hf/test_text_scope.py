@@ -15,20 +15,10 @@ from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.runner import Asked
 from tokenprune.hf.chat import prompt_inputs
 from tokenprune.hf.stop_words import keywords
-from tokenprune.zoo.tiny import picture, tiny_llava, tiny_processor
+from tokenprune.zoo.tiny import picture
 
-SIDE, KEEP = 6, 5
+KEEP = 5
 PARTS: dict[str, Any] = {"scorer": "pmi", "selector": {"name": "greedy", "objective": "mmr"}}
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_llava(side=SIDE)
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny_processor(side=SIDE)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tokenprune.core.errors import (
     UnsupportedError,
 )
 from tokenprune.data.images import picture
-from tokenprune.data.items import scene_items
+from tokenprune.data.items import Item, scene_items
 from tokenprune.evaluation.compare import compare
 from tokenprune.hf.attach import attach
 from tokenprune.integrations.lmms_eval.answering import Answerer, Generation
@@ -35,6 +36,7 @@ from tokenprune.results.store import read_results
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_llava, tiny_model, tiny_processor
 
 SIDE = 6
+COSTS = ("tokens", "layer_average_tokens", "flops", "kv_bytes")
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
 
@@ -78,8 +80,32 @@ def test_answers_and_costs_are_those_of_a_comparison(compared: Any, strategy: st
     for item, answer in zip(items, asked(Answerer(model, processor, options), items, size), strict=True):
         line = lines[options.label, 0, item.id]
         assert answer.text == line["prediction"]
-        for name in ("tokens", "layer_average_tokens", "flops", "kv_bytes"):
+        for name in COSTS:
             assert getattr(answer, name) == line[name], name
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+@pytest.mark.parametrize("most", [1, 3])
+def test_pictures_cut_into_tiles_are_answered_as_in_a_comparison(family: str, most: int, tmp_path: Path) -> None:
+    """One picture a question, and up to three: words and costs are those of ``compare``, alone and in one batch."""
+    model, processor = tiny_model(family), tiny_processor(family)
+    shown = [picture(seed, 48) for seed in range(6)]
+
+    def several(number: int, item: Item) -> Item:
+        pictures = tuple(shown[number : number + 1 + number % most])
+        return replace(item, image_id=str(number), image=lambda: pictures if most > 1 else pictures[0])
+
+    items = [several(i, item) for i, item in enumerate(scene_items(["gqa", "pope"], 4, seed=3))]
+    names = ["mi-pruner", "random:seed=1"]
+    compare(model, processor, items, tmp_path, {}, strategies=names, budgets=(3,), batch_size=4, note=lambda text: None)
+    lines = {(x["strategy"], x["draw"], x["sample"]): x for x in read_results(tmp_path)}
+    for strategy in (None, *names):
+        options = Options(strategy=strategy, keep=None if strategy is None else 3)
+        for size in (1, 4):
+            for item, answer in zip(items, asked(Answerer(model, processor, options), items, size), strict=True):
+                line = lines[options.label, 0, item.id]
+                told = {"prediction": answer.text, **{name: getattr(answer, name) for name in COSTS}}
+                assert told == {name: line[name] for name in told}
 
 
 def test_what_a_task_writes_around_its_questions_is_not_read(compared: Any) -> None:

@@ -101,6 +101,7 @@ def ablate(
                 progress=moved,
                 judge=grader,
                 team=team,
+                fewer=asked.fewer,
             )
         if not team.leads:
             continue

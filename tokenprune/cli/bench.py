@@ -72,8 +72,10 @@ def bench(
     from tokenprune.data.items import default_model
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.compiled.programs import Backend
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import DTYPES, load_model
 
+    Team.from_environment().alone("bench", "run it without the launcher; processes side by side time each other")
     if compare is not None:
         _against(*compare, across=across, wide=wide)
         return
@@ -102,7 +104,9 @@ def bench(
         (10 if where.startswith("cuda") else 2) if warm is None else warm,
     )
     specs = strategy_names(words_or_all("--strategies", strategies))
-    wanted = list(bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words(ways)))
+    wanted = list(
+        bench_rows(specs, numbers("--budgets", budgets), numbers("--batches", batches), words("--ways", ways))
+    )
     subject, about = None, None
     if data.data is not None:
         if small is not None or kind:

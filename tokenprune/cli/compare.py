@@ -51,7 +51,6 @@ def compare(
 ) -> None:
     """Ask a model questions about pictures with every strategy at every budget; write results, a table, a report."""
     from tokenprune.cli.console import print_table
-    from tokenprune.core.errors import ConfigError
     from tokenprune.core.matching import checked_match
     from tokenprune.data.items import default_model, notes_on
     from tokenprune.evaluation.answered import described
@@ -67,13 +66,13 @@ def compare(
     from tokenprune.zoo.loading import load_model
 
     team = Team.from_environment()
-    if again and team.size > 1:
-        raise ConfigError("--again is for one process: several would not agree on which attempt they are at")
+    if again:
+        team.alone("--again", "run it without the launcher; several would not agree on which attempt they are at")
     name = default_model(model)
     matched = checked_match(match)
     keeps = numbers("--budgets", budgets)
     run_files(load or ())
-    check_spelling("--strategies", words(strategies))
+    check_spelling("--strategies", words("--strategies", strategies))
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     grader = judge.grader()

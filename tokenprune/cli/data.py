@@ -131,7 +131,7 @@ class DataOptions:
         if data in (None, NATURAL):
             return self._painted("plain" if data is None else data, families, limit, seed)
         from tokenprune.data.own import Hub, Prompts, find_data, parse_map
-        from tokenprune.evaluation.metrics import build_metric
+        from tokenprune.evaluation.metrics import build_metric, graded
 
         path, known = find_data(data)
         if self.metric is not None:
@@ -153,6 +153,7 @@ class DataOptions:
             tasks=families,
             limit=known.limit if limit is None and known else limit,
             skip_unreadable=self.skip_unreadable,
+            check=lambda question: graded("", question),  # a metric refuses right answers that are none of its kind
             **({} if self.frames is None else {"frames": self.frames}),
         )
         painted = all(item.task.startswith("scenes-") for item in found.items)

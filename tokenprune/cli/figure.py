@@ -29,7 +29,7 @@ Against = Annotated[str, typer.Option(help="budget, layers, gflops, kv or ms.")]
 def _write(draw: Callable[[], Any], out: Path, formats: str) -> None:
     from tokenprune.report.figures.canvas import write_figure
 
-    for path in write_figure(draw, out, words(formats)):
+    for path in write_figure(draw, out, words("--formats", formats)):
         typer.echo(path)
 
 
@@ -57,8 +57,8 @@ def curves(
     from tokenprune.report.figures.comparison import curves as draw
 
     width, rows = checked_width(columns), merged(folders).rows
-    names = chosen(rows, None if strategies is None else words(strategies))
-    panels = sorted({row.task for row in rows} - {"all"}) if tasks == "every" else words(tasks)
+    names = chosen(rows, None if strategies is None else words("--strategies", strategies))
+    panels = sorted({row.task for row in rows} - {"all"}) if tasks == "every" else words("--tasks", tasks)
     ms = _milliseconds(times)
     _write(lambda: draw(rows, panels, names, against, width, ms), out, formats)
     if strategies is None:
@@ -83,7 +83,7 @@ def front(
     from tokenprune.report.figures.comparison import front as draw
 
     width, rows, ms = checked_width(columns), merged(folders).rows, _milliseconds(times)
-    names = None if strategies is None else chosen(rows, words(strategies))
+    names = None if strategies is None else chosen(rows, words("--strategies", strategies))
     _write(lambda: draw(rows, task, names, against, width, ms), out, formats)
 
 
@@ -102,7 +102,7 @@ def heatmap(
     from tokenprune.report.figures.comparison import chosen, heat
 
     width, rows = checked_width(columns), merged(folders).rows
-    names = chosen(rows, None if strategies is None else words(strategies), most=len(rows))
+    names = chosen(rows, None if strategies is None else words("--strategies", strategies), most=len(rows))
     budget = keep or min((row.keep for row in rows if row.keep), default=0)
     _write(lambda: heat(rows, names, budget, width), out, formats)
 
@@ -127,7 +127,7 @@ def speed(
     file = source / "results.jsonl" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"DIR {str(source)!r}: no such file; give a folder that bench wrote, or a file of its lines")
-    rows = speed_rows(read_lines(file), batch, keep, None if ways is None else words(ways))
+    rows = speed_rows(read_lines(file), batch, keep, None if ways is None else words("--ways", ways))
     _write(lambda: bars(rows, width), out, formats)
 
 

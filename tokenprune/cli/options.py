@@ -21,16 +21,30 @@ STRATEGIES: Final = (
 """What every command says of ``--strategies``."""
 
 
-def words(text: str) -> list[str]:
-    """Comma-separated words."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+def words(option: str, text: str) -> list[str]:
+    """Comma-separated words, none where there is nothing between commas; ``option`` names them in the error.
+
+    Raises
+    ------
+    ConfigError
+        Some are empty and others are not; says which.
+    """
+    found = [word.strip() for word in text.split(",")]
+    if not any(found):
+        return []
+    if "" in found:
+        raise ConfigError(
+            f"{option} {text!r}: entry {found.index('') + 1} of {len(found)} is empty; separate by single commas, and "
+            "end with none"
+        )
+    return found
 
 
 def words_or_all(option: str, text: str) -> list[str] | None:
     """Comma-separated words, or None for "all"; ``option`` names them in the error."""
     if text.strip() == "all":
         return None
-    if not (found := words(text)):
+    if not (found := words(option, text)):
         raise ConfigError(f"{option} names none: give names separated by commas, or 'all'; got {text!r}")
     check_spelling(option, found)
     return found
@@ -62,7 +76,7 @@ def check_spelling(option: str, names: Sequence[str]) -> None:
 
 def numbers(option: str, text: str) -> list[int]:
     """Comma-separated counts, each once; ``option`` names them in the error."""
-    found = words(text)
+    found = words(option, text)
     if not found or not all(word.isdecimal() and len(word) <= 9 and int(word) > 0 for word in found):
         raise ConfigError(f"{option} must be counts separated by commas, e.g. 192,128,64,32; got {text!r}")
     return list(dict.fromkeys(map(int, found)))

@@ -37,7 +37,7 @@ def report(
     from tokenprune.report.tables import as_tidy_csv, comparison_grid, latex, markdown, write_parquet
     from tokenprune.results.store import write_atomically
 
-    wanted = list(FORMATS) if formats.strip() == "all" else words(formats)
+    wanted = list(FORMATS) if formats.strip() == "all" else words("--formats", formats)
     if not wanted:
         raise ConfigError(f"--formats names none; {closest('', FORMATS)}")
     for one in wanted:

@@ -38,6 +38,6 @@ def export_scenes(
     """Write pictures and metadata.jsonl: a folder that `datasets` loads as "imagefolder"."""
     from tokenprune.data.scenes import export
 
-    chosen = [name for text in family or () for name in words(text)]
+    chosen = [name for text in family or () for name in words("--family", text)]
     pictures = export(directory, n, seed, chosen or None, split, style)
     typer.echo(f"{n} questions about {pictures} pictures in {directory}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tokenprune.benchmark.price import Price
     from tokenprune.evaluation.paper_tables import PaperTable
     from tokenprune.evaluation.summary import SummaryRow
+    from tokenprune.results.team import Team
 
 __all__ = ["table"]
 
@@ -85,10 +87,15 @@ def table(
     from tokenprune.evaluation.paper_tables import paper_tables
     from tokenprune.report.paper_tables import latex, markdown, terminal
     from tokenprune.results.store import write_atomically
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import check_named
 
-    to, grader = console(), judge.grader()
-    for one in paper_tables(number):
+    team = Team.from_environment()
+    to, grader = console(quiet=not team.leads), judge.grader()
+    chosen = paper_tables(number)
+    if timed := [one.name for one in chosen if one.measure == "speed" and not dry_run]:
+        team.alone(timed[0], "run this table without the launcher; processes side by side time each other")
+    for one in chosen:
         name = one.model if model is None else model
         check_named(name)
         painted = name.partition(":")[0] in _PAINTED
@@ -105,7 +112,9 @@ def table(
             if dry_run:
                 continue
             options = {"device": device, "dtype": dtype, "seed": seed, "batch_size": batch_size, "judge": grader}
-            measured = _answers(one, parts, name, out / one.name, to, **options)
+            measured = _answers(one, parts, name, out / one.name, team, to, **options)
+            if not team.leads:
+                continue
         cells = one.filled(measured, painted)
         to.print(terminal(one, cells))
         if painted:
@@ -220,9 +229,9 @@ def _foretell(
 
 
 def _answers(
-    one: PaperTable, parts: Sequence[_Part], model: str, out: Path, to: Console, **options: Any
+    one: PaperTable, parts: Sequence[_Part], model: str, out: Path, team: Team, to: Console, **options: Any
 ) -> dict[str, list[SummaryRow]]:
-    """Ask, part by part."""
+    """Ask, part by part; the table is that of the process that leads."""
     from tokenprune.data.items import notes_on
     from tokenprune.evaluation.compare import compare, environment
     from tokenprune.zoo.loading import load_model
@@ -230,11 +239,11 @@ def _answers(
     device, dtype = options["device"], options["dtype"]
     for note in notes_on(model):
         to.print(note, style="bold yellow", markup=False)
-    loaded, processor = load_model(model, device, dtype)
+    loaded, processor = load_model(model, team.device(device), dtype)
     measured: dict[str, list[SummaryRow]] = {}
     for part in parts:
         assert part.asked is not None
-        with progress(to, part.name) as moved:
+        with progress(to, part.name) if team.leads else nullcontext(lambda *_: None) as moved:
             found = compare(
                 loaded,
                 processor,
@@ -249,6 +258,8 @@ def _answers(
                 note=lambda text, b=part.name: to.print(f"{b}: {text}", style="bold yellow", markup=False),
                 facts=environment(model, device, dtype, options["seed"]),
                 judge=options["judge"],
+                team=team,
+                fewer=part.asked.fewer,
                 progress=moved,
             )
         measured |= dict.fromkeys(part.data, found)

@@ -54,8 +54,10 @@ def tune(
     from tokenprune.evaluation.tune.space import Space
     from tokenprune.evaluation.tune.split import split as divide
     from tokenprune.report.tune import told, write_report
+    from tokenprune.results.team import Team
     from tokenprune.zoo.loading import load_model
 
+    Team.from_environment().alone("tune", "run it without the launcher; what is tried next follows from all before")
     need_optuna()
     # mistakes are told before a model is loaded
     goal, searched = goal_of(budget, min_accuracy, max_ms, costs), Space.read(space)

@@ -76,6 +76,7 @@ def ablate(
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     judge: Judge | None = None,
     team: Team | None = None,
+    fewer: Callable[[int], Sequence[Item]] | None = None,
 ) -> list[AblationRow]:
     """Ask every variant, and write ``table.csv`` and ``table.json`` beside the comparison's own files.
 
@@ -102,6 +103,8 @@ def ablate(
         Grades answers whose metric needs one.
     team : Team, optional
         Which of several processes that answer together this one is; alone by default.
+    fewer : callable, optional
+        From a smaller limit to the questions that it chooses, so that a folder may go on with more of them.
 
     Returns
     -------
@@ -124,6 +127,7 @@ def ablate(
         progress=progress,
         judge=judge,
         team=team,
+        fewer=fewer,
     )
     if team is not None and not team.leads:
         return []

@@ -75,7 +75,9 @@ def verify(out: Path) -> list[Verdict]:
     """
     if not out.is_dir():
         raise ConfigError(f"{str(out)!r}: no such folder")
-    return [_verified(out), *(_verified(path.parent) for path in sorted((out / "segments").glob("*/config.json")))]
+    # a segment without config.json is one too, and says nothing of its answers
+    segments = sorted(path for path in (out / "segments").glob("*") if path.is_dir())
+    return [_verified(folder) for folder in (out, *segments)]
 
 
 def _verified(folder: Path) -> Verdict:

@@ -71,6 +71,23 @@ class Team:
             )
         return cls(int(rank), int(size), int(local))
 
+    def alone(self, command: str, way_out: str) -> None:
+        """Refuse to begin what processes do not share, before any of them works.
+
+        Parameters
+        ----------
+        command : str
+        way_out : str
+            What to run instead.
+
+        Raises
+        ------
+        ConfigError
+            There are several processes.
+        """
+        if self.size > 1:
+            raise ConfigError(f"{command} is for one process, and a launcher began {self.size}: {way_out}")
+
     def device(self, name: str) -> str:
         """The device of this process: of "cuda" without a number its own one of the host's."""
         return f"cuda:{self.local_rank}" if name == "cuda" and self.size > 1 else name

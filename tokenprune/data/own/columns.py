@@ -42,10 +42,12 @@ def parse_map(text: str) -> dict[str, str]:
         Not written like that, a field given twice, or no such field; names the closest.
     """
     found: dict[str, str] = {}
-    for pair in filter(None, (word.strip() for word in text.split(","))):
+    for pair in text.split(",") if text.strip() else ():
         name, equals, column = (word.strip() for word in pair.partition("="))
         if not equals or not column:
-            raise ConfigError(f"--map: write field=column, separated by commas, e.g. image=photo; got {pair!r}")
+            raise ConfigError(
+                f"--map {text!r}: write field=column, separated by commas, e.g. image=photo; got {pair.strip()!r}"
+            )
         if name not in FIELDS:
             raise ConfigError(f"--map: no field {name!r}; {closest(name, FIELDS)}")
         if name in found:

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from tokenprune.core.errors import ConfigError
+from tokenprune.core.errors import ConfigError, TokenPruneError
 from tokenprune.data.images import open_image
 from tokenprune.data.items import Item
 from tokenprune.data.own.columns import SHOWN, columns_of
@@ -71,6 +71,7 @@ def load_data(
     frames: int = FRAMES,
     subset: str = "",
     pictures: tuple[str, str] | None = None,
+    check: Callable[[OwnQuestion], object] = lambda question: None,
 ) -> OwnData:
     """Read questions.
 
@@ -103,6 +104,8 @@ def load_data(
         Another subset that holds the pictures by id, and the column of the questions that names them (GQA).
     skip_unreadable : bool, default False
         Leave out questions whose picture cannot be read, and say so, instead of refusing.
+    check : callable
+        Called with each question; what it raises is told with the row's place. A metric may grade no such answer.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def load_data(
         whole = Path(path.name) if isinstance(path, Hub) else path
         name = whole.stem if whole.is_file() else whole.resolve().name
     prompts = prompts or Prompts()
-    read = _Reader(name, found, images, prompts, metric, drop, frames)
+    read = _Reader(name, found, images, prompts, metric, drop, frames, check)
     items = [read.item(row) for row in rows]
     if tasks is not None:
         there = sorted({item.question.family for item in items})
@@ -145,7 +148,9 @@ class _Reader:
         metric: str | None,
         drop: str = "",
         frames: int = FRAMES,
+        check: Callable[[OwnQuestion], object] = lambda question: None,
     ) -> None:
+        self.check = check
         self.drop, self.frames = drop, frames
         self.name, self.columns, self.images, self.prompts, self.metric = name, columns, images, prompts, metric
         self.where: dict[str, str] = {}
@@ -158,6 +163,10 @@ class _Reader:
         given = self._get(row, "id")
         key = row.name if given in (None, "") else str(given)
         question = self._question(row)
+        try:
+            self.check(question)
+        except TokenPruneError as error:
+            raise ConfigError(f"{row.where}: {error}") from error
         sources = self._sources(row)
         if question.boxes is not None and len(sources) > 1:
             raise ConfigError(f"{row.where}: boxes are about one picture, and this question shows {len(sources)}")

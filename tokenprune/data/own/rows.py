@@ -90,6 +90,7 @@ def read_rows(path: Path | Hub, split: str | None = None, subset: str = "") -> l
         own = path / subset
         rows = _folder(own if subset and own.is_dir() and any(own.glob("*.parquet")) else path, split)
     elif path.suffix.lower() in ENDINGS:
+        _no_splits(path, split)
         rows = [*_file(path)]
     else:
         raise ConfigError(f"--data {str(path)!r}: files that are read end in {', '.join(ENDINGS)}")
@@ -116,6 +117,8 @@ def _folder(folder: Path, split: str | None) -> list[Row]:
     tables = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
     if split is not None:
         tables = [p for p in tables if p.stem == split]
+        if not tables:
+            _no_splits(folder, split)
     if len(tables) != 1:
         several = f"several tables ({', '.join(p.name for p in tables[:5])}); give one of them" if tables else "none"
         raise ConfigError(
@@ -156,6 +159,12 @@ def with_pictures(rows: Sequence[Row], pictures: Sequence[Row], key: str) -> lis
             raise ConfigError(f"{row.where}: there is no picture of id {name!r}")
         joined.append(replace(row, values={**row.values, "image": by_id[name], "image_id": name}))
     return joined
+
+
+def _no_splits(path: Path, split: str | None) -> None:
+    """Raise where a split is asked for of what has none: the whole would be taken for a part."""
+    if split is not None:
+        raise ConfigError(f"--split {split!r}: --data {str(path)!r} has no splits; leave the option out")
 
 
 def _chosen(folder: Path | Hub, names: Sequence[str], split: str | None) -> str:
@@ -271,6 +280,8 @@ def _saved(folder: Path, split: str | None) -> Iterator[Row]:
         raise ConfigError(f"{folder}: cannot be read by datasets: {' '.join(str(error).split())}") from error
     if isinstance(found, Mapping):
         found = found[_chosen(folder, sorted(found), split)]
+    else:
+        _no_splits(folder, split)
     yield from _of_datasets(datasets, found, str(folder), folder)
 
 

@@ -247,7 +247,7 @@ def _proposed(
         if len(done) < len(space.start) and not attempt:
             begin = dict(space.start[len(done)])
             if goal.budget is None:
-                begin[KEEP] = max(1, n_visual // 9)
+                begin[KEEP] = max(_keep_distribution(n_visual).low, n_visual // 9)
             study.enqueue_trial(begin)
         trial = study.ask()
         composition = with_estimates(space.compose(partial(_suggest, trial)), estimates)

@@ -14,7 +14,7 @@ from tokenprune.core.errors import ConfigError
 from tokenprune.data.items import Item
 from tokenprune.data.own import load_data
 from tokenprune.data.own.rows import read_rows
-from tokenprune.evaluation.metrics import build_metric
+from tokenprune.evaluation.metrics import build_metric, graded
 from tokenprune.results.files import write_atomically
 
 __all__ = ["FIRST", "PREFIX", "STOCK", "VIDEO", "Written", "write_tasks"]
@@ -107,7 +107,7 @@ def _rows(name: str, path: Path, limit: int | None, metric: str | None) -> list[
         build_metric(metric)
     if name in VIDEO:
         return _video_rows(name, path, limit or FIRST, metric or "words")
-    items = load_data(path, name=name, limit=limit, metric=metric).items
+    items = load_data(path, name=name, limit=limit, metric=metric, check=lambda question: graded("", question)).items
     shared = {item.question.metric for item in items}
     totals = _totals(items) if len(shared) == 1 else []
     return [_row(item, totals) for item in items]
