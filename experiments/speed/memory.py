@@ -21,7 +21,17 @@ import torch
 import tokenprune as tp
 from tokenprune.core.features import Grid
 
-STRATEGIES = ("similarity", "mi-pruner", "divprune", "cdpruner", "visionzip", "vispruner", "holov", "trimtokenator")
+STRATEGIES = (
+    "similarity",
+    "mi-pruner",
+    "divprune",
+    "cdpruner",
+    "mmtok",
+    "visionzip",
+    "vispruner",
+    "holov",
+    "trimtokenator",
+)
 
 
 def memory(name: str) -> int:

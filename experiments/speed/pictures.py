@@ -102,17 +102,18 @@ def main() -> None:
         if number % 100 == 0 or number == asked.pictures:
             rows.append(kept(compiled, number, device))
             print(rows[-1], flush=True)
-    found = {
-        "asked": {name: value for name, value in vars(asked).items() if name != "out"},
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "sizes": len(sizes),
-        "grids": len(grids),
-        "answers_unlike_attach": other,
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "rows": rows,
-    }
-    asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            found = {
+                "asked": {name: value for name, value in vars(asked).items() if name != "out"},
+                "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+                "sizes": len(sizes),
+                "grids": len(grids),
+                "answers_unlike_attach": other,
+                "not_captured": sorted({str(built.why) for built in compiled.built if built.why is not None}),
+                "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                "rows": rows,
+            }
+            asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What selection costs on an accelerator, and whether it picks what it should.
 
     python experiments/speed/selection.py --out selection.json
+    python experiments/speed/selection.py --long --out long.json
 
 Times are medians of 50 calls after 30, on the host's clock, synchronised: ``eager`` is ``Strategy.select``, ``graph``
 the same call captured in a CUDA graph. Picks are compared with the plain tensor operations on the same device
@@ -34,6 +35,12 @@ from tokenprune.core.reference import load_reference
 FIXED = ("random", "similarity", "attention", "mi-pruner", "mi-attention", "divprune", "cdpruner", "mmtok", "visionzip")
 FIXED += ("vispruner", "holov", "trimtokenator")
 """Strategies of a fixed budget whose ``select`` is called on features alone."""
+
+LONG = ((16384, 1024), (65536, 4096))
+"""Tokens, and how many are kept."""
+
+MANY = 400
+"""Milliseconds beyond which picks are operations one by one: so many that a graph of them is not tried."""
 
 LOOPS = ("mi-pruner", "divprune", "cdpruner", "mmtok", "vispruner")
 """Methods that are timed against their reference, too."""
@@ -328,11 +335,40 @@ def host(n: int, keep: int, device: str, dtype: torch.dtype, repeats: int) -> di
     return found
 
 
+def long(record: Record, device: str, dtype: torch.dtype) -> None:
+    """An hour of video: milliseconds of 5 calls after 2, and memory above the features."""
+    for n, keep in LONG:
+        signals = made(n, device, dtype=dtype)
+        for name in ("mi-pruner", "divprune", "cdpruner"):
+
+            def row(name: str = name, keep: int = keep, signals: dict[str, torch.Tensor] = signals) -> dict[str, Any]:
+                strategy, features = tp.build(name), tp.Features(**signals)
+                synchronise(torch.device(device))
+                before = torch.cuda.memory_allocated() if device == "cuda" else 0
+                strategy.select(features, keep)
+                found: dict[str, Any] = {}
+                if device == "cuda":
+                    found["above_mib"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+                found["eager_ms"] = median_ms(lambda: strategy.select(features, keep), device, 5, 1)
+                if device == "cuda":
+                    found["waits"] = waits(lambda: strategy.select(features, keep))
+                    if found["waits"] is None and found["eager_ms"] < MANY:
+                        graph, _ = captured(signals, strategy, keep)
+                        found["graph_ms"] = median_ms(graph.replay, device, 5, 1)
+                        del graph
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+                return found
+
+            record.step(f"{name} N={n} K={keep}", row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("selection.json"))
     parser.add_argument("--seconds", type=float, default=600, help="begin no step after this long")
     parser.add_argument("--small", action="store_true", help="sizes for a CPU")
+    parser.add_argument("--long", action="store_true", help="16,384 and 65,536 tokens alone")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16
@@ -341,6 +377,9 @@ def main() -> None:
     torch.set_grad_enabled(False)
     record = Record(args.out, args.seconds)
     record.step("versions", lambda: versions(device))
+    if args.long:
+        long(record, device, dtype)
+        return
     if device == "cuda":
         record.step("unsynchronised", lambda: unsynchronised(n, 64, dtype))
 

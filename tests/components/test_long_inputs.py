@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import tokenprune as tp
+from tokenprune.components.objectives import FacilityLocation, remade
 from tokenprune.components.pairwise import CosineTable, reduced
+from tokenprune.components.selectors import Greedy
 from tokenprune.core.kinds import PairTable
 
 ROOT = Path(__file__).parents[2]
@@ -22,14 +25,23 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_no_table_of_all_pairs(tmp_path: Path) -> None:
     """One would be 1,024 MiB, and so is what an allocator takes that cannot use the room of freed blocks again."""
-    asked = ["--strategies", "mi-pruner,divprune", "--keep", "32", "--width", "512", "--out", str(tmp_path / "m.json")]
+    asked = [
+        "--strategies",
+        "mi-pruner,divprune,mmtok",
+        "--keep",
+        "32",
+        "--width",
+        "512",
+        "--out",
+        str(tmp_path / "m.json"),
+    ]
     command = [sys.executable, str(ROOT / "experiments" / "speed" / "memory.py"), *asked]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["strategy"] for row in rows] == ["mi-pruner", "divprune"]
+    assert [row["strategy"] for row in rows] == ["mi-pruner", "divprune", "mmtok"]
     for row in rows:
         assert 32 < row["above_mib"] < 400, row  # tokens of norm 1 alone are 32
 
@@ -63,3 +75,42 @@ def test_rows_of_long_inputs_are_those_of_the_whole_table() -> None:
     table = CosineTable(tokens)
     assert table.gram is None
     torch.testing.assert_close(reduced(table, lambda _, block: block.sum(-1)), table.dense().sum(-1))
+
+
+@pytest.mark.parametrize("tau_text", [0.05, None])
+@pytest.mark.parametrize("masked", [False, True])
+def test_coverage_without_a_table_is_that_of_one(
+    tau_text: float | None, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same picks and gains, with padding and without; and single gains are those of all, to the bit."""
+    draw = torch.Generator().manual_seed(2)
+    valid = torch.arange(38) < torch.tensor([[38], [31]])
+    features = tp.Features(
+        torch.randn(2, 38, 6, generator=draw, dtype=torch.float64),
+        text=torch.randn(2, 5, 6, generator=draw, dtype=torch.float64),
+        encoder=torch.randn(2, 38, 6, generator=draw, dtype=torch.float64),
+        visual_mask=valid if masked else None,
+    )
+    objective = FacilityLocation(0.7, tau_text, 0.3)
+    strategy = tp.Strategy(selector=Greedy(objective), name="coverage")
+    state = objective.start(features, torch.zeros(2, 38))
+    picked, gains = strategy.select(features, 12).order, objective.gains(state)
+    monkeypatch.setattr(remade, "KEPT", 0)
+    long = objective.start(features, torch.zeros(2, 38))
+    assert long.table.shape[1] == (0 if tau_text is None else 5)
+    assert torch.equal(strategy.select(features, 12).order, picked)
+    taken, other = (objective.take(one, picked[:, 0]) for one in (state, long))
+    torch.testing.assert_close(objective.gains(long), gains)
+    torch.testing.assert_close(objective.gains(other), objective.gains(taken))
+    some = torch.tensor([[5, 3, 7], [0, 2, 30]])
+    assert torch.equal(objective.gains_of(other, some), objective.gains(other).gather(1, some))
+
+
+def test_ties_of_long_coverage_go_to_the_lower_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token has the same bits whatever it is read beside: its twin further on is never taken for it."""
+    monkeypatch.setattr(remade, "KEPT", 0)
+    few = torch.randn(2, 23, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    features = tp.Features(torch.zeros(2, 46, 1), encoder=torch.cat([few, few], 1))
+    picks = Greedy(FacilityLocation(1.0, None, 0.3))
+    strategy = tp.Strategy(selector=picks, name="coverage")
+    assert int(strategy.select(features, 12).order.max()) < 23

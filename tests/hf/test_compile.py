@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tokenprune as tp
+from tests.support.compiled import rows_of
 from tokenprune.core.errors import (
     BudgetError,
     ConfigError,
@@ -74,7 +75,7 @@ def quiet(model: Any, strategy: Any, keep: Any, **options: Any) -> tp.Compiled:
         return tp.compile(model, strategy, keep, bucket=8, **options)
 
 
-@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] not in WINDOWED])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_tokens_are_those_of_attach(name: str, kind: Any) -> None:
     model = tiny_model(name).to(DEVICE)
     inputs = tiny_inputs(name, kind, 3)
@@ -90,9 +91,10 @@ def test_strategies(strategy: str, attention: str) -> None:
         both(model, compiled, strategy, 9, tiny_inputs("llava", ["image", "text", "two-images"], seed=seed))
 
 
-BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet"]
+BETWEEN = ["fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm:version=v2", "apet", "autoprune"]
 
 
+@pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")  # encoders without [CLS]
 @pytest.mark.parametrize(
     ("name", "kind"),
     [case for case in CASES if case[0] not in WINDOWED and case[1] in ("two-images", "image-and-video")],
@@ -148,6 +150,21 @@ def test_frames_have_budgets_of_their_own() -> None:
     both(model, quiet(model, "mi-pruner", 0.5, unit="frame"), "mi-pruner", 0.5, inputs, unit="frame")
 
 
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_tiles_of_padding_have_programs_of_their_own(family: str) -> None:
+    """Same shapes, other tiles that are padding: known before pixels move, so that the encoder can be captured."""
+    model = tiny_model(family).to(DEVICE)
+    compiled = quiet(model, "mi-pruner", 0.4)
+    inputs = tiny_inputs(family, "image", 3)
+    inputs.pop("pixel_attention_mask")  # which would tell
+    turned = {name: value.roll(1, 0) for name, value in inputs.items()}
+    for asked in (inputs, turned, inputs):
+        both(model, compiled, "mi-pruner", 0.4, asked)
+    encoders = [built for built in compiled.built if built.stage == "encode"]
+    assert len(encoders) == 2
+    assert all(built.captured for built in encoders) == (DEVICE == "cuda")
+
+
 def test_everything_kept_is_the_plain_model() -> None:
     model = tiny_model("qwen3_vl").to(DEVICE)
     inputs = tiny_inputs("qwen3_vl", "image", 2)
@@ -189,7 +206,7 @@ def test_inductor() -> None:
 
 @pytest.mark.parametrize(
     ("name", "strategy", "words"),
-    [("llava", "autoprune", "what it measures"), ("gemma3", "mi-pruner", "sliding_attention")],
+    [("llava", "flowcut", "inside the encoder")],
 )
 def test_what_cannot_be_compiled_runs_the_plain_way(name: str, strategy: str, words: str) -> None:
     model = tiny_model(name).to(DEVICE)
@@ -217,13 +234,7 @@ def alike(model: Any, compiled: tp.Compiled, strategy: Any, keep: Any, inputs: A
     return got
 
 
-def rows_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """One row a prompt where transformers encodes pictures last: repeating them, it mixes those of several."""
-    several = ("num_return_sequences", "num_beams")
-    return options if takes_encoded(model) else {k: v for k, v in options.items() if k not in several}
-
-
-@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] not in WINDOWED])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_drawn_tokens_are_those_of_attach(name: str, kind: Any) -> None:
     model = tiny_model(name).to(DEVICE)
     inputs = tiny_inputs(name, kind, 2)
@@ -394,10 +405,10 @@ class Listening:
         self.ended = True
 
 
-@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "autoprune"])
+@pytest.mark.parametrize("strategy", ["mi-pruner", "fastv", "flowcut"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_streamers_hear_what_they_hear_of_the_model(strategy: str, batch: int) -> None:
-    """Also where nothing is compiled (AutoPrune), and up to the end that a row comes to by itself."""
+    """Also where nothing is compiled (FlowCut), and up to the end that a row comes to by itself."""
     model, inputs = tiny_model("llava").to(DEVICE), dict(tiny_inputs("llava", "image", batch))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCompiledWarning)

@@ -22,6 +22,7 @@ from tokenprune.core.registry import build
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters import adapter_for
+from tokenprune.hf.compiled.measured import unknown
 from tokenprune.hf.compiled.programs import Backend
 from tokenprune.hf.support import refusal
 from tokenprune.results.fingerprint import identity
@@ -103,7 +104,7 @@ def bench_rows(
         for keep in keeps:
             for spec, strategy in made.items():
                 for way in ways:
-                    varies = isinstance(strategy, LayerSchedule) and not strategy.follows
+                    varies = isinstance(strategy, LayerSchedule) and unknown(strategy) is not None
                     # a reference stands for a strategy that acts in front of the language model alone
                     whole = spec in known and not isinstance(strategy, LayerSchedule)
                     if (way == "compiled" and varies) or (way == "loop" and not whole):

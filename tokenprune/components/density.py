@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenprune.core.errors import OptionTypeError
 from tokenprune.core.features import working_precision
 
-__all__ = ["density_peaks", "peaks"]
+__all__ = ["density_peaks", "peaks", "peaks_of_rows"]
 
 
 def peaks(tokens: Tensor, neighbours: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -77,3 +77,47 @@ def density_peaks(
     member_of = distance[:, centres].argmin(-1)
     member_of[centres] = torch.arange(n_clusters, device=centres.device)
     return centres, member_of
+
+
+def peaks_of_rows(tokens: Tensor, there: Tensor, clusters: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """:func:`density_peaks` of several rows of tokens, whose numbers only the device knows: nothing is read back.
+
+    Parameters
+    ----------
+    tokens : Tensor, (B, m, d)
+    there : bool Tensor, (B, m)
+        True at tokens that exist, which come first.
+    clusters : int64 Tensor, (B,)
+        How many clusters a row has, and neighbours a density is made of: from 0 to the row's tokens, at most ``most``.
+    most : int
+
+    Returns
+    -------
+    centres : int64 Tensor, (B, most)
+        Indices, highest peak first, -1 as padding.
+    member_of : int64 Tensor, (B, m)
+        Number of each token's centre, ``most`` where there is no token.
+    """
+    x = working_precision(tokens)
+    width = x.shape[1]
+    both = there.unsqueeze(1) & there.unsqueeze(2)
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[-1])
+    nearest = distance.masked_fill(~both, math.inf).topk(min(most, width), largest=False).values
+    counted = torch.arange(nearest.shape[-1], device=x.device) < clusters.view(-1, 1, 1)
+    square = nearest.pow(2).where(counted, 0).sum(-1)
+    density = -(square / clusters.clamp_min(1).unsqueeze(1)).double()
+    denser = density.unsqueeze(1) > density.unsqueeze(2)
+    denser |= (density.unsqueeze(1) == density.unsqueeze(2)).tril(-1)
+    separation = distance.masked_fill(~(denser & both), math.inf).amin(-1)
+    largest = distance.masked_fill(~both, 0).amax((1, 2)).unsqueeze(1)
+    separation = torch.where(separation.isinf(), largest, separation)
+    peak = density + separation.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+    order = peak.masked_fill(~there, -math.inf).argsort(dim=1, descending=True, stable=True)
+    order = torch.nn.functional.pad(order, (0, max(0, most - width)))[:, :most]
+    real = torch.arange(most, device=x.device) < clusters.unsqueeze(1)
+    away = distance.gather(2, order.unsqueeze(1).expand(-1, width, -1))
+    member_of = away.masked_fill(~real.unsqueeze(1), math.inf).argmin(-1).where(there, most)
+    # a centre is its own, even where another is as near
+    own = torch.nn.functional.pad(member_of, (0, 1))
+    own.scatter_(1, order.where(real, width), torch.arange(most, device=x.device).expand_as(order))
+    return order.where(real, -1), own[:, :width]

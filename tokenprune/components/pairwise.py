@@ -31,7 +31,10 @@ DENSE_LIMIT = 2048
 """Up to this many tokens the N x N cosine matrix of a unit is kept (16 MiB in float32)."""
 
 DENSE_BYTES = 2**30
-"""Largest cosine matrix that is kept on an accelerator, all units together: 16,384 tokens of one unit in float32."""
+"""Largest cosine matrix that is kept on any accelerator, all units together: 16,384 tokens of one unit in float32."""
+
+DENSE_SHARE = 4
+"""On one with much memory it may take this part of it: 65,536 tokens on a card of 80 GiB."""
 
 BLOCK = 256
 """Rows reduced at a time where it is not."""
@@ -140,7 +143,7 @@ class CosineTable(PairTable):
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
         n = self.tokens.shape[1]
-        if self.gram is not None and not on_host(self.tokens):
+        if self.gram is not None and not on_host(self.tokens) and self.gram.nbytes <= DENSE_BYTES:
             yield slice(0, n), self.gram
             return
         for start in range(0, n, BLOCK):
@@ -166,7 +169,13 @@ def _kept(tokens: Tensor) -> bool:
     batch, n, _ = tokens.shape
     if on_host(tokens):
         return n <= DENSE_LIMIT
-    return batch * n * n * max(4, tokens.element_size()) <= DENSE_BYTES
+    size = batch * n * n * max(4, tokens.element_size())
+    return size <= DENSE_BYTES or (tokens.is_cuda and size <= _memory(tokens.device) // DENSE_SHARE)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that an accelerator has, whoever uses them: the same at every call."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 class DeferredTable(PairTable):

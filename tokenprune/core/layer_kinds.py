@@ -10,9 +10,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Component, Merger
+from tokenprune.core.kinds import Component, Merger, Scorer
 
-__all__ = ["Appending", "AsAsked", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
+__all__ = ["Appending", "AsAsked", "Counted", "DecodeRule", "KeepRule", "LayerContext", "Measure"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,42 @@ class Appending(Merger):
         """Return how many tokens are made out of so many dropped ones."""
 
 
+class Counted(Appending):
+    """One that can be told how many tokens to make by tensors, where the host knows bounds alone.
+
+    Attributes
+    ----------
+    scorer : Scorer
+        Says which of the dropped tokens are best.
+    """
+
+    scorer: Scorer
+
+    @abstractmethod
+    def recycled(self, dropped: int) -> int:
+        """How many of so many dropped tokens the added ones are made of: those that score best."""
+
+    @abstractmethod
+    def additions(self, features: Features, recycled: Tensor, added: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`~tokenprune.core.kinds.Merger.merge` puts behind the kept tokens; nothing is read back.
+
+        Parameters
+        ----------
+        features : Features
+        recycled : int64 Tensor, (B, m)
+            Positions of the dropped tokens that are used, best first, -1 as padding.
+        added : int64 Tensor, (B,)
+            How many tokens to make of them, at most ``most``.
+        most : int
+
+        Returns
+        -------
+        tokens : Tensor, (B, most, d)
+        source : int64 Tensor, (B, most)
+            Positions that they stand for, -1 as padding.
+        """
+
+
 class DecodeRule(Component):
     """Which visual tokens some layers look at while a token is decoded; caches stay whole."""
 
@@ -100,6 +136,13 @@ class KeepRule(Component):
 
         ``context.measured`` may lack what the rule reads when tokens are only counted, not pruned.
         """
+
+    def examples(self, units: int) -> tuple[Mapping[str, Tensor], ...]:
+        """Measurements of so many units, from one end of what there is to the other, where counts follow from any.
+
+        Room is made for the counts of all of them beforehand. Without examples counts cannot be compiled.
+        """
+        return ()
 
 
 @dataclass(frozen=True)

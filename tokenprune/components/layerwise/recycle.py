@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.components.density import density_peaks
+from tokenprune.components.density import density_peaks, peaks_of_rows
 from tokenprune.core.features import Features, working_precision
-from tokenprune.core.indexing import as_mask
+from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Merged, Scorer, check_number
-from tokenprune.core.layer_kinds import Appending
+from tokenprune.core.layer_kinds import Counted
 from tokenprune.core.ranking import relevance
 from tokenprune.core.selection import Selection
 
@@ -20,7 +20,7 @@ __all__ = ["Recycle", "density_peaks"]
 
 
 @dataclass(frozen=True)
-class Recycle(Appending):
+class Recycle(Counted):
     """Cluster the best of the dropped tokens and put the cluster means behind the kept ones.
 
     Of ``p`` dropped tokens the ``int(share * p) + 1`` with the largest scores form ``m // 10 + 1`` clusters.
@@ -64,6 +64,20 @@ class Recycle(Appending):
             source.append(torch.cat([kept, candidates[centres]]))
         pad = torch.nn.utils.rnn.pad_sequence
         return Merged(pad(tokens, batch_first=True), pad(source, batch_first=True, padding_value=-1))
+
+    def additions(self, features: Features, recycled: Tensor, added: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """Means, highest peak first."""
+        there = recycled >= 0
+        tokens = gather_tokens(working_precision(features.visual), recycled)
+        if most == 1:  # a single cluster: no token is denser than the first, and none farther from a denser one
+            return tokens.sum(1, keepdim=True) / there.sum(1).clamp_min(1).view(-1, 1, 1), recycled[:, :1]
+        centres, member_of = peaks_of_rows(tokens, there, added, most)
+        # tokens that there are not belong to one cluster more, which is left out
+        sums = tokens.new_zeros(len(tokens), most + 1, tokens.shape[2])
+        sums.scatter_add_(1, member_of.unsqueeze(-1).expand_as(tokens), tokens)
+        counts = sums.new_zeros(sums.shape[:2]).scatter_add_(1, member_of, there.to(sums.dtype))
+        means = sums[:, :-1] / counts[:, :-1].clamp_min(1).unsqueeze(-1)
+        return means, recycled.gather(1, centres.clamp_min(0)).where(centres >= 0, -1)
 
     def best_of(self, scores: Tensor, dropped: Tensor) -> Tensor:
         """Indices of one row's tokens to cluster, best first: (N,), bool (N,) -> (m,)."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from tokenprune.core.errors import BudgetError, ConfigError
 from tokenprune.core.kinds import check_count, check_number
 from tokenprune.core.layer_kinds import Appending, KeepRule, LayerContext
 
 __all__ = ["Interpolated", "Logistic", "PivotsAndQuotas", "Pyramid", "Remainder", "Share"]
+
+
+EXAMPLES = 8
+"""Slopes between which those of pictures lie."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,12 @@ class Logistic(KeepRule):
     published: bool = False
     follows = False
 
+    def examples(self, units: int) -> tuple[Mapping[str, Tensor], ...]:
+        """Slopes from the largest to none."""
+        most = self.slope / self.gain if self.gain > 0 else 0.0
+        steps = sorted({most * step / EXAMPLES for step in range(EXAMPLES + 1)})
+        return tuple({self.information: torch.full((units,), information)} for information in steps)
+
     def steepness(self, information: float) -> float:
         """Slope k of a sample."""
         return max(self.slope - self.gain * information, 0.0)
@@ -225,9 +236,11 @@ class Logistic(KeepRule):
     def total(self, shares: Sequence[float], start: int) -> int:
         """Sum over layers of the tokens left after each, ``start`` after the first."""
         total = left = start
+        added, most = _added(self.merger, start), start - 1
         for share in shares:
-            kept = min(math.ceil((start - 1) * min(1.0, share)), left)
-            left = kept + self.merger.added(left - kept)
+            wanted = math.ceil(most * share) if share < 1 else most
+            kept = wanted if wanted < left else left
+            left = kept + added[left - kept]
             total += left
         return total
 
@@ -248,6 +261,12 @@ class Logistic(KeepRule):
         return tuple(counts)
 
 
+@lru_cache(maxsize=64)
+def _added(merger: Appending, most: int) -> tuple[int, ...]:
+    """What a merger adds for each number of dropped tokens: a bisection asks thousands of times."""
+    return tuple(merger.added(dropped) for dropped in range(most + 1))
+
+
 @lru_cache(maxsize=256)
 def _logistic_shares(rule: Logistic, information: float, start: int, keep: int, n_layers: int) -> tuple[float, ...]:
     # remembered because every layer of a forward asks for the same schedule
@@ -265,7 +284,7 @@ def _logistic_shares(rule: Logistic, information: float, start: int, keep: int, 
         off = rule.total(scaled, start) - target
         if abs(off) < miss:
             best, miss = scaled, abs(off)
-        if abs(off) < 0.01:
+        if abs(off) < 0.01 or scale in (low, high):  # there is no number between the two
             break
         low, high = (scale, high) if off < 0 else (low, scale)
     return tuple(best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.normalizers import Softmax
+from tokenprune.components.objectives.remade import Similar, too_long
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.information import cosine_similarity, log_conditional
 from tokenprune.core.kinds import Normalizer, Objective, check_number
 from tokenprune.kernels import usable
 
-__all__ = ["CoverState", "Coverage", "FacilityLocation", "PMICoverage", "softmax_coverage"]
+__all__ = ["CoverState", "Coverage", "FacilityLocation", "LongCoverState", "PMICoverage", "softmax_coverage"]
 
 
 def softmax_coverage(
@@ -57,6 +59,56 @@ class CoverState:
             table = table.mT.contiguous().mT
         return cls(table, torch.zeros_like(table[:, :, 0]), *rest)
 
+    def rises(self) -> Tensor:
+        """What each token adds to the rows that it serves better than the picks, (B, N).
+
+        Added up in float64 and rounded, so that the order of addition decides nothing.
+        """
+        rise = (self.table - self.best.unsqueeze(-1)).clamp_min_(0)
+        return rise.sum(1, dtype=torch.float64).to(rise.dtype)
+
+    def among(self, candidates: Tensor) -> CoverState:
+        """The state in which some tokens (B, C) are all there are."""
+        row = torch.arange(len(candidates), device=candidates.device).unsqueeze(1)
+        return replace(self, table=self.table.mT[row, candidates].mT)
+
+    def column(self, index: Tensor) -> Tensor:
+        """What one token serves: (B,) -> (B, R)."""
+        return self.table.gather(2, index.view(-1, 1, 1).expand(-1, self.table.shape[1], 1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class LongCoverState(CoverState):
+    """The same for long inputs: the table holds rows of text (B, T, N), those of visual tokens are made when read.
+
+    ``there`` (B, C) are the tokens that the state is about, all of them by default.
+    """
+
+    similar: Similar
+    there: Tensor | None = None
+
+    def rises(self) -> Tensor:
+        """Some columns at a time, (B, N) or (B, C)."""
+        index = self.there
+        if index is None:
+            index = torch.arange(self.table.shape[2], device=self.table.device).expand(len(self.table), -1)
+        found = [CoverState(part, self.best).rises() for part in self._parts(index)]
+        return torch.cat(found, 1)
+
+    def among(self, candidates: Tensor) -> CoverState:
+        """Without their columns."""
+        return replace(self, there=candidates)
+
+    def column(self, index: Tensor) -> Tensor:
+        """(B,) -> (B, T + N)."""
+        return next(self._parts(index.unsqueeze(1))).squeeze(-1)
+
+    def _parts(self, index: Tensor) -> Iterator[Tensor]:
+        row = torch.arange(len(index), device=index.device).unsqueeze(1)
+        for which, columns in self.similar.columns(index):
+            text = self.table.mT[row, index[:, which]]
+            yield torch.cat([text, columns[:, : text.shape[1]]], 2).mT
+
 
 class Coverage(Objective):
     """f(S) = sum over rows r of max_{j in S} M_rj for a non-negative table M: monotone and submodular.
@@ -70,27 +122,21 @@ class Coverage(Objective):
     uses_scores = False
 
     def gains(self, state: CoverState) -> Tensor:
-        """What each candidate adds to the rows it serves better than the picks.
-
-        Added up in float64 and rounded, so that the order of addition decides nothing.
-        """
-        rise = (state.table - state.best.unsqueeze(-1)).clamp_min_(0)
-        return rise.sum(1, dtype=torch.float64).to(rise.dtype)
+        """What each candidate adds to the rows it serves better than the picks."""
+        return state.rises()
 
     def gains_of(self, state: CoverState, candidates: Tensor) -> Tensor:
         """What some candidates add."""
-        row = torch.arange(len(candidates), device=candidates.device).unsqueeze(1)
-        return self.gains(replace(state, table=state.table.mT[row, candidates].mT))
+        return self.gains(state.among(candidates))
 
     def take(self, state: CoverState, index: Tensor) -> CoverState:
         """Let the pick serve the rows it serves better."""
-        column = index.clamp_min(0).view(-1, 1, 1).expand(-1, state.table.shape[1], 1)
-        served = torch.maximum(state.best, state.table.gather(2, column).squeeze(-1))
+        served = torch.maximum(state.best, state.column(index.clamp_min(0)))
         return replace(state, best=torch.where((index >= 0).unsqueeze(-1), served, state.best))
 
     def run(self, state: CoverState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program for tables in float32."""
-        if not usable(state.table) or state.table.dtype != torch.float32:
+        if type(state) is LongCoverState or not usable(state.table) or state.table.dtype != torch.float32:
             return None
         from tokenprune.kernels.coverage import greedy_coverage  # needs Triton
 
@@ -107,7 +153,8 @@ class FacilityLocation(Coverage):
 
     Text rows are compared with the visual tokens, visual rows with one another in the encoder's space; a softmax over
     the candidates turns each row into a distribution. Monotone and submodular, so greedy is within 1 - 1/e of the
-    best. A pick costs O((T + N) N).
+    best. A pick costs O((T + N) N). On the host the visual rows of long inputs are made again where they are read
+    (:mod:`tokenprune.components.objectives.remade`): O((T + N) C) memory for the C columns that are read at a time.
 
     Parameters
     ----------
@@ -142,16 +189,24 @@ class FacilityLocation(Coverage):
         )
 
     def start(self, features: Features, scores: Tensor) -> CoverState:
-        """Both tables, stacked; nothing is covered."""
+        """Both tables, stacked; nothing is covered. Of long inputs on the host there is no table of visual rows."""
         tables = []
         mask = features.visual_mask
         if self.tau_text is not None:
             tables.append(softmax_coverage(features.text, features.visual, self.tau_text, features.text_mask, mask))
         if self.alpha:
             encoded = features[self.signal]
+            if too_long(encoded):
+                return self._long(features, tables)
             tables.append(self.alpha * softmax_coverage(encoded, encoded, self.tau_visual, mask, mask))
         table = torch.cat(tables, dim=1)
         return CoverState.of(table)
+
+    def _long(self, features: Features, text: list[Tensor]) -> LongCoverState:
+        similar = Similar.of(features[self.signal], self.tau_visual, self.alpha, features.visual_mask)
+        batch, n, _ = similar.unit.shape
+        rows = text[0] if text else similar.unit.new_zeros(batch, 0, n)
+        return LongCoverState(rows, similar.unit.new_zeros(batch, rows.shape[1] + n), similar)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -329,6 +329,20 @@ class ModelAdapter(ABC):
     def position_ids(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
         """Position ids of a prompt as ``generate`` makes them: (B, S), or (4, B, S) where they have several axes."""
         return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+    def told(self, inputs: Mapping[str, Any]) -> Hashable:
+        """What an encoder asks the device about pixels, asked on the host; None where it asks nothing.
+
+        All that it asks has to follow from this and from sizes.
+        """
+        return None
+
+    def both_ways(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Which tokens of prompts see each other both ways: int64 (B, S), one number for those that do, -1 elsewhere.
+
+        None where all of them only look back.
+        """
+        return None
 
     def shorten(self, kwargs: Mapping[str, Any], plan: Splice) -> dict[str, Any]:
         """Further arguments of the language model that run over the sequence, for the shorter one."""

@@ -52,6 +52,15 @@ class Gemma3Adapter(PatchesAlone):
         normed: Tensor = projector.mm_soft_emb_norm(tokens.to(weight.dtype))
         return normed @ weight
 
+    def both_ways(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Each stretch of image tokens, where the processor marked them."""
+        types: Tensor | None = inputs.get("token_type_ids")
+        if types is None:
+            return None
+        image: Tensor = types == 1
+        begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
+        return (begins.cumsum(1) - 1).where(image, -1)
+
     def shorten(self, kwargs: Mapping[str, Any], plan: Splice) -> dict[str, Any]:
         """Both masks, with windows counted over what is left."""
         masks = kwargs.get("attention_mask")

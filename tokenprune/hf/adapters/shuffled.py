@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from tokenprune.core.draws import fingerprint
 from tokenprune.core.features import Grid
-from tokenprune.hf.adapters.base import Block, pixels_of
+from tokenprune.hf.adapters.base import PIXELS, Block, pixels_of
 from tokenprune.hf.adapters.encoder_attention import Readings
 from tokenprune.hf.adapters.llava import LlavaAdapter, PatchesAlone
 from tokenprune.hf.adapters.patches import mean_of_windows
 from tokenprune.hf.encoded import tokens_of
 
 __all__ = ["Idefics3Adapter", "InternVLAdapter"]
+
+GLANCE = 64
+"""Pixels of a tile at which one looks first."""
 
 
 class InternVLAdapter(LlavaAdapter):
@@ -92,6 +95,17 @@ class Idefics3Adapter(PatchesAlone, InternVLAdapter):
         black = (tiles == 0).all(1)
         # without reading back which they are: the others first, in order
         return fingerprint(tiles)[black.to(torch.uint8).argsort(stable=True)[: len(blocks)]]
+
+    def told(self, inputs: Mapping[str, Any]) -> Hashable:
+        """Which tiles are black, that is padding, which the encoder leaves out."""
+        found: list[bool] = []
+        for modality in self.placeholders:
+            if any(inputs.get(name) is not None for name in PIXELS[modality]):
+                tiles = pixels_of(modality, inputs).flatten(0, 1).flatten(1)
+                # pixels of a picture are hardly ever zero, so that a few of them tell; all are asked where they do not
+                black = (tiles[:, :: max(1, tiles.shape[1] // GLANCE)] == 0).all(1)
+                found += [bool(hint) and not bool(tile.any()) for hint, tile in zip(black.tolist(), tiles, strict=True)]
+        return tuple(found)
 
     @property
     def language_model(self) -> nn.Module:

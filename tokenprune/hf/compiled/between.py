@@ -22,10 +22,10 @@ from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
 from tokenprune.hf.attention_tap import Tap, tapped
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import NOWHERE
-from tokenprune.hf.compiled.stages import Read, Units, causal_mask, positions_left
+from tokenprune.hf.compiled.stages import Read, Units, positions_left
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import look_ahead
-from tokenprune.hf.masks import as_taken
+from tokenprune.hf.masks import as_taken, of_prompt
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import rotary_at
@@ -33,7 +33,7 @@ from tokenprune.hf.splice import rotary_at
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
 
-__all__ = ["Between", "decoding", "read_prompt_between"]
+__all__ = ["Between", "Pass", "decoding", "read_prompt_between", "reading"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Stretch:
     origin: Tensor
 
 
-class _Pass:
+class Pass:
     """One prefill under way."""
 
     def __init__(self, between: Between, model: Any, units: Units, mask: Tensor, positions: Tensor) -> None:
@@ -121,6 +121,7 @@ class _Pass:
         self.stretches = [_Stretch(0, mask, positions, source, units.text, units.places, units.origin)]
         self.captured: dict[str, Tensor] = {}
         self._sliced: dict[str, Any] = {}
+        self._stand: tuple[_Stretch, Places] | None = None
 
     @property
     def now(self) -> _Stretch:
@@ -142,7 +143,7 @@ class _Pass:
         hidden = args[0] if args else kwargs["hidden_states"]
         if number - 1 in self.between.events:
             self._look_ahead(number, hidden, kwargs)
-            hidden = self._act(number - 1, hidden)
+            hidden = self.act(number - 1, hidden)
         if self.now.first == 0:
             return None
         if not self._sliced:
@@ -172,13 +173,17 @@ class _Pass:
         return hidden + gather_tokens(features, self.now.source).to(hidden.dtype)
 
     def _places(self) -> Places:
+        if self._stand is not None and self._stand[0] is self.now:
+            return self._stand[1]
         now, rows = self.now, self.units.rows
         end = now.visual.amax(1, keepdim=True)
         place = torch.arange(now.mask.shape[1], device=now.mask.device)
         behind = now.text[rows] & (place > end)
         text = place.where(behind, NOWHERE).sort(1).values[:, : self.between.text]
         text = text.where(text < NOWHERE, -1)
-        return Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
+        places = Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
+        self._stand = now, places
+        return places
 
     def _features(self, needs: frozenset[str], states: Tensor, text: bool) -> Features:
         places = self._places()
@@ -202,10 +207,10 @@ class _Pass:
             if axis is not None:
                 signal = gather_tokens(signal.movedim(axis, 1), self.now.origin).movedim(1, axis)
             given[name] = signal
-        sizes = self.context.present
+        sizes = self.context.present if self.sized else None
         return Features(
             places.of(states, places.visual),
-            visual_mask=places.visual >= 0 if len(set(sizes)) > 1 else None,
+            visual_mask=places.visual >= 0 if sizes is None or len(set(sizes)) > 1 else None,
             text_mask=places.text >= 0 if "text" in given else None,
             extra=extra,
             check=False,
@@ -213,11 +218,21 @@ class _Pass:
             **given,
         )
 
-    def _act(self, layer: int, hidden: Tensor) -> Tensor:
-        event = self.between.events[layer]
-        states = self.model.norm(hidden) if event.normed else hidden
-        before = self.context.present
-        features = self._features(event.requires, states, event.reads_text)
+    @property
+    def sized(self) -> bool:
+        """Whether the host knows how many tokens there are, and not only for how many there is room."""
+        return True
+
+    def read(self, head: Any, hidden: Tensor) -> Read:
+        """What the last layer's states say, and where tokens stand in the caches."""
+        last = (self.now.mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        logits = head(hidden.gather(1, last)[:, 0])
+        return Read(logits, tuple(s.mask for s in self.stretches), tuple(s.positions for s in self.stretches))
+
+    def act(self, layer: int, hidden: Tensor) -> Tensor:
+        """Let the event after a layer choose, and give the next one what is left."""
+        event, before = self.between.events[layer], self.context.present
+        features = self.features_of(event, hidden)
         self.context = replace(self.context, layer=layer)
         idle = event.counts(self.context) == before
         selection, self.context = event.choose(features, self.context)
@@ -225,18 +240,35 @@ class _Pass:
         if idle:
             return hidden
         made = None if selection.merged is None else selection.merged.tokens
-        return self._shortened(layer, hidden, selection.sequence, made, before)
+        return self.shortened(layer, hidden, selection.sequence, made, before)
 
-    def _shortened(
-        self, layer: int, hidden: Tensor, sequence: Tensor, made: Tensor | None, before: tuple[int, ...]
+    def features_of(self, event: LayerEvent, hidden: Tensor) -> Features:
+        """What an event reads of hidden states and of the layer that has just run."""
+        states = self.model.norm(hidden) if event.normed else hidden
+        return self._features(event.requires, states, event.reads_text)
+
+    def shortened(
+        self,
+        layer: int,
+        hidden: Tensor,
+        sequence: Tensor,
+        made: Tensor | None,
+        before: tuple[int, ...],
+        *,
+        aligned: bool = False,
     ) -> Tensor:
+        """The tokens that go on: those of each unit at ``sequence`` (U, K), -1 as padding, and all others.
+
+        ``made`` (U, K, d) stand in their places. ``before`` says for how many of each unit there was room, ``aligned``
+        that padding comes last.
+        """
         now, rows = self.now, self.units.rows
         batch, length = now.mask.shape
         # kept tokens stand where kept tokens of their unit stood, in the order of the sequence
-        if made is not None:
+        if made is not None and not aligned:
             order = (sequence < 0).to(torch.int8).argsort(dim=1, stable=True)
             made = made.gather(1, order.unsqueeze(-1).expand_as(made))
-        sequence = left_aligned(sequence)
+        sequence = sequence if aligned else left_aligned(sequence)
         taken = gather_tokens(now.visual, sequence).masked_fill(sequence < 0, NOWHERE)
         seats = taken.sort(1).values
         place = torch.arange(length, device=hidden.device)
@@ -294,7 +326,7 @@ class _Pass:
         return {
             "position_embeddings": rotary,
             "position_ids": plain,
-            "attention_mask": causal_mask(self.model.config, now.mask, hidden.dtype),
+            "attention_mask": of_prompt(self.model.config, now.mask, hidden.dtype),
         }
 
 
@@ -311,37 +343,40 @@ def read_prompt_between(
     owners : tuple of int
         The sample of each unit.
     """
-    adapter = request.adapter
-    model: Any = adapter.language_model
-    head = adapter.model.get_output_embeddings()
-    name = cache_argument(model)
+    model: Any = request.adapter.language_model
+    head = request.adapter.model.get_output_embeddings()
 
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **more: Tensor) -> Read:
-        units = Units.recalled(more, owners)
-        run = _Pass(between, model, units, mask, positions)
+        run = Pass(between, model, Units.recalled(more, owners), mask, positions)
         run.measure(embeds)
-        deepstack = [value for key, value in more.items() if key.startswith("deepstack_")]
-        extra: dict[str, Any] = {name: cache}
-        if (own := causal_mask(model.config, mask, embeds.dtype)) is not None:
-            extra["attention_mask"] = own
-        if deepstack:
-            extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
-        with _acting(run, model):
-            hidden = model(
-                inputs_embeds=embeds,
-                position_ids=positions[0] if len(positions) == 1 else positions,
-                use_cache=True,
-                **extra,
-            ).last_hidden_state
-        last = (run.now.mask.sum(1) - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-        logits = head(hidden.gather(1, last)[:, 0])
-        return Read(logits, tuple(s.mask for s in run.stretches), tuple(s.positions for s in run.stretches))
+        return run.read(head, reading(run, cache, embeds, mask, positions, more))
 
     return prefill
 
 
+def reading(
+    run: Pass, cache: FixedCache, embeds: Tensor, mask: Tensor, positions: Tensor, more: Mapping[str, Tensor]
+) -> Tensor:
+    """Hidden states behind the last layer of prompts (:attr:`Prompt.tensors`) that a pass acts on."""
+    model = run.model
+    deepstack = [value for key, value in more.items() if key.startswith("deepstack_")]
+    extra: dict[str, Any] = {cache_argument(model): cache}
+    if (own := of_prompt(model.config, mask, embeds.dtype)) is not None:
+        extra["attention_mask"] = own
+    if deepstack:
+        extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
+    with _acting(run, model):
+        hidden: Tensor = model(
+            inputs_embeds=embeds,
+            position_ids=positions[0] if len(positions) == 1 else positions,
+            use_cache=True,
+            **extra,
+        ).last_hidden_state
+    return hidden
+
+
 @contextmanager
-def _acting(run: _Pass, model: Any) -> Iterator[None]:
+def _acting(run: Pass, model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for number, layer in enumerate(model.layers):
             hook = layer.register_forward_pre_hook(partial(run.before_layer, number), with_kwargs=True)

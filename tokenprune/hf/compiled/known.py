@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten
 
 from tokenprune.core.errors import TokenPruneError
+from tokenprune.hf.patching import replaced
 
 __all__ = ["Known", "OtherCourse", "paused"]
 
@@ -43,16 +44,19 @@ class Known:
     ----------
     given : iterable of Tensor
         What is known: the same whenever :meth:`replayed` is used.
+    told : bool, default False
+        Whether what the host asks the device about other tensors (places in masks, whole numbers) is known, too:
+        whoever calls has asked before, and found the same.
     """
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        self._given = list(given)
+    def __init__(self, given: Iterable[Tensor], *, told: bool = False) -> None:
+        self._given, self._told = list(given), told
         self._names: list[str] = []
         self._results: dict[int, Any] = {}
 
     def noted(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
         """Run, and note what follows from the given tensors alone."""
-        noting = _Noting(self._given)
+        noting = _Noting(self._given, told=self._told)
         with _plain_tensors(), noting, _NumbersFromHost():
             output = function(**inputs)
         self._names = noting.names
@@ -68,7 +72,7 @@ class Known:
             The operations are not those of the noted run.
         """
         replaying = _Replaying(self._names, self._results)
-        with _plain_tensors(), replaying, _NumbersFromHost():
+        with _plain_tensors(), _as_ever(), replaying, _NumbersFromHost():
             output = function(**inputs)
         if replaying.count != len(self._names):
             raise OtherCourse(f"{replaying.count} operations instead of {len(self._names)}")
@@ -87,8 +91,9 @@ class Known:
 class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follow what comes from where."""
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
+    def __init__(self, given: Iterable[Tensor], *, told: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._told = told
         self.names: list[str] = []
         self._results: dict[int, Any] = {}
         self._written: set[int] = set()
@@ -117,6 +122,7 @@ class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # the host's own numbers: it cannot have read any that are not known, or no graph is made
         known = func is aten.lift_fresh.default or all(_memory(t) in self._known for t in read)
         output = func(*args, **kwargs)
+        known = known or (self._told and _asks(func, args, output))
         number = len(self.names)
         self.names.append(str(func))
         self._written.update(map(_memory, written))
@@ -185,6 +191,13 @@ def _plain_tensors() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _as_ever() -> Iterator[None]:
+    """Let nobody ask whether a stream is captured: transformers then leaves out looks whose answers are known here."""
+    with replaced(vars(torch.cuda), "is_current_stream_capturing", lambda: False):
+        yield
+
+
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
@@ -216,6 +229,17 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
         if argument.alias_info is not None and argument.alias_info.is_write:
             found.append(args[i] if i < len(args) else kwargs.get(argument.name))
     return _tensors(found)
+
+
+def _asks(func: Any, args: tuple[Any, ...], output: Any) -> bool:
+    """Whether the host asks the device something, and the answer is no measurement: places, counts, yes or no."""
+    if func is aten.nonzero.default:
+        return True
+    if func is aten._local_scalar_dense.default:
+        return not isinstance(output, float | complex)
+    if func is not aten._to_copy.default or output.device.type != "cpu" or args[0].device.type == "cpu":
+        return False
+    return not (output.is_floating_point() or output.is_complex())
 
 
 def _looks_on(func: Any) -> bool:

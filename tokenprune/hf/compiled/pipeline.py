@@ -26,12 +26,13 @@ from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
 from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
+from tokenprune.hf.compiled.measured import Counting, Rooms, measure_prompt, read_counted, unknown
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, next_logits, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in, vision_in
-from tokenprune.hf.masks import narrow_layers
+from tokenprune.hf.masks import SLIDING, narrow_layers, window_of
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 
@@ -145,7 +146,7 @@ def compile(
     Warns
     -----
     NotCompiledWarning
-        The strategy acts between layers, the language model has sliding windows, or its attention is neither "sdpa"
+        How much the strategy keeps follows from what it measures, or the language model's attention is neither "sdpa"
         nor "eager": ``generate`` then attaches and runs the plain way.
     """
     if backend not in get_args(Backend):
@@ -278,7 +279,8 @@ class Compiled:
         pixels = {k: v for k, v in vision.items() if isinstance(v, Tensor) and v.is_floating_point()}
         rest = {k: v for k, v in vision.items() if k not in pixels}
         shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in sorted(pixels.items()))
-        key = ("encode", shapes, _contents(rest))
+        told = adapter.told(vision)
+        key = ("encode", shapes, _contents(rest), told)
         if key in self._shelf:
             entry = self._shelf[key]
             return Seen(entry.program(**pixels), entry.notes["sizes"], key)
@@ -297,7 +299,7 @@ class Compiled:
 
         given = [value for value in on_device.values() if isinstance(value, Tensor)]
         shape = ", ".join(f"{name} {shape}" for name, shape, _ in shapes)
-        entry = self._build(key, see, pixels, shape, given=given, quick=see_quickly)
+        entry = self._build(key, see, pixels, shape, given=given, quick=see_quickly, told=told is not None)
         entry.notes["sizes"] = sizes[0]
         return Seen(entry.program.output, sizes[0], key)
 
@@ -376,6 +378,8 @@ class Compiled:
 
     def _read(self, prompt: Prompt, room: int) -> Read:
         decoder, between = self._decoder(prompt, room), prompt.between
+        if between is not None and (counting := Counting.of(between)) is not None:
+            return self._read_counted(prompt, decoder, counting)
         shapes = tuple(sorted((name, tuple(value.shape)) for name, value in prompt.tensors.items()))
         owners = None if between is None or prompt.units is None else (between.key, prompt.units.owners)
         key = ("prefill", shapes, decoder.mark, owners)
@@ -391,6 +395,37 @@ class Compiled:
         batch, length = prompt.embeds.shape[:2]
         entry = self._build(key, run, prompt.tensors, f"{batch} x {length} tokens", needs=[decoder.mark])
         made: Read = entry.program.output
+        return made
+
+    def _read_counted(self, prompt: Prompt, decoder: Decoder, counting: Counting) -> Read:
+        """Read prompts of which as many tokens stay as what is measured says: the host looks once."""
+        assert prompt.units is not None
+        owners, given = prompt.units.owners, prompt.tensors
+        shapes = tuple(sorted((name, tuple(value.shape)) for name, value in given.items()))
+        kind = (shapes, decoder.mark, counting.between.key, owners)
+        batch, length = prompt.embeds.shape[:2]
+        first = ("prefill", *kind, "measured")
+        if first in self._shelf:
+            entry = self._shelf[first]
+            measured = entry.program(**given)
+        else:
+            measure = measure_prompt(self.request, decoder.cache, counting, owners)
+            shape = f"{batch} x {length} tokens, measured"
+            entry = self._build(first, measure, given, shape, needs=[decoder.mark])
+            entry.notes["rooms"] = counting.rooms().rounded(counting.context.present)
+            measured = entry.program.output
+        counts, needed = counting.counts({name: value.cpu() for name, value in measured.items()})
+        rooms: Rooms = entry.notes["rooms"]
+        if not rooms.hold(needed):
+            rooms = rooms.with_room_for(needed).rounded(counting.context.present)
+            entry.notes["rooms"] = rooms
+        key = ("prefill", *kind, rooms)
+        told = {**given, "counts": counts}
+        if key in self._shelf:
+            read: Read = self._shelf[key].program(**told)
+            return read
+        run = read_counted(self.request, decoder.cache, counting, rooms, owners)
+        made: Read = self._build(key, run, told, f"{batch} x {length} tokens", needs=[decoder.mark]).program.output
         return made
 
     @torch.no_grad()
@@ -471,7 +506,7 @@ class Compiled:
     def _decoder(self, prompt: Prompt, room: int, copies: int = 1) -> Decoder:
         batch, length = prompt.embeds.shape[0] * copies, prompt.embeds.shape[1]
         capacity = round_up(length + room, CACHE_BUCKET)
-        firsts = (0,) if prompt.between is None else prompt.between.stretches
+        firsts = (0,) if prompt.between is None else _stretches(prompt.between)
         made = self._decoders.pop((batch, capacity, firsts), None)
         if made is None:
             from tokenprune.hf.compiled.cache import FixedCache  # transformers takes seconds to import
@@ -499,13 +534,14 @@ class Compiled:
         *,
         given: Iterable[Tensor] | None = None,
         quick: Callable[..., Any] | None = None,
+        told: bool = False,
         needs: Iterable[Hashable] = (),
     ) -> Entry:
         if self._pool is None and self.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         with _many_shapes() if self.backend == "inductor" else nullcontext():
             capture = self.backend != "none"
-            how = {"capture": capture, "pool": self._pool, "fixed": fixed, "given": given, "quick": quick}
+            how = {"capture": capture, "pool": self._pool, "fixed": fixed, "given": given, "quick": quick, "told": told}
             program = Program(function, inputs, self.device, **how)
         entry = Entry(program, tuple(needs))
         self._shelf.put(key, entry)
@@ -561,16 +597,26 @@ def _obstacle(request: Request) -> str | None:
     strategy = request.strategy
     if isinstance(strategy, LayerSchedule) and (strategy.decoding is not None or strategy.forgets):
         return f"strategy {strategy.name!r} acts while decoding"
-    if isinstance(strategy, LayerSchedule) and not strategy.follows:
-        return f"strategy {strategy.name!r} keeps as many tokens as what it measures says"
+    if isinstance(strategy, LayerSchedule) and (why := unknown(strategy)) is not None:
+        return why
     config: Any = request.adapter.language_model.config
-    if windows := narrow_layers(config):
-        return f"this language model has layers of {', '.join(windows)}"
+    if other := [kind for kind in narrow_layers(config) if kind != SLIDING]:
+        return f"this language model has layers of {', '.join(other)}"
+    if isinstance(strategy, LayerSchedule) and window_of(config) is not None:
+        return "strategies between layers need layers that look back at all tokens"
+    if getattr(config, "use_bidirectional_attention", None):
+        return "this language model looks ahead in text, too"
     if implementation(config) not in ("sdpa", "eager"):
         return f"attention {implementation(config)!r} takes no masks of fixed shape"
     if request.adapter.model.get_output_embeddings() is None:
         return "the model has no output embeddings"
     return None
+
+
+def _stretches(between: Between) -> tuple[int, ...]:
+    """First layers of stretches that see the same tokens, or may do so."""
+    counting = Counting.of(between)
+    return between.stretches if counting is None else counting.firsts
 
 
 def _allocate(model: Any, cache: FixedCache, prompt: Prompt, copies: int) -> None:

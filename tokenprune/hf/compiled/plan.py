@@ -40,7 +40,8 @@ class Plan:
         visual tokens (-1 where it is text), its place in the prompt (``NOWHERE`` as padding). ``unit_visual``,
         ``unit_places`` (U, N): the same places of prunable tokens. ``stay_positions`` (R, B, F), ``unit_positions``
         (R, U, N): position ids. ``unit_mask`` bool (U, N), where units differ in size. ``rows`` (B, u): units of each
-        prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read.
+        prompt, -1 as padding. ``text_ids`` and ``text_mask`` (U, T), where text is read. ``stay_block`` (B, F) and
+        ``unit_block`` (U, N), where pictures see themselves both ways: which of them, -1 elsewhere.
     members : tuple of tuple of Member
         What each unit consists of.
     grids : tuple of tuple of Grid, or None
@@ -144,6 +145,9 @@ def plan_prompts(
         "unit_positions": positions[axes, unit_rows.unsqueeze(1), unit_places],
         "rows": pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], True, -1),
     }
+    if (blocks := adapter.both_ways(inputs)) is not None:
+        tensors["stay_block"] = blocks.gather(1, here).where(places != NOWHERE, -1)
+        tensors["unit_block"] = blocks[unit_rows.unsqueeze(1), unit_places]
     if len(set(counts)) > 1:
         tensors["unit_mask"] = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)
     if "text" in request.signals:

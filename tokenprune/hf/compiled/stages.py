@@ -15,13 +15,13 @@ from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
-from tokenprune.hf.attention_tap import implementation, tapped
+from tokenprune.hf.attention_tap import tapped
 from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.collect import gathered
 from tokenprune.hf.compiled.plan import NOWHERE, Plan
 from tokenprune.hf.decision import choose
 from tokenprune.hf.encoded import Encoded, deepstack_of, tokens_of
-from tokenprune.hf.masks import additive, as_taken, causal
+from tokenprune.hf.masks import of_prompt, of_step
 from tokenprune.hf.patching import replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import next_position
@@ -36,7 +36,6 @@ __all__ = [
     "Step",
     "Units",
     "assemble",
-    "causal_mask",
     "decode_step",
     "next_logits",
     "positions_left",
@@ -157,6 +156,8 @@ class Prompt:
         Where the strategy goes on between layers.
     between : Between or None
         What the host knows of that.
+    blocks : int64 Tensor, (B, L), or None
+        Tokens of the same number see each other both ways, -1 at all others; None where all only look back.
     """
 
     embeds: Tensor
@@ -166,13 +167,15 @@ class Prompt:
     selection: Selection | None
     units: Units | None = None
     between: Between | None = None
+    blocks: Tensor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a program."""
         layers = {f"deepstack_{i}": layer for i, layer in enumerate(self.deepstack)}
         units = {} if self.units is None else self.units.tensors
-        return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **layers, **units}
+        blocks = {} if self.blocks is None else {"blocks": self.blocks}
+        return {"embeds": self.embeds, "mask": self.mask, "positions": self.positions, **blocks, **layers, **units}
 
 
 def unit_features(request: Request, plan: Plan, sizes: Observation, given: Mapping[str, Tensor]) -> Features:
@@ -264,7 +267,11 @@ def assemble(request: Request, plan: Plan, sizes: Observation, given: Mapping[st
             {name: features[name] for name in sorted(request.strategy.carried)},
             plan.owners,
         )
-    return Prompt(embeds, mask, positions, tuple(deepstack), selection, units)
+    blocks = None
+    if "stay_block" in given:
+        blocks = arranged(given["stay_block"], given["unit_block"].gather(1, sequence.clamp_min(0)))
+        blocks = blocks.where(mask, -1)
+    return Prompt(embeds, mask, positions, tuple(deepstack), selection, units, blocks=blocks)
 
 
 def _padding_last(sequence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,13 +290,6 @@ def positions_left(old: Tensor, mask: Tensor, how: str) -> Tensor:
     return old.masked_fill(~mask, 0)
 
 
-def causal_mask(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """What hides later tokens from earlier ones of prompts that are padded behind; None where attention does itself."""
-    if implementation(config) != "eager":
-        return None
-    return additive(causal(mask.shape[1], mask.device).expand(len(mask), 1, -1, -1), dtype)
-
-
 def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = False) -> Callable[..., Read]:
     """The prefill: a function of :attr:`Prompt.tensors` that fills the cache.
 
@@ -299,10 +299,12 @@ def read_prompt(adapter: ModelAdapter, cache: FixedCache, *, traced: bool = Fals
     head = adapter.model.get_output_embeddings()
     name = cache_argument(model)
 
-    def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, **deepstack: Tensor) -> Read:
+    def prefill(
+        embeds: Tensor, mask: Tensor, positions: Tensor, blocks: Tensor | None = None, **deepstack: Tensor
+    ) -> Read:
         extra: dict[str, Any] = {name: cache}
         # transformers makes the one for eager attention of numbers that the host sends
-        if (own := causal_mask(model.config, mask, embeds.dtype)) is not None:
+        if (own := of_prompt(model.config, mask, embeds.dtype, blocks)) is not None:
             extra["attention_mask"] = own
         if deepstack:
             extra |= {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deepstack.values())}
@@ -405,7 +407,7 @@ def next_logits(
         with hooked():
             hidden = model(
                 inputs_embeds=embed(step.token),
-                attention_mask=as_taken(model.config, step.seen[0], embed.weight.dtype),
+                attention_mask=of_step(model.config, step.seen[0], embed.weight.dtype),
                 position_ids=positions.expand(3, -1, -1) if adapter.multi_axis else positions,
                 use_cache=True,
                 **{name: cache},
