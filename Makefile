@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/.installed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $(INSTALLED)
 
 compare: $(INSTALLED)  ## Compare all strategies; writes results/compare. ARGS='--budgets 192,128,64,32' for four budgets
@@ -27,11 +27,11 @@ mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one 
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 browser: $(INSTALLED)  ## Drive the explorer and the report in chromium, which has to be installed with its driver
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m tests.browser --driver "$$(command -v chromedriver)" $(ARGS)
 
 notebook: $(INSTALLED)  ## Run the tutorial's notebook from top to bottom
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(BIN)/python -m experiments.tutorial.notebook --run
 
 lint: $(INSTALLED)
@@ -48,7 +48,7 @@ docs: $(VENV)-docs/.installed  ## Build the documentation site into site/
 
 $(VENV)-docs/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.30'
+	$(VENV)-docs/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.30'
 	touch $@
 
 clean:
