@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 
 import pytest
+
+# what tests start shares the cores with other tests: threads that wait for each other take five times as long
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
 import torch
 from hypothesis import HealthCheck, settings
 
