@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenprune.core.errors import DegenerateRelevanceWarning, UnusedBudgetWarning
+from tokenprune.core.errors import DegenerateRelevanceWarning, SubstituteWarning, UnusedBudgetWarning
 from tokenprune.data.items import Item
 from tokenprune.evaluation.conditions import Condition
 from tokenprune.evaluation.runner import Asked, batches, following
@@ -126,6 +126,7 @@ class Questions:
                     warnings.simplefilter("ignore", UnusedBudgetWarning)
                     # told of one strategy this helps; of hundreds it hides all else
                     warnings.simplefilter("ignore", DegenerateRelevanceWarning)
+                    warnings.simplefilter("ignore", SubstituteWarning)
                     mine += asked.answers(row, self.max_new_tokens)
             asked.shared_work.forget()
         return [Answered.of(mine) for mine in lines]
