@@ -257,7 +257,12 @@ class LayerHooks:
     ) -> Features:
         """Gather what an event reads, one row for each span."""
         entered, layout = forward.entered, segment.layout
-        assert entered is not None
+        if entered is None:
+            raise UnsupportedError(
+                f"strategy {self.schedule.name!r} acts between layers, and a layer of a prompt that has ended is run "
+                "again, as older versions of transformers do with gradient checkpointing: switch it off "
+                "(model.gradient_checkpointing_disable()), or take a strategy that acts before the language model"
+            )
         places = capture.places if capture is not None else places_in(layout)
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
