@@ -359,7 +359,14 @@ def test_stopped_and_killed_in_the_middle(judged_items: Any, tmp_path: Path, jud
     def begun(stop: int) -> tuple[int, str]:
         """Begin, stop after three requests; how many replies are kept."""
         before = len(judge_server.requests)
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        # a shell that runs the tests in the background lets what they start ignore Ctrl-C
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         end = time.monotonic() + 600
         while len(judge_server.requests) < before + 3 and time.monotonic() < end:
             time.sleep(0.02)

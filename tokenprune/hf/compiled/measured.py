@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ from tokenprune.core.layer_kinds import Counted, LayerContext
 from tokenprune.core.ranking import TopK, relevance, top_k
 from tokenprune.core.schedule import LayerEvent, LayerSchedule, with_extra
 from tokenprune.hf.compiled.between import Between, Pass, reading
-from tokenprune.hf.compiled.cache import FixedCache
 from tokenprune.hf.compiled.plan import round_up
 from tokenprune.hf.compiled.stages import Read, Units
 from tokenprune.hf.request import Request
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from tokenprune.hf.compiled.cache import FixedCache
 
 __all__ = ["Counting", "Rooms", "measure_prompt", "read_counted", "unknown"]
 
