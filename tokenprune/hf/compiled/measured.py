@@ -204,6 +204,7 @@ class _Told(Pass):
     """A prefill that is told how many tokens to keep."""
 
     first: int
+    told: dict[int, LayerEvent]
     counts: Tensor
     rooms: Rooms
 
@@ -227,10 +228,6 @@ class _Told(Pass):
         self.captured = {}
         sequence, made = self._chosen(with_extra(features, measured), event, number)
         return self.shortened(layer, hidden, sequence, made, before, aligned=True)
-
-    @property
-    def told(self) -> dict[int, LayerEvent]:
-        return {layer: event for layer, event in self.between.events.items() if layer >= self.first}
 
     def _chosen(self, features: Features, event: LayerEvent, number: int) -> tuple[Tensor, Tensor | None]:
         """Places that stay (U, K) in order, -1 as padding, and the tokens there where a merger makes some."""
@@ -299,7 +296,8 @@ def read_counted(
 
     def prefill(embeds: Tensor, mask: Tensor, positions: Tensor, counts: Tensor, **more: Tensor) -> Read:
         run = _Told(counting.between, adapter.language_model, Units.recalled(more, owners), mask, positions)
-        run.first, run.counts, run.rooms = counting.measured_at, counts, rooms
+        run.first, run.told = counting.measured_at, counting.told
+        run.counts, run.rooms = counts, rooms
         run.measure(embeds)
         hidden = reading(run, cache, embeds, mask, positions, more)
         return run.read(head, hidden)
