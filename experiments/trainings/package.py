@@ -13,25 +13,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2VLImageProcessorPil
 
-from experiments.embedded.network import PATCH
-from experiments.embedded.vocabulary import BOS, EOS, PAD, tokenizer
-from experiments.trainings.network import MERGE, TEMPORAL, build
+from experiments.embedded.network import plain_state
+from experiments.embedded.vocabulary import BOS, EOS, PAD
+from experiments.trainings.kinds import KINDS, QWEN, Kind
 from tokenprune.zoo import embedded_qwen
 
-TOKEN = (PATCH * MERGE) ** 2
-"""Pixels of a token."""
-FEWEST, MOST = 64, 144
-"""Tokens of a picture; others are scaled."""
 
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<vision_start><image><vision_end> "
-    "{% elif c['type'] == 'video' %}<vision_start><video><vision_end> "
-    "{% else %}{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
+def kind_of(checkpoint: Path) -> Kind:
+    """Family of a checkpoint."""
+    return KINDS[json.loads((checkpoint / "meta.json").read_text()).get("kind", "qwen")]
 
 
 def read_model(checkpoint: Path) -> Any:
@@ -43,11 +34,11 @@ def read_model(checkpoint: Path) -> Any:
         The checkpoint has other parameters than the model.
     """
     meta = json.loads((checkpoint / "meta.json").read_text())
-    model = build(**meta["shape"])
+    model = kind_of(checkpoint).build(**meta["shape"])
     found: dict[str, torch.Tensor] = {}
     for path in sorted(checkpoint.glob("weights-*.safetensors")):
         found |= load_file(path)
-    own = dict(model.named_parameters())
+    own = plain_state(model)
     if found.keys() != own.keys():
         raise ValueError(f"checkpoint {checkpoint} and model differ in {sorted(found.keys() ^ own.keys())[:5]}")
     with torch.no_grad():
@@ -57,21 +48,6 @@ def read_model(checkpoint: Path) -> Any:
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=8, do_sample=False
     )
     return model.eval()
-
-
-def write_processor(folder: Path) -> None:
-    """Tokenizer, preparation of pictures, chat template."""
-    pictures = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": FEWEST * TOKEN, "longest_edge": MOST * TOKEN},
-        patch_size=PATCH,
-        merge_size=MERGE,
-        temporal_patch_size=TEMPORAL,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    pictures.save_pretrained(folder)
-    tokenizer(clips=True).save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
 
 
 def results_table(test: dict[str, Any]) -> str:
@@ -91,14 +67,18 @@ def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path, nargs="?", default=embedded_qwen.path())
+    parser.add_argument("folder", type=Path, nargs="?", help="default: the embedded Qwen3-VL")
     arguments = parser.parse_args()
+    kind = kind_of(arguments.checkpoint)
+    if arguments.folder is None and kind is not QWEN:
+        parser.error(f"{arguments.checkpoint} is no checkpoint of {QWEN.model}: FOLDER says where it goes")
+    arguments.folder = arguments.folder or embedded_qwen.path()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     model = read_model(arguments.checkpoint)
     model.to(torch.float16).save_pretrained(arguments.folder)
-    write_processor(arguments.folder)
+    kind.write_processor(arguments.folder)
     progress = json.loads((arguments.checkpoint / "meta.json").read_text())["progress"]
-    if "test" in progress:
+    if "test" in progress and kind is QWEN:
         card = Path(__file__).with_name("card.md").read_text().replace("{results}", results_table(progress["test"]))
         (arguments.folder / "README.md").write_text(card)
         (arguments.folder / "scenes.json").write_text(json.dumps(progress["test"], indent=1) + "\n")
