@@ -72,6 +72,9 @@ def table(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each benchmark; by default all, of painted scenes 238.")
     ] = None,
+    painted: Annotated[
+        bool, typer.Option("--painted", help="Ask about painted scenes, also a model of yours that was trained on them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, and its cost.")] = False,
     bench: Annotated[
         Path | None, typer.Option(help="Folder that bench wrote for this model here: what the run takes.")
@@ -98,7 +101,7 @@ def table(
     for one in chosen:
         name = one.model if model is None else model
         check_named(name)
-        painted = name.partition(":")[0] in _PAINTED
+        scenes = painted or name.partition(":")[0] in _PAINTED
         rows = _only("--strategies", words_or_all("--strategies", strategies), one.strategies)
         wanted = _only("--data", words_or_all("--data", data), one.data)
         if one.measure == "speed":
@@ -107,7 +110,7 @@ def table(
                 continue
             measured = _speed(one, rows, out / one.name, model, device, dtype, to)
         else:
-            parts = _parts(one, wanted, rows, painted, limit, seed, dry_run)
+            parts = _parts(one, wanted, rows, scenes, limit, seed, dry_run)
             _foretell(one, parts, name, batch_size, _price(one, bench, model), to)
             if dry_run:
                 continue
@@ -115,9 +118,9 @@ def table(
             measured = _answers(one, parts, name, out / one.name, team, to, **options)
             if not team.leads:
                 continue
-        cells = one.filled(measured, painted)
+        cells = one.filled(measured, scenes)
         to.print(terminal(one, cells))
-        if painted:
+        if scenes:
             to.print("asked about painted scenes: the paper's numbers are about other questions and not shown")
         write_atomically(out / one.name / "table.md", markdown(one, cells))
         write_atomically(out / one.name / "table.tex", latex(one, cells))
