@@ -1,8 +1,8 @@
-"""Every strategy at every budget on one training: ``python -m experiments.trainings.compare CHECKPOINT --out DIR``.
+"""Every strategy at every budget on trainings: ``python -m experiments.trainings.compare CHECKPOINT ... --out DIR``.
 
-What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results
-for each set, which resumes; ``experiments.trainings.collect`` makes one table of several. Several processes fill it
-together where RANK and WORLD_SIZE say so.
+What ``tokenprune compare`` does, on checkpoints and on the sets of scenes that they were trained on. DIR holds a folder
+for each training, and in it an ordinary folder of results for each set, which resumes;
+``experiments.trainings.collect`` makes one table of several. Several processes fill it together where RANK and WORLD_SIZE say so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def strategies() -> list[str]:
 def main() -> None:
     """Ask."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--styles", nargs="+", help="sets of scenes; default those that the kind was trained on")
     parser.add_argument("--families", nargs="+", help="question types; default all")
@@ -45,18 +45,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
-    model = read_model(arguments.checkpoint).to(arguments.device)
-    kind = kind_of(arguments.checkpoint)
-    processor = kind.processor()
     torch.set_grad_enabled(False)
+    for checkpoint in arguments.checkpoints:
+        ask(checkpoint, arguments)
+
+
+def ask(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    """All about one training."""
+    kind = kind_of(checkpoint)
+    model, processor = read_model(checkpoint).to(arguments.device), kind.processor()
     for style in arguments.styles or kind.styles:
-        out = arguments.out / style
         found = comparison(
             model,
             processor,
             scene_items(arguments.families, arguments.questions, arguments.seed, style),
-            out,
-            {"model": kind.model, "training": arguments.checkpoint.name, "scenes": style},
+            arguments.out / checkpoint.name / style,
+            {"model": kind.model, "training": checkpoint.name, "scenes": style},
             strategies=arguments.strategies or strategies(),
             budgets=arguments.budgets or kind.budgets,
             batch_size=arguments.batch_size,
@@ -66,7 +70,8 @@ def main() -> None:
         )
         for row in found.rows:
             if (row.task, row.metric) == ("all", "accuracy"):
-                print(f"{style:8} {row.strategy:16} {row.keep:4} {100 * row.value:6.1f}  {row.n}", flush=True)
+                told = f"{row.strategy:16} {row.keep:4} {100 * row.value:6.1f}  {row.n}"
+                print(f"{checkpoint.name} {style:8} {told}", flush=True)
         for failure in found.failed:
             print(failure)
 

@@ -73,7 +73,7 @@ def table(
         int | None, typer.Option(min=1, help="Questions of each benchmark; by default all, of painted scenes 238.")
     ] = None,
     painted: Annotated[
-        bool, typer.Option("--painted", help="Ask about painted scenes, also a model of yours that was trained on them.")
+        bool, typer.Option("--painted", help="Ask about painted scenes, also a model of yours that knows them.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, and its cost.")] = False,
     bench: Annotated[
