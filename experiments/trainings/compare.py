@@ -2,7 +2,8 @@
 
 What ``tokenprune compare`` does, on checkpoints and on the sets of scenes that they were trained on. DIR holds a folder
 for each training, and in it an ordinary folder of results for each set, which resumes;
-``experiments.trainings.collect`` makes one table of several. Several processes fill it together where RANK and WORLD_SIZE say so.
+``experiments.trainings.collect`` makes one table of several. Several processes fill it
+together where RANK and WORLD_SIZE say so.
 """
 
 from __future__ import annotations
