@@ -165,7 +165,7 @@ class Difference:
         pictures = {image: i for i, image in enumerate(sorted({image for image, _ in asked}))}
         sums, sizes = np.zeros((2, len(trainings), len(pictures)))
         for t, training in enumerate(trainings):
-            for key in asked:
+            for key in sorted(asked):  # sums of thirds in another order differ in their last bits
                 a, b = first[training][key], second[training][key]
                 sums[t, pictures[key[0]]] += 100 * (sum(a) / len(a) - sum(b) / len(b))
                 sizes[t, pictures[key[0]]] += 1
@@ -255,9 +255,9 @@ ABOUT = (
     "The paper says of each pair of strategies which is better, on LLaVA-1.5-7B and its benchmarks. This page asks "
     "the same of {which}, on painted scenes with questions of the same kinds: not whether numbers are equal (they are "
     "about other questions) but whether **differences have the same sign**. *agrees*: ours has the paper's sign beyond "
-    "chance ({test}, corrected over all {n} comparisons of this page, below {level}); *disagrees*: the other sign beyond "
-    "chance; otherwise *undecided*. MI-Pruner and MI-Attention have the lambda that the paper tunes by the kind of "
-    "questions. (MME is a score in the paper and accuracy here.)"
+    "chance ({test}, corrected over all {n} comparisons of this page, below {level}); *disagrees*: the other sign "
+    "beyond chance; otherwise *undecided*. MI-Pruner and MI-Attention have the lambda that the paper tunes by the kind "
+    "of questions. (MME is a score in the paper and accuracy here.)"
 )
 CLAIMS = (
     "Over all kinds of questions and all budgets of a table, in points; the paper's is the mean of its differences in "
