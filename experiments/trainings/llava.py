@@ -110,7 +110,7 @@ def decoder_layer(x: Tensor, parts: tuple[Tensor, ...], cos: Tensor, sin: Tensor
 
 def present_loss(state: State, cls: Tensor, present: Tensor) -> Tensor:
     """Binary cross-entropy over categories, from [CLS] (K, B, width)."""
-    read = reading(cls, state, "present")
+    read = reading(cls.float(), state, "present")
     target = present.float().expand_as(read)
     return F.binary_cross_entropy_with_logits(read, target, reduction="none").sum(2).mean(1) / 8
 

@@ -143,6 +143,22 @@ def test_a_step_learns_and_the_encoder_by_less_where_it_answers(
     assert (step(given | {"step": torch.tensor(2.0)}, True).sum(0) < values.sum(0)).all()
 
 
+def test_a_step_in_bfloat16_sees_the_same_losses(models: list[Any], batch: dict[str, torch.Tensor]) -> None:
+    """As on an accelerator."""
+    seen, stack = llava.tensors(Shown(), "cpu"), stacked(models)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        flat = stack.flat.clone().requires_grad_()
+        patches = llava.patches_of(batch["images"], seen, dtype)
+        sight = (torch.empty(0), torch.empty(0))
+        state = stack.state(flat.to(dtype))
+        values = llava.losses(state, models[0].config, patches, batch, seen, sight, compiled=llava.EAGER)
+        (slope,) = torch.autograd.grad(values.sum(), flat)
+        assert slope.isfinite().all()
+        found[dtype] = values.detach()
+    assert torch.allclose(found[torch.float32], found[torch.bfloat16].float(), rtol=0.03, atol=0.01)
+
+
 def test_the_recipe_is_that_of_the_model_that_ships() -> None:
     stages = recipe(900.0, LLAVA)
     assert list(stages) == ["see", "answer", "relate", "finish"]
