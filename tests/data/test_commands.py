@@ -359,7 +359,7 @@ def test_painted_scenes_for_a_model_of_ones_own(tmp_path: Path, capsys: Any, mon
         words = ("--data", "gqa", "--limit", 3, "--out", tmp_path / "o", "--dry-run", "--model", model)
         assert run("table", "5", *words, *painted) == 0
         said.append(capsys.readouterr().out)
-    assert "gqa: 3 questions" in said[0]
+    assert "scenes: 3 questions" in said[0]
     assert said[1].replace("./mine", "tiny") == said[0]
     assert "no copy here" in said[2]
 
