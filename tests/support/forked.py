@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,12 @@ class Command:
             self.wait()
 
 
-def begin(words: Iterable[str], told: Path, environment: Mapping[str, str] | None = None) -> Command:
+def begin(
+    words: Iterable[str],
+    told: Path,
+    environment: Mapping[str, str] | None = None,
+    program: Callable[[], object] = main,
+) -> Command:
     """Begin a command line as the console script does.
 
     Parameters
@@ -72,6 +77,8 @@ def begin(words: Iterable[str], told: Path, environment: Mapping[str, str] | Non
         A file for all that it writes.
     environment : mapping of str to str, optional
         What its environment holds besides.
+    program : callable
+        Reads the command line; by default it is that of ``tokenprune``.
     """
     number = os.fork()
     if number:
@@ -83,9 +90,9 @@ def begin(words: Iterable[str], told: Path, environment: Mapping[str, str] | Non
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             sys.stdout = sys.stderr = file
-            sys.argv = ["tokenprune", *words]
+            sys.argv = ["program", *words]
             try:
-                main()
+                program()
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             else:
@@ -94,9 +101,9 @@ def begin(words: Iterable[str], told: Path, environment: Mapping[str, str] | Non
         os._exit(code)
 
 
-def run(words: Iterable[str], told: Path) -> str:
+def run(words: Iterable[str], told: Path, program: Callable[[], object] = main) -> str:
     """Run a command line to its good end: what it wrote."""
-    command = begin(words, told)
+    command = begin(words, told, program=program)
     assert command.wait() == 0, command.output
     return command.output
 
