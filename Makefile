@@ -18,8 +18,7 @@ compare: $(INSTALLED)  ## Compare all strategies; writes results/compare. ARGS='
 # each process begins with its half of the files, so that what tests of a file share is made once
 TESTED := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test: $(INSTALLED)  ## Run every test
-	$(TESTED) $(ARGS)
+test: fast slow  ## Run every test, fast ones first
 
 fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (takes a third longer)
 	$(TESTED) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
