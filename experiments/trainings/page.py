@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from tokenprune.evaluation.paper_tables import PaperTable, paper_tables
 from tokenprune.evaluation.statistics import Ranked, ranked
@@ -132,6 +134,14 @@ def decided(found: Ranked, first: int, second: int) -> str:
     return "better" if found.wins[first, second] > 0.5 else "worse"
 
 
+def agreement(accuracies: NDArray[np.float64]) -> list[float]:
+    """Rank correlation (Spearman) of strategies between each two trainings: accuracies (T, S)."""
+    return [
+        float(stats.spearmanr(one, other).statistic)
+        for one, other in itertools.combinations(np.round(accuracies, 9), 2)  # so that equal sums are ties
+    ]
+
+
 def section(answers: Table, title: str, keep: int, draws: int) -> str:
     """Table of one budget, best mean rank first, and which pairs are decided."""
     found = ranked(answers.sums, answers.sizes, draws=draws)
@@ -156,7 +166,13 @@ def section(answers: Table, title: str, keep: int, draws: int) -> str:
         )
     pairs = len(names) * (len(names) - 1) // 2
     sure = sum(decided(found, i, j) != "undecided" for i in range(len(names)) for j in range(i))
-    lines += ["", f"Of {pairs} pairs, {sure} are decided at {LEVEL}.", ""]
+    alike = agreement(each)
+    lines += [
+        "",
+        f"Of {pairs} pairs, {sure} are decided at {LEVEL}. Ranks in two of the trainings correlate at "
+        f"{np.mean(alike):.2f} on average ({min(alike):.2f} to {max(alike):.2f}).",
+        "",
+    ]
     return "\n".join(lines)
 
 
