@@ -239,7 +239,7 @@ class Family:
     ----------
     kind, heading : str
     answers : Path
-        What ``collect`` wrote; a family without it is not on the page.
+        What ``collect`` wrote.
     published : str
         Table of the paper that is held against answers to POPE-like questions, where this page does so.
     """
@@ -251,10 +251,7 @@ class Family:
 
 
 RESULTS = HERE / "results"
-FAMILIES = (
-    Family("LLaVA's", "LLaVA", RESULTS / "answers-llava.csv.gz"),
-    Family("Qwen3-VL's", "Qwen3-VL", RESULTS / "answers.csv.gz", "9-2b"),
-)
+FAMILIES = (Family("Qwen3-VL's", "Qwen3-VL", RESULTS / "answers.csv.gz", "9-2b"),)
 
 
 def family_page(family: Family, rows: Sequence[Row], draws: int) -> str:
@@ -294,7 +291,7 @@ def family_page(family: Family, rows: Sequence[Row], draws: int) -> str:
 
 def page(families: Sequence[Family] = FAMILIES, draws: int = 2000) -> str:
     """The whole page."""
-    parts = [family_page(one, read(one.answers), draws) for one in families if one.answers.exists()]
+    parts = [family_page(one, read(one.answers), draws) for one in families]
     return "\n".join([HEAD.format(draws=draws), *parts])
 
 

@@ -119,10 +119,13 @@ class CapturedStep:
         On an accelerator.
     log : callable
         Told what was captured, and where that failed: the step is then launched as it is.
+    ready : bool
+        Whether the last call was done as later ones of its shape are: nothing was compiled or captured in it.
     """
 
     step: Step
     log: Callable[[str], None] = lambda text: None
+    ready: bool = True
     _made: dict[Any, _Graph] = field(default_factory=dict)
     _pool: Any = None
     _stream: Any = None
@@ -130,6 +133,7 @@ class CapturedStep:
 
     def __call__(self, given: Given, answers: bool) -> Tensor:
         """Do one step; returns the losses (losses, K)."""
+        self.ready = self._failed
         if self._failed:
             return self.step(given, answers)
         key = (answers, *((name, tensor.shape, tensor.dtype) for name, tensor in given.items()))
@@ -141,6 +145,7 @@ class CapturedStep:
         if one.graph is None and one.launched < WARM:
             one.launched += 1
             return self._aside(one.given, answers)
+        self.ready = one.graph is not None
         if one.graph is None:
             try:
                 self._capture(one, answers)

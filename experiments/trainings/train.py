@@ -190,7 +190,10 @@ class Trainings:
             if name != stage_before:
                 stage_before = name
                 self._enter(name)
+            before_it = elapsed()
             values = self._step(self.stages[name], share)
+            if isinstance(self.step, CapturedStep) and not self.step.ready:
+                began += elapsed() - before_it  # compiling is no time of a stage
             steps += 1
             if self.progress["steps"] % a.every == 0 or self.progress["steps"] in (1, 20):
                 told = values.tolist()

@@ -21,7 +21,7 @@ from experiments.trainings.kinds import LLAVA
 from experiments.trainings.network import Stack
 from experiments.trainings.package import kind_of, read_model
 from experiments.trainings.package import main as package
-from experiments.trainings.step import Step
+from experiments.trainings.step import WARM, CapturedStep, Step
 from experiments.trainings.train import recipe
 from tokenprune.data.scenes import scene, subfamilies
 from tokenprune.data.scenes.styles import NATURAL
@@ -157,6 +157,26 @@ def test_a_step_in_bfloat16_sees_the_same_losses(models: list[Any], batch: dict[
         assert slope.isfinite().all()
         found[dtype] = values.detach()
     assert torch.allclose(found[torch.float32], found[torch.bfloat16].float(), rtol=0.03, atol=0.01)
+
+
+def test_a_captured_step_says_when_it_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that compiling counts for no stage."""
+
+    class Replayed:
+        def replay(self) -> None:
+            pass
+
+    def capture(self: CapturedStep, one: Any, answers: bool) -> None:
+        one.graph, one.values = Replayed(), torch.zeros(1)
+
+    monkeypatch.setattr(CapturedStep, "_capture", capture)
+    monkeypatch.setattr(CapturedStep, "_aside", lambda self, given, answers: torch.zeros(1))
+    step = CapturedStep(None)  # type: ignore[arg-type]
+    ready = []
+    for shape in (2, 2, 2, 2, 2, 3, 2):
+        step({"patches": torch.zeros(shape)}, True)
+        ready.append(step.ready)
+    assert ready == [False] * (WARM + 1) + [True, False, True]
 
 
 def test_the_recipe_is_that_of_the_model_that_ships() -> None:
