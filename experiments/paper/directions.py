@@ -283,7 +283,7 @@ SEVERAL = {
     "can be too narrow; a column says in how many of them the difference has the paper's sign. [The paper's tables]"
     "(../paper-tables.md) says how to ask a checkpoint.",
 }
-COMMAND = "python -m experiments.paper.ask {models}embedded --out results/paper"
+COMMAND = "python -m experiments.paper.ask {models}embedded --tables {tables} --out results/paper"
 
 
 def _counts(verdicts: Sequence[str]) -> str:
@@ -323,11 +323,13 @@ def page(rows: Sequence[Row]) -> str:
         found += each
         claims += whole
     adjusted, verdicts, sure = corrected(found), _verdicts(found), _verdicts(claims)
+    numbers = " ".join(one.name.removeprefix("table-") for one in tables)
+    command = COMMAND.format(models="models/* " * (len(trainings) > 1), tables=numbers)
     about = ABOUT.format(n=len(found), level=LEVEL, **words)
     filled = {"about": about, "limits": words["limits"], "claims": CLAIMS}
     head = {name: textwrap.fill(text, 118, break_on_hyphens=False) for name, text in filled.items()}
     lines = [
-        HEAD.format(models=words["models"], command=COMMAND.format(models="models/* " * (len(trainings) > 1)), **head),
+        HEAD.format(models=words["models"], command=command, **head),
         "| | first less second | paper | ours | with the paper's sign | | agrees | disagrees | undecided |",
         "|---|---|---:|---|---:|---|---:|---:|---:|",
     ]
