@@ -21,9 +21,10 @@ from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
-from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of
+from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of, extrema_of
+from tokenprune.kernels import usable
 
-__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced"]
+__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "in_rounds", "reduced"]
 
 SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
 
@@ -100,12 +101,19 @@ class CosineTable(PairTable):
 
     def __init__(self, tokens: Tensor, gram: Tensor | None = None, row: Tensor | None = None) -> None:
         self.tokens = tokens
-        self.gram = self._whole() if gram is None and _kept(tokens) else gram
         self.row = row
+        if gram is not None:
+            self.gram = gram
+        self._given = gram is not None
 
     def about(self, row: Tensor) -> CosineTable:
         """The same cosines, of one row for each question."""
         return CosineTable(self.tokens, self.gram, row)
+
+    @cached_property
+    def gram(self) -> Tensor | None:
+        """The matrix (P, N, N), made when it is first read; None where it is not kept."""
+        return self._whole() if _kept(self.tokens) else None
 
     def _rows(self, batch: int) -> Tensor:
         return torch.arange(batch, device=self.tokens.device) if self.row is None else self.row
@@ -163,14 +171,36 @@ class CosineTable(PairTable):
         """Cosines as they are; kernels read a matrix for each row."""
         return None if self.gram is None or self.row is not None else {"entry": "cosine", "cosine": self.gram}
 
+    def extrema(self) -> dict[str, Any] | None:
+        """Cosines as they are, of inputs that are too long for a matrix."""
+        if self._given or self.row is not None or not in_rounds(self.tokens):
+            return None
+        return {"entry": "cosine", "tokens": self.tokens}
+
+
+def _size(tokens: Tensor) -> int:
+    """Bytes of the cosine matrix."""
+    batch, n, _ = tokens.shape
+    return batch * n * n * max(4, tokens.element_size())
+
 
 def _kept(tokens: Tensor) -> bool:
     """Whether the cosine matrix is kept whole; accelerators have room for more and are slow at making columns."""
-    batch, n, _ = tokens.shape
     if on_host(tokens):
-        return n <= DENSE_LIMIT
-    size = batch * n * n * max(4, tokens.element_size())
+        return tokens.shape[1] <= DENSE_LIMIT
+    size = _size(tokens)
     return size <= DENSE_BYTES or (tokens.is_cuda and size <= _memory(tokens.device) // DENSE_SHARE)
+
+
+def in_rounds(tokens: Tensor) -> bool:
+    """Whether tokens are so many that programs work in rounds (:mod:`tokenprune.kernels.rounds`) where they can.
+
+    Not while a graph is captured: the host reads back how far a round came.
+    """
+    small = tokens.shape[1] <= DENSE_LIMIT if on_host(tokens) else _size(tokens) <= DENSE_BYTES
+    if small or tokens.dtype == torch.float64 or not usable(tokens):
+        return False
+    return not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _memory(device: torch.device) -> int:
@@ -207,6 +237,10 @@ class DeferredTable(PairTable):
     def entries(self) -> dict[str, Any] | None:
         """As the table's."""
         return entries_of(self._table)
+
+    def extrema(self) -> dict[str, Any] | None:
+        """As the table's."""
+        return extrema_of(self._table)
 
 
 @dataclass(frozen=True)
@@ -264,7 +298,13 @@ class SelfPMITable(PairTable):
 
     def entries(self) -> dict[str, Any] | None:
         """Softmax of the cosines, less the marginal."""
-        cosines = entries_of(self.cosine)
+        return self._of(entries_of(self.cosine))
+
+    def extrema(self) -> dict[str, Any] | None:
+        """Likewise."""
+        return self._of(extrema_of(self.cosine))
+
+    def _of(self, cosines: dict[str, Any] | None) -> dict[str, Any] | None:
         if cosines is None or not isinstance(self.normalizer, Softmax) or type(self.normalizer) is not Softmax:
             return None
         return {
@@ -322,7 +362,13 @@ class SelfPMI(Pairwise):
     def _normalised(self, features: Features) -> tuple[CosineTable, Normalizer, Tensor, Tensor]:
         """Cosines, and what makes them PMI: statistics of the rows and the log of the marginal."""
         mask = features.visual_mask
-        if type(self.normalizer) is Softmax and not on_host(features.visual) and _kept(features.visual):
+        plain = type(self.normalizer) is Softmax
+        if plain and in_rounds(features.visual):
+            from tokenprune.kernels.rounds import log_partitions  # needs Triton
+
+            cosine = CosineTable(features.visual)
+            statistics = log_partitions(features.visual, self.normalizer.tau, mask).unsqueeze(-1)
+        elif plain and not on_host(features.visual) and _kept(features.visual):
             gram, log_z = cosine_partition(features.visual, self.normalizer.tau, mask)
             cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
         else:

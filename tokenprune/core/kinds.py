@@ -173,6 +173,13 @@ class PairTable(ABC):
         """How a program makes this table's entries from a cosine matrix, as options of ``kernels.columns.Columns``."""
         return None
 
+    def extrema(self) -> dict[str, Any] | None:
+        """How a program makes them from tokens instead, some at a time, as options of ``kernels.rounds.Extrema``.
+
+        None also where the table is small enough to be kept.
+        """
+        return None
+
 
 class Pairwise(Component):
     """How alike two visual tokens are: the redundancy that an objective charges for."""
@@ -493,6 +500,11 @@ def picks_by_kernel(
 def entries_of(table: PairTable) -> dict[str, Any] | None:
     """:meth:`PairTable.entries`, or None where a subclass changed what an entry is."""
     return None if overridden(table, "entries") else table.entries()
+
+
+def extrema_of(table: PairTable) -> dict[str, Any] | None:
+    """:meth:`PairTable.extrema`, or None where a subclass changed what an entry is."""
+    return None if overridden(table, "extrema") else table.extrema()
 
 
 def check_number(owner: object, name: str, low: float, high: float, *, open_low: bool = False) -> None:

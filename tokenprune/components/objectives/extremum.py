@@ -18,7 +18,17 @@ from tokenprune.components.objectives.modular import Modular
 from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI, reduced
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features
-from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, Problem, check_number, entries_of
+from tokenprune.core.kinds import (
+    Objective,
+    Oracle,
+    PairTable,
+    Pairwise,
+    Problem,
+    check_number,
+    entries_of,
+    extrema_of,
+    overridden,
+)
 from tokenprune.core.optimality import Optimality, top_optimality
 from tokenprune.kernels import run_columns, usable
 
@@ -88,9 +98,12 @@ class ExtremumObjective(Objective):
         return replace(state, extremum=folded if state.extremum is None else of_two(state.extremum, folded))
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
-        """Options of a program over columns, where the table has entries for one and dtypes agree."""
-        entries = None if state.table is None or not usable(state.bonus) else entries_of(state.table)
-        if entries is None or entries["cosine"].dtype != state.bonus.dtype:
+        """Options of a program over columns or in rounds, where the table has entries for one and dtypes agree."""
+        if state.table is None or not usable(state.bonus):
+            return None
+        entries = extrema_of(state.table) if state.bonus.dtype == torch.float32 else None
+        entries = entries_of(state.table) if entries is None else entries
+        if entries is None or entries.get("cosine", state.bonus).dtype != state.bonus.dtype:
             return None
         fold = "max" if self.largest else "min"
         return {**entries, "bonus": state.bonus, "folded": state.extremum, "fold": fold, "gain": gain, **options}
@@ -203,6 +216,12 @@ class MaxMin(ExtremumObjective):
     def start(self, features: Features, scores: Tensor) -> ExtremumState:
         """Distance of each token to its nearest neighbour among real tokens."""
         table = self.pairs.table(features)
+        known = extrema_of(table)
+        if known is not None and known["entry"] == "cosine" and not overridden(self, "start", {"requires"}):
+            from tokenprune.kernels.rounds import nearest_cosines  # needs Triton
+
+            isolation = 1 - nearest_cosines(known["tokens"], features.visual_mask)
+            return ExtremumState(isolation.masked_fill(isolation.isinf(), 0), table)
         valid = features.valid()
 
         def nearest(rows: slice, block: Tensor) -> Tensor:

@@ -1,0 +1,118 @@
+"""Rounds pick what a loop over all pairs picks, whatever the size of a round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tokenprune as tp
+from tests.kernels.test_programs import examples, made, plain, problems, same_up_to_rounding
+from tests.support.tables import rows
+from tokenprune.components import normalizers, pairwise
+from tokenprune.components.objectives import MaximalMarginalRelevance, MaxMin
+from tokenprune.components.selectors import Greedy
+from tokenprune.core.information import cosine_similarity
+from tokenprune.kernels import rounds
+
+OBJECTIVES: dict[str, tp.Objective] = {
+    "mmr over self-PMI": MaximalMarginalRelevance(0.5),
+    "mmr, cold": MaximalMarginalRelevance(0.3, pairwise.SelfPMI(normalizers.Softmax(0.02))),
+    "mmr, total": MaximalMarginalRelevance(0.7, pairwise.SelfPMI(marginal="total")),
+    "mmr, no relevance": MaximalMarginalRelevance(0.0),
+    "mmr over cosine": MaximalMarginalRelevance(0.4, pairwise.Cosine()),
+    "max-min": MaxMin(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENPRUNE_KERNELS", "interpret")
+
+
+def long(patch: pytest.MonkeyPatch, together: int) -> None:
+    """Every input is too long for a table, and rounds are small."""
+    patch.setattr(pairwise, "DENSE_LIMIT", 1)
+    patch.setattr(pairwise, "DENSE_BYTES", 1)
+    patch.setattr(rounds, "TOGETHER", together)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(case=problems(), together=st.sampled_from([1, 3, 8]))
+@examples(3)
+def test_rounds_pick_the_same(
+    name: str, case: dict[str, Any], together: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case["dtype"] == torch.float64:
+        case = {**case, "dtype": torch.float32}
+    objective, asked = OBJECTIVES[name], made(device=device, **case)
+    want = plain(objective, asked, monkeypatch)
+    with monkeypatch.context() as patch:
+        long(patch, together)
+        state = objective.start(asked.features, asked.scores)
+        known = objective.columns(state, "")  # type: ignore[attr-defined]
+        assert known is not None
+        assert "tokens" in known
+        got = Greedy(objective).select(asked)
+    assert got.dtype == torch.int64
+    assert [len(r) for r in rows(got)] == list(case["counts"])
+    for b, pair in enumerate(zip(rows(got), rows(want), strict=True)):
+        assert same_up_to_rounding(objective, asked, b, *pair)
+
+
+def test_copies_go_by_position(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tokens stand twice; of two that are alike in everything the first is picked first, in whichever round."""
+    draw = torch.Generator().manual_seed(0)
+    once = torch.randn(1, 40, 24, generator=draw)
+    tokens = torch.cat([once, once], dim=1)
+    scores = torch.rand(1, 40, generator=draw).repeat(1, 2).to(device)
+    f = tp.Features(tokens.to(device, torch.float16))
+    asked = tp.Problem(f, scores, (40,), f.valid())
+    long(monkeypatch, 7)
+    for objective in OBJECTIVES.values():
+        picks = rows(Greedy(objective).select(asked))[0]
+        first = [p for p in picks if p < 40]
+        assert all(p - 40 in first and picks.index(p - 40) < picks.index(p) for p in picks if p >= 40)
+
+
+def test_a_gain_that_is_no_number_leaves_the_row_empty(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    f = tp.Features(torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0)).to(device))
+    scores = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)).to(device)
+    scores[1, 5] = torch.nan
+    long(monkeypatch, 3)
+    got = Greedy(MaximalMarginalRelevance()).select(tp.Problem(f, scores, (4, 4), f.valid()))
+    assert (got[0] >= 0).all()
+    assert got[1].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_pairs_fold_to(dtype: torch.dtype, masked: bool, device: str) -> None:
+    """More than one square of pairs, and a token of zeros."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 75, 40, generator=draw).to(device, dtype)
+    tokens[0, 3] = 0
+    mask = (torch.rand(2, 75, generator=draw) < 0.7).to(device) if masked else None
+    real = torch.ones(2, 75, dtype=torch.bool, device=device) if mask is None else mask
+    cosine = cosine_similarity(tokens.double(), tokens.double()).masked_fill(~real.unsqueeze(1), -torch.inf)
+    for tau in (0.1, 0.01):
+        want = (cosine / tau).logsumexp(-1).float()
+        got = rounds.log_partitions(tokens, tau, mask)
+        assert got.isfinite().all()
+        torch.testing.assert_close(got[real], want[real], rtol=1e-5, atol=1e-4)
+    cosine.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    got = rounds.nearest_cosines(tokens, mask)
+    torch.testing.assert_close(got[real], cosine.amax(-1).float()[real], rtol=1e-5, atol=1e-5)
+
+
+def test_copies_have_equal_sums(device: str) -> None:
+    """Wherever they stand, to the bit."""
+    once: Tensor = torch.randn(1, 50, 40, generator=torch.Generator().manual_seed(3))
+    tokens = torch.cat([once, once.flip(1), once], dim=1).to(device, torch.float16)
+    found = rounds.log_partitions(tokens, 0.1)[0]
+    assert torch.equal(found[:50], found[100:])
+    assert torch.equal(found[:50], found[50:100].flip(0))
