@@ -24,7 +24,7 @@ from tokenprune.core.information import cosine_partition, cosine_similarity, uni
 from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of, extrema_of
 from tokenprune.kernels import usable
 
-__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "in_rounds", "reduced"]
+__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced", "too_long"]
 
 SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
 
@@ -173,7 +173,7 @@ class CosineTable(PairTable):
 
     def extrema(self) -> dict[str, Any] | None:
         """Cosines as they are, of inputs that are too long for a matrix."""
-        if self._given or self.row is not None or not in_rounds(self.tokens):
+        if self._given or self.row is not None or self.tokens.dtype == torch.float64 or not too_long(self.tokens):
             return None
         return {"entry": "cosine", "tokens": self.tokens}
 
@@ -192,15 +192,13 @@ def _kept(tokens: Tensor) -> bool:
     return size <= DENSE_BYTES or (tokens.is_cuda and size <= _memory(tokens.device) // DENSE_SHARE)
 
 
-def in_rounds(tokens: Tensor) -> bool:
+def too_long(tokens: Tensor) -> bool:
     """Whether tokens are so many that programs work in rounds (:mod:`tokenprune.kernels.rounds`) where they can.
 
     Not while a graph is captured: the host reads back how far a round came.
     """
     small = tokens.shape[1] <= DENSE_LIMIT if on_host(tokens) else _size(tokens) <= DENSE_BYTES
-    if small or tokens.dtype == torch.float64 or not usable(tokens):
-        return False
-    return not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not small and usable(tokens) and not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _memory(device: torch.device) -> int:
@@ -363,7 +361,7 @@ class SelfPMI(Pairwise):
         """Cosines, and what makes them PMI: statistics of the rows and the log of the marginal."""
         mask = features.visual_mask
         plain = type(self.normalizer) is Softmax
-        if plain and in_rounds(features.visual):
+        if plain and features.visual.dtype != torch.float64 and too_long(features.visual):
             from tokenprune.kernels.rounds import log_partitions  # needs Triton
 
             cosine = CosineTable(features.visual)
