@@ -90,7 +90,7 @@ class LogDeterminant(Objective):
         return replace(state, rows=torch.cat([state.rows, row.unsqueeze(1)], dim=1), variance=variance)
 
     def run(self, state: _VolumeState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
-        """A program, where the cosine matrix is kept or many tokens stand for it; its rounding differs in the last bits."""
+        """A program, where the cosine matrix is kept or in rounds; its rounding differs in the last bits."""
         if not usable(state.variance):
             return None
         known = (state.quality, state.variance, state.least, state.rows)
