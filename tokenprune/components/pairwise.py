@@ -102,9 +102,10 @@ class CosineTable(PairTable):
     def __init__(self, tokens: Tensor, gram: Tensor | None = None, row: Tensor | None = None) -> None:
         self.tokens = tokens
         self.row = row
+        self._given = gram is not None
+        self._keep = _kept(tokens)
         if gram is not None:
             self.gram = gram
-        self._given = gram is not None
 
     def about(self, row: Tensor) -> CosineTable:
         """The same cosines, of one row for each question."""
@@ -113,7 +114,7 @@ class CosineTable(PairTable):
     @cached_property
     def gram(self) -> Tensor | None:
         """The matrix (P, N, N), made when it is first read; None where it is not kept."""
-        return self._whole() if _kept(self.tokens) else None
+        return self._whole() if self._keep else None
 
     def _rows(self, batch: int) -> Tensor:
         return torch.arange(batch, device=self.tokens.device) if self.row is None else self.row
