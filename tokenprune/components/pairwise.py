@@ -362,13 +362,14 @@ class SelfPMI(Pairwise):
         """Cosines, and what makes them PMI: statistics of the rows and the log of the marginal."""
         mask = features.visual_mask
         plain = type(self.normalizer) is Softmax
+        tau = getattr(self.normalizer, "tau", 1.0)
         if plain and features.visual.dtype != torch.float64 and too_long(features.visual):
             from tokenprune.kernels.rounds import log_partitions  # needs Triton
 
             cosine = CosineTable(features.visual)
-            statistics = log_partitions(features.visual, self.normalizer.tau, mask).unsqueeze(-1)
+            statistics = log_partitions(features.visual, tau, mask).unsqueeze(-1)
         elif plain and not on_host(features.visual) and _kept(features.visual):
-            gram, log_z = cosine_partition(features.visual, self.normalizer.tau, mask)
+            gram, log_z = cosine_partition(features.visual, tau, mask)
             cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
         else:
             cosine = CosineTable(features.visual)

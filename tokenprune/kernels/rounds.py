@@ -526,4 +526,4 @@ class _Sample:
 
 
 def _position(keys: Tensor) -> Tensor:
-    return (keys & ALL_BITS.value) ^ ALL_BITS.value
+    return torch.bitwise_and(keys, ALL_BITS.value).bitwise_xor(ALL_BITS.value)

@@ -266,39 +266,44 @@ class _Sample:
             done = self._round(done)
         return done >= 0
 
-    def _kernel(self, some: Tensor, others: Tensor | slice, above: Tensor) -> Tensor:
-        """Entries of L given the picks so far: (R,), (C,) -> (R, C)."""
-        found = self.unit[some] @ self.unit[others].mT
-        found *= self.quality[some].unsqueeze(1) * self.quality[others]
-        where = torch.arange(len(self.quality), device=some.device)[others]
-        found += (some.unsqueeze(1) == where) * self.ridge[some].unsqueeze(1)
-        return found.addmm_(above[:, some].mT, above[:, others], alpha=-1) if len(above) else found
+    def _kernel(self, some: Tensor, others: Tensor | None, above: Tensor) -> Tensor:
+        """Entries of L, but for its ridge, given the picks so far: (R,), (C,) or all tokens -> (R, C)."""
+        whole = others is None
+        unit, quality = (self.unit, self.quality) if whole else (self.unit[others], self.quality[others])
+        found = (self.unit[some] * self.quality[some].unsqueeze(1)) @ unit.mT
+        found *= quality
+        if len(above):
+            factor = above[:, some]
+            found.addmm_(factor.mT, above if whole else factor if others is some else above[:, others], alpha=-1)
+        return found
 
     def _round(self, done: int) -> int:
         n, left = len(self.quality), len(self.out) - done
         above = self.factor[: self.depth + done]
         size = min(TOGETHER, n)
         gains = self.variance.masked_fill(~self.open, -math.inf)
-        gains = gains.masked_fill(gains.isnan(), math.inf)  # which makes the round meet it
-        order = gains.argsort(descending=True, stable=True)[: size + 1]
+        order = gains.nan_to_num_(math.inf, math.inf, -math.inf).argsort(descending=True, stable=True)[: size + 1]
         block = order[:size].sort().values
-        best = gains[order[size:]] if size < n else gains.new_full((1,), -math.inf)
-        limit = torch.cat([best.view(torch.int64), order[size:] if size < n else order[:1] * 0])
+        least = gains[order[size:]] if size < n else gains.new_full((1,), -math.inf)
+        limit = torch.cat([least.view(torch.int64), order[-1:]])
+        ridge = self.ridge[block]
         kernel = self._kernel(block, block, above)
-        picks, tops, own, found = _limited(
-            kernel, self.variance[block], self.ridge[block], self.open[block], left, block, limit
-        )
+        kernel.diagonal().add_(ridge)
+        picks, tops, own, found = _limited(kernel, self.variance[block], ridge, self.open[block], left, block, limit)
         new = int(found)
         if new <= 0:
             return -1  # at least one is picked, unless a gain is NaN
-        picks, own = picks[:new], own[:new]
+        picks = picks[:new]
         chosen = block[picks]
         self.out[done : done + new] = chosen
-        self.open[chosen] = False
-        if done + new < len(self.out):
-            lower = own[:, picks].mT.tril(-1) + tops[:new].sqrt().diag()
-            rows = self._kernel(chosen, slice(None), above)
-            rows = torch.linalg.solve_triangular(lower, rows, upper=False)
+        self.open.index_fill_(0, chosen, False)
+        if new < left:
+            # rows of picks in columns of picks, transposed: what triangular solution makes of the kernel the new rows
+            upper = own[:new, picks].triu(1)
+            upper.diagonal().copy_(tops[:new].sqrt())
+            rows = self._kernel(chosen, None, above)
+            rows.mT[chosen, torch.arange(new, device=chosen.device)] += self.ridge[chosen]
+            rows = torch.linalg.solve_triangular(upper, rows.mT, upper=True, left=False).mT
             self.factor[self.depth + done : self.depth + done + new] = rows
             self.variance = torch.maximum(self.variance - rows.square().sum(0), self.ridge)
         return done + new
