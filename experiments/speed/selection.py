@@ -346,6 +346,7 @@ def long_cost(name: str, features: tp.Features, keep: int) -> dict[str, Any]:
     once = median_ms(call, features.device.type, 1, 0)
     found["eager_ms"] = once if once > 1000 else median_ms(call, features.device.type, 5, 0)
     if on_gpu:
+        found["device"] = account(call, 1, 8)
         found["waits"] = waits(call)
         if found["waits"] is None and found["eager_ms"] < MANY:
             graph, _ = captured(call)
@@ -366,14 +367,16 @@ def long_picks(name: str, features: tp.Features, keep: int) -> dict[str, Any]:
 
 
 def long(record: Record, device: str, dtype: torch.dtype) -> None:
-    """An hour of video; what takes long comes last."""
-    sizes = {(n, keep): tp.Features(**made(n, device, dtype=dtype)) for n, keep in LONG}
-    rounds = ("mi-pruner", "divprune", "cdpruner")
-    for names, what in ((rounds, long_cost), (rounds, long_picks), (("mmtok",), long_cost)):
-        for (n, keep), features in sizes.items():
-            for name in names:
-                label = f"{name} N={n} K={keep}" + (" picks" if what is long_picks else "")
-                record.step(label, partial(what, name, features, keep))
+    """An hour of video; what takes longest comes last."""
+    (short, few), (most, many) = LONG
+    sizes = {n: tp.Features(**made(n, device, dtype=dtype)) for n, _ in LONG}
+    quick = ("mi-pruner", "divprune", "cdpruner")
+    steps = [(long_cost, name, n, keep) for n, keep in LONG for name in quick]
+    steps += [(long_picks, name, short, few) for name in quick] + [(long_cost, "mmtok", short, few)]
+    steps += [(long_picks, name, most, many) for name in quick] + [(long_cost, "mmtok", most, many)]
+    for what, name, n, keep in steps:
+        label = f"{name} N={n} K={keep}" + (" picks" if what is long_picks else "")
+        record.step(label, partial(what, name, sizes[n], keep))
 
 
 def main() -> None:
