@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.normalizers import Softmax
+from tokenprune.components.rounds import log_partitions
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
-from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of, extrema_of
+from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of, extrema_of, overridden
 from tokenprune.kernels import usable
 
 __all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced", "too_long"]
@@ -142,12 +143,19 @@ class CosineTable(PairTable):
             return super().columns(indices)
         return gather_tokens(self.gram, indices) if self.row is None else self.gram[self.row.unsqueeze(1), indices]
 
-    def between(self, some: Tensor, others: Tensor) -> Tensor:
-        """Cosines of some tokens with others of the same unit: (B, R) and (B, C) positions -> (B, R, C)."""
+    @property
+    def long(self) -> bool:
+        """Whether there is no matrix."""
+        return not self._keep and not self._given and self.row is None
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """Cosines of some tokens, all for None, with others of the same unit: (B, R), (B, C) -> (B, R, C)."""
         if self.gram is not None:
-            row = self._rows(len(some)).view(-1, 1, 1)
-            return self.gram[row, some.unsqueeze(2), others.unsqueeze(1)]
-        return gather_tokens(self.unit, some) @ gather_tokens(self.unit, others).mT
+            row = self._rows(len(others)).view(-1, 1, 1)
+            rows = torch.arange(self.tokens.shape[1], device=others.device)[None] if some is None else some
+            return self.gram[row, rows.unsqueeze(2), others.unsqueeze(1)]
+        left = self.unit if some is None else gather_tokens(self.unit, some)
+        return left @ gather_tokens(self.unit, others).mT
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
@@ -241,6 +249,15 @@ class DeferredTable(PairTable):
         """As the table's."""
         return extrema_of(self._table)
 
+    @property
+    def long(self) -> bool:
+        """As the table."""
+        return self._table.long and not overridden(self._table, "between")
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """(B, R), (B, C) -> (B, R, C)."""
+        return self._table.between(some, others)
+
 
 @dataclass(frozen=True)
 class Cosine(Pairwise):
@@ -283,6 +300,17 @@ class SelfPMITable(PairTable):
         cosine = self.cosine.columns(indices).unsqueeze(-1)
         log_prob = self.normalizer.log_prob(cosine, self.statistics.unsqueeze(1)).squeeze(-1)
         return _finite(log_prob - self.log_marginal.gather(1, indices).unsqueeze(-1))
+
+    @property
+    def long(self) -> bool:
+        """As the cosines."""
+        return self.cosine.long
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """D of some candidates, all for None, with some tokens: (B, R), (B, C) -> (B, R, C)."""
+        statistics = self.statistics if some is None else gather_tokens(self.statistics, some)
+        log_prob = self.normalizer.log_prob(self.cosine.between(some, others), statistics)
+        return _finite(log_prob - self.log_marginal.gather(1, others).unsqueeze(1))
 
     def dense(self) -> Tensor:
         """(B, N, N)."""
@@ -364,13 +392,16 @@ class SelfPMI(Pairwise):
         plain = type(self.normalizer) is Softmax
         tau = getattr(self.normalizer, "tau", 1.0)
         if plain and features.visual.dtype != torch.float64 and too_long(features.visual):
-            from tokenprune.kernels.rounds import log_partitions  # needs Triton
+            from tokenprune.kernels import rounds  # needs Triton
 
             cosine = CosineTable(features.visual)
-            statistics = log_partitions(features.visual, tau, mask).unsqueeze(-1)
+            statistics = rounds.log_partitions(features.visual, tau, mask).unsqueeze(-1)
         elif plain and not on_host(features.visual) and _kept(features.visual):
             gram, log_z = cosine_partition(features.visual, tau, mask)
             cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
+        elif plain and on_host(features.visual) and not _kept(features.visual):
+            cosine = CosineTable(features.visual)
+            statistics = log_partitions(cosine.unit, tau, mask, BLOCK).unsqueeze(-1)
         else:
             cosine = CosineTable(features.visual)
             statistics = reduced(cosine, lambda _, block: self.normalizer.statistics(block, mask))

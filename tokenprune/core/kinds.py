@@ -160,6 +160,19 @@ class PairTable(ABC):
         """Entries of all candidates with several tokens a row, the numbers of :meth:`column`: (B, C) -> (B, C, N)."""
         return torch.stack([self.column(index) for index in indices.unbind(1)], dim=1)
 
+    @property
+    def long(self) -> bool:
+        """Whether the table is too long to be kept and is best read by :meth:`between`."""
+        return False
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """Entries of some candidates, all for None, with some tokens: (B, R) and (B, C) positions -> (B, R, C).
+
+        Up to rounding those of :meth:`column`; worth overriding where :attr:`long` is.
+        """
+        found = self.columns(others).mT
+        return found if some is None else found.gather(1, some.unsqueeze(2).expand(-1, -1, others.shape[1]))
+
     @abstractmethod
     def dense(self) -> Tensor:
         """The whole table, (B, N, N)."""
