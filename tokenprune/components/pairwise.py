@@ -1,8 +1,10 @@
 """How alike two visual tokens are, as tables that are read column by column.
 
 A greedy selector reads one column a pick, so the table itself is only kept where it is small (``DENSE_LIMIT``);
-otherwise columns are computed when asked for, and what normalises a row is reduced in blocks of rows. Memory is then
-O(N * block), time O(N^2 d) once plus O(N d) a pick.
+otherwise what normalises a row is reduced in blocks of rows and columns are computed when asked for. Where gains never
+rise, picks of long inputs come in rounds (:mod:`tokenprune.components.rounds`, :mod:`tokenprune.kernels.rounds`): a
+table of a round's tokens, and columns of many picks by one product. Memory is then O(N * block), time O(N^2 d) once plus
+O(N d) a pick.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ DENSE_BYTES = 2**30
 """Largest cosine matrix that is kept on any accelerator, all units together: 16,384 tokens of one unit in float32."""
 
 DENSE_SHARE = 4
-"""On one with much memory it may take this part of it: 65,536 tokens on a card of 80 GiB."""
+"""On one with much memory it may take this part of it, where nothing works in rounds: 65,536 tokens on 80 GiB."""
 
 BLOCK = 256
 """Rows reduced at a time where it is not."""
