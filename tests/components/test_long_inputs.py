@@ -165,6 +165,17 @@ def test_copies_in_rounds_go_by_position(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(p - 20 in picks[: picks.index(p)] for p in picks if p >= 20)
 
 
+def test_a_token_that_falls_to_a_tie_waits_for_lower_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two alike tokens, which a round holds, comes to gain as much as tokens outside the round."""
+    monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
+    monkeypatch.setattr(rounds, "TOGETHER", 5)
+    features = tp.Features(torch.eye(12)[[*range(10), 10, 10, 11]][None])
+    scores = torch.tensor([[2.0] * 10 + [3.0, 3.9, 4.0]])
+    asked = tp.Problem(features, scores, (12,), features.valid())
+    picks = Greedy(MaximalMarginalRelevance(0.5, Cosine())).select(asked)
+    assert picks.tolist() == [[12, 11, *range(10)]]
+
+
 def test_rounds_refuse_a_gain_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
     asked = _asked()

@@ -84,6 +84,16 @@ def test_copies_go_by_position(device: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert all(p - 12 in picks[: picks.index(p)] for p in picks if p >= 12)
 
 
+def test_a_token_that_falls_to_a_tie_waits_for_lower_positions(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two alike tokens, which a round holds, comes to gain as much as tokens outside the round."""
+    long(monkeypatch, 5)
+    f = tp.Features(torch.eye(12, device=device)[[*range(10), 10, 10, 11]][None])
+    scores = torch.tensor([[2.0] * 10 + [3.0, 3.9, 4.0]], device=device)
+    objective = MaximalMarginalRelevance(0.5, pairwise.Cosine())
+    picks = Greedy(objective).select(tp.Problem(f, scores, (12,), f.valid()))
+    assert rows(picks)[0] == [12, 11, *range(10)]
+
+
 def test_a_gain_that_is_no_number_leaves_the_row_empty(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     f = tp.Features(torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0)).to(device))
     scores = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)).to(device)
