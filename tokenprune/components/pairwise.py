@@ -3,8 +3,8 @@
 A greedy selector reads one column a pick, so the table itself is only kept where it is small (``DENSE_LIMIT``);
 otherwise what normalises a row is reduced in blocks of rows and columns are computed when asked for. Where gains never
 rise, picks of long inputs come in rounds (:mod:`tokenprune.components.rounds`, :mod:`tokenprune.kernels.rounds`): a
-table of a round's tokens, and columns of many picks by one product. Memory is then O(N * block), time O(N^2 d) once plus
-O(N d) a pick.
+table of a round's tokens, and columns of many picks by one product. Memory is then O(N * block), time O(N^2 d) once
+plus O(N d) a pick.
 """
 
 from __future__ import annotations
