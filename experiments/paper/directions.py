@@ -148,10 +148,12 @@ class Difference:
 
     Attributes
     ----------
+    pictures : tuple of str
     sums, sizes : array of shape (T, C)
         Sum of differences and number of questions of each training and picture.
     """
 
+    pictures: tuple[str, ...]
     sums: NDArray[np.float64]
     sizes: NDArray[np.float64]
 
@@ -169,12 +171,18 @@ class Difference:
                 a, b = first[training][key], second[training][key]
                 sums[t, pictures[key[0]]] += 100 * (sum(a) / len(a) - sum(b) / len(b))
                 sizes[t, pictures[key[0]]] += 1
-        return cls(sums, sizes)
+        return cls(tuple(pictures), sums, sizes)
 
     @classmethod
     def together(cls, several: Sequence[Difference]) -> Difference:
-        """One of several about other questions of the same trainings; pictures count as others."""
-        return cls(np.hstack([one.sums for one in several]), np.hstack([one.sizes for one in several]))
+        """One of several of the same trainings; a picture that several are about stays one."""
+        pictures = {name: i for i, name in enumerate(sorted({name for one in several for name in one.pictures}))}
+        sums, sizes = np.zeros((2, len(several[0].sums), len(pictures)))
+        for one in several:
+            places = [pictures[name] for name in one.pictures]
+            sums[:, places] += one.sums
+            sizes[:, places] += one.sizes
+        return cls(tuple(pictures), sums, sizes)
 
     @property
     def by_training(self) -> tuple[float, ...]:

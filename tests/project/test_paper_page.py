@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from experiments.paper.ask import LIMITS
-from experiments.paper.directions import ANSWERS, PAGE, STATED, Row, compared, corrected, page, read, write_answers
+from experiments.paper.directions import (
+    ANSWERS,
+    PAGE,
+    STATED,
+    Difference,
+    Row,
+    compared,
+    corrected,
+    page,
+    read,
+    write_answers,
+)
 from tokenprune.evaluation.paper_tables import PaperTable, paper_tables
 
 
@@ -77,6 +88,18 @@ def test_trainings_that_differ_decide_less() -> None:
         assert told.verdict(told.ours.p) == verdict
         assert told.by_training == (100.0, 100.0 if second == "mi-pruner" else -100.0)
         assert told.ours.low <= told.ours.mean <= told.ours.high
+
+
+def test_a_picture_at_several_budgets_is_one_picture() -> None:
+    """Asking the same at other budgets makes nothing surer."""
+    first = {"t": {(f"{i}", f"q{i}"): [int(i != 0)] for i in range(6)}}
+    second = {"t": {(f"{i}", f"q{i}"): [0] for i in range(6)}}
+    once = Difference.of(first, second)
+    assert once is not None
+    twice = Difference.together([once, once])
+    assert twice.pictures == once.pictures
+    assert (twice.spread().mean, twice.spread().p) == (once.spread().mean, once.spread().p)
+    assert twice.sizes.sum() == 2 * once.sizes.sum()
 
 
 def test_what_the_paper_says_of_its_figures_is_about_their_rows() -> None:
