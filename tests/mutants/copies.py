@@ -109,6 +109,7 @@ def _run(mutant: Mutant) -> int:
             del sys.modules[name]
         import pytest
 
-        words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *shlex.split(mutant.tests)]
+        words = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "fails", "-m", "not slow"]
+        words += shlex.split(mutant.tests)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return int(pytest.main(words))
