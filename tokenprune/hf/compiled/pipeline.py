@@ -407,25 +407,28 @@ class Compiled:
         first = ("prefill", *kind, "measured")
         if first in self._shelf:
             entry = self._shelf[first]
-            measured = entry.program(**given)
+            begun = entry.program(**given)
         else:
             measure = measure_prompt(self.request, decoder.cache, counting, owners)
             shape = f"{batch} x {length} tokens, measured"
             entry = self._build(first, measure, given, shape, needs=[decoder.mark])
             entry.notes["rooms"] = counting.rooms().rounded(counting.context.present)
-            measured = entry.program.output
-        counts, needed = counting.counts({name: value.cpu() for name, value in measured.items()})
+            begun = entry.program.output
+        counts, needed = counting.counts({name: value.cpu() for name, value in begun.measured.items()})
         rooms: Rooms = entry.notes["rooms"]
         if not rooms.hold(needed):
             rooms = rooms.with_room_for(needed).rounded(counting.context.present)
             entry.notes["rooms"] = rooms
         key = ("prefill", *kind, rooms)
-        told = {**given, "counts": counts}
+        # what the first program was given and has found lies where it lies
+        stays = {**entry.program.inputs, **(begun.tensors if entry.program.captured else {})}
+        told = {**begun.tensors, **stays, "counts": counts}
         if key in self._shelf:
             read: Read = self._shelf[key].program(**told)
             return read
-        run = read_counted(self.request, decoder.cache, counting, rooms, owners)
-        made: Read = self._build(key, run, told, f"{batch} x {length} tokens", needs=[decoder.mark]).program.output
+        run = read_counted(self.request, decoder.cache, counting, rooms, owners, begun)
+        needs = [decoder.mark, first]
+        made: Read = self._build(key, run, told, f"{batch} x {length} tokens", stays, needs=needs).program.output
         return made
 
     @torch.no_grad()
