@@ -158,7 +158,7 @@ def test_programs_shorten_as_tensor_operations_do(monkeypatch: pytest.MonkeyPatc
         compiled = tp.compile(deep, strategy, keep, bucket=8)
         prompt = compiled.select(compiled.encode(**inputs), **inputs)
         assert prompt is not None
-        reads.append(compiled._read(prompt, 1))
+        reads.append(compiled.read(prompt, 1))
     got, want = reads
     torch.testing.assert_close(got.logits, want.logits)
     for name in ("masks", "positions"):

@@ -374,9 +374,11 @@ class Compiled:
         room : int, default 1
             How many tokens are to follow.
         """
-        return self._read(prompt, room).logits
+        return self.read(prompt, room).logits
 
-    def _read(self, prompt: Prompt, room: int) -> Read:
+    @torch.no_grad()
+    def read(self, prompt: Prompt, room: int) -> Read:
+        """As :meth:`prefill`, with where tokens stand in the cache, for :meth:`say`."""
         decoder, between = self._decoder(prompt, room), prompt.between
         if between is not None and (counting := Counting.of(between)) is not None:
             return self._read_counted(prompt, decoder, counting)
@@ -437,12 +439,18 @@ class Compiled:
 
         ``heard`` is called with each step's tokens, (B,), on the host.
         """
+        return self.say(prompt, self.read(prompt, max_new_tokens), max_new_tokens, heard)
+
+    @torch.no_grad()
+    def say(
+        self, prompt: Prompt, read: Read, max_new_tokens: int, heard: Callable[[Tensor], object] | None = None
+    ) -> Tensor:
+        """Answer prompts that were :meth:`read` last, with room for as many tokens; otherwise as :meth:`decode`."""
         model = self.request.adapter.model
         ends = ends_of(model.generation_config)
         pad = model.generation_config.pad_token_id
         pad = (ends[0] if ends else 0) if pad is None else pad
         stop = torch.tensor(ends, dtype=torch.int64, device=self.device)
-        read = self._read(prompt, max_new_tokens)
         decoder = self._decoder(prompt, max_new_tokens)
         step, cache = decoder.step, decoder.cache
         step.begin(read)
@@ -469,7 +477,7 @@ class Compiled:
 
         model = self.request.adapter.model
         copies = copies_of(model.generation_config, options)
-        read = self._read(prompt, new if copies == 1 else 1).repeated(copies)
+        read = self.read(prompt, new if copies == 1 else 1).repeated(copies)
         decoder = self._decoder(prompt, new, copies)
         length = prompt.mask.shape[1]
         if copies > 1:
