@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = build_model(options.geometry, "cuda", torch.float16)
-    inputs = geometry(options.geometry).inputs(model, "")
+    inputs = geometry(options.geometry).inputs(model)
     inputs = {k: v if v.is_floating_point() else v.cpu() for k, v in inputs.items()}
     found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "keep": options.keep, "rows": {}}
     for name in options.strategies.split(","):

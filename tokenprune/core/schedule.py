@@ -121,7 +121,7 @@ class LayerEvent:
     def passed(self, counts: tuple[int, ...], context: LayerContext) -> LayerContext:
         """What is known after the event has kept ``counts`` of the tokens that are present in ``context``."""
         left = tuple(self.left(*pair) for pair in zip(counts, context.present, strict=True))
-        return replace(context, present=left)
+        return context.at(context.layer, left)
 
     def decide(self, features: Features, context: LayerContext) -> tuple[Selection, LayerContext]:
         """Choose which tokens stay.

@@ -74,7 +74,7 @@ class Between:
         """First layers of the stretches that see the same tokens."""
         context, found = self.context, [0]
         for layer, event in self.events.items():
-            context = replace(context, layer=layer)
+            context = context.at(layer)
             counts = event.counts(context)
             if counts != context.present:
                 found.append(layer + 1)

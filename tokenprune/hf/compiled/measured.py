@@ -121,7 +121,7 @@ class Counting:
         for layer, event in events.items():
             if layer >= last:
                 break
-            context = replace(context, layer=layer)
+            context = context.at(layer)
             context = event.passed(event.counts(context), context)
         return cls(between, last, context)
 
@@ -156,7 +156,7 @@ class Counting:
         context = replace(self.context, measured=measured)
         kept, used, made, lefts = [], [], [], []
         for layer, event in self.told.items():
-            context = replace(context, layer=layer)
+            context = context.at(layer)
             counts, merger = event.counts(context), event.strategy.merger
             dropped = [present - count for count, present in zip(counts, context.present, strict=True)]
             told = merger if isinstance(merger, Counted) else None

@@ -26,6 +26,7 @@ from tokenprune.hf.compiled.between import Between, decoding, read_prompt_betwee
 from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.measured import Counting, Rooms, measure_prompt, read_counted, unknown
+from tokenprune.hf.compiled.norms import fused_norms
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
@@ -35,6 +36,7 @@ from tokenprune.hf.masks import SLIDING, narrow_layers, window_of
 from tokenprune.hf.patching import cache_argument
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.kernels import usable
 
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
@@ -393,7 +395,7 @@ class Compiled:
             run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=traced))
         else:
             assert prompt.units is not None
-            run = read_prompt_between(self.request, decoder.cache, between, prompt.units.owners)
+            run = self._quick(read_prompt_between(self.request, decoder.cache, between, prompt.units.owners))
         batch, length = prompt.embeds.shape[:2]
         entry = self._build(key, run, prompt.tensors, f"{batch} x {length} tokens", needs=[decoder.mark])
         made: Read = entry.program.output
@@ -411,7 +413,7 @@ class Compiled:
             entry = self._shelf[first]
             begun = entry.program(**given)
         else:
-            measure = measure_prompt(self.request, decoder.cache, counting, owners)
+            measure = self._quick(measure_prompt(self.request, decoder.cache, counting, owners))
             shape = f"{batch} x {length} tokens, measured"
             entry = self._build(first, measure, given, shape, needs=[decoder.mark])
             entry.notes["rooms"] = counting.rooms().rounded(counting.context.present)
@@ -428,7 +430,7 @@ class Compiled:
         if key in self._shelf:
             read: Read = self._shelf[key].program(**told)
             return read
-        run = read_counted(self.request, decoder.cache, counting, rooms, owners, begun)
+        run = self._quick(read_counted(self.request, decoder.cache, counting, rooms, owners, begun))
         needs = [decoder.mark, first]
         made: Read = self._build(key, run, told, f"{batch} x {length} tokens", stays, needs=needs).program.output
         return made
@@ -503,7 +505,7 @@ class Compiled:
         """Make the program of a step; trying it out moves the state, which is put back."""
         state = (decoder.cache.place, *decoder.step.tensors)
         before = [value.clone() for value in state]
-        run = step if len(decoder.firsts) > 1 else self._compiled(step)
+        run = self._quick(step) if len(decoder.firsts) > 1 else self._compiled(step)
         shape = f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}"
         self._build(key, run, {}, shape, needs=[decoder.mark])
         for value, old in zip(state, before, strict=True):
@@ -533,7 +535,19 @@ class Compiled:
         return made
 
     def _compiled(self, function: Any) -> Any:
-        return torch.compile(function, dynamic=False) if self.backend == "inductor" else function
+        """A function of the language model as a compiler makes it, or with norms of one program each."""
+        return torch.compile(function, dynamic=False) if self.backend == "inductor" else self._quick(function)
+
+    def _quick(self, function: Any) -> Any:
+        model = self.request.adapter.language_model
+        if self.backend == "none" or not usable(*model.parameters()):
+            return function
+
+        def run(**inputs: Tensor) -> Any:
+            with fused_norms(model):
+                return function(**inputs)
+
+        return run
 
     def _build(
         self,
