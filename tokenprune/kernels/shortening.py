@@ -108,10 +108,11 @@ def _layout(
     kept_count = tl.minimum(kept_count, n)
     used_count = tl.minimum(used_count, n - kept_count)
     made = tl.where(used_count > 0, made, 0)
-    worst = tl.sum(tl.where(at == kept_count - 1, ranked, 0), axis=0)
-    kept = shown & (word <= worst) & (kept_count > 0)
-    best = tl.sum(tl.where(at == kept_count, ranked, 0), axis=0)
-    mean = shown & (word == best) & (made > 0)
+    none = tl.full((), -0x7FFFFFFFFFFFFFFF, tl.int64)
+    worst = tl.where(kept_count > 0, tl.sum(tl.where(at == kept_count - 1, ranked, 0), axis=0), none)
+    kept = shown & (word <= worst)
+    best = tl.where(made > 0, tl.sum(tl.where(at == kept_count, ranked, 0), axis=0), none)
+    mean = shown & (word == best)
     spot = at - kept_count
     tl.store(used + row * most + spot, ranked & 0xFFFFFF, mask=(spot >= 0) & (spot < used_count) & (spot < most))
 
