@@ -38,7 +38,7 @@ ROOM = 8
 """Rooms are multiples of this."""
 
 LONGEST = 2048
-"""Longer sequences are shortened by tensor operations: one multiprocessor sorts a sequence."""
+"""Longer sequences are shortened by tensor operations: one multiprocessor does all of it."""
 
 
 def unknown(schedule: LayerSchedule) -> str | None:
