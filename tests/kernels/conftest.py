@@ -8,7 +8,9 @@ import pytest
 import torch
 
 collect_ignore_glob = (
-    [] if find_spec("triton") else ["test_programs.py", "test_rotary.py", "test_shortening.py", "test_subclasses.py"]
+    []
+    if find_spec("triton")
+    else ["test_programs.py", "test_rotary.py", "test_shortening.py", "test_spoken.py", "test_subclasses.py"]
 )
 
 

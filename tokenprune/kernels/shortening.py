@@ -99,14 +99,14 @@ def _layout(
     real = tl.load(mask + here, mask=inside, other=0) != 0
     num = tl.load(number + here, mask=inside, other=-1)
     shown = (num >= 0) & real
-    score = tl.load(scores + row * entered + num, mask=shown, other=0.0)
+    score = tl.load(scores + here, mask=shown, other=0.0)
     # a token's rank is how many score more, or as much and stand before it: quicker than sorting
     n = tl.sum(shown.to(tl.int64), axis=0)
     ahead = tl.zeros((CHUNK, BLOCK), tl.int32)
     for start in range(0, entered, CHUNK):
         other = start + tl.arange(0, CHUNK)
         there = tl.load(visual + row * entered + other, mask=other < entered, other=-1)
-        theirs = tl.load(scores + row * entered + other, mask=other < entered, other=0.0)
+        theirs = tl.load(scores + row * length + there, mask=there >= 0, other=0.0)
         more = theirs[:, None] > score[None, :]
         before = (theirs[:, None] == score[None, :]) & (other[:, None] < num[None, :])
         ahead += ((more | before) & (there >= 0)[:, None]).to(tl.int32)
@@ -222,8 +222,8 @@ def shortened(
     now : Sequence
         M at most some thousand: one multiprocessor does all of it.
     hidden : Tensor, (B, M, d)
-    scores : float32 Tensor, (B, K)
-        No NaN.
+    scores : float32 Tensor, (B, M)
+        No NaN; only those at prunable tokens count.
     counts : int64 Tensor, (3, B)
         Tokens kept, tokens that the mean is made of, and 1 where there is a mean, else 0.
     room, width : int

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tokenprune.components.layerwise.attention import AttentionRows
 from tokenprune.components.layerwise.recycle import Recycle
 from tokenprune.core.features import Features
 from tokenprune.core.indexing import as_mask, gather_tokens
@@ -36,6 +37,15 @@ __all__ = ["Begun", "Counting", "Rooms", "measure_prompt", "read_counted", "unkn
 
 ROOM = 8
 """Rooms are multiples of this."""
+
+MOST_ROWS = 128
+"""Longer texts likewise."""
+
+SPOKEN = "spoken"
+"""Under which scores of all places are noted."""
+
+WIDTH = 32
+"""Shortened sequences are padded to multiples of this: matrix products of other lengths find slower kernels."""
 
 LONGEST = 2048
 """Longer sequences are shortened by tensor operations: one multiprocessor does all of it."""
@@ -256,6 +266,7 @@ class _Told(Pass):
     counts: Tensor
     rooms: Rooms
     hidden: Tensor | None
+    layer: int = -1
     _sequence: tuple[Stretch, Any] | None = None
 
     def take(self, begun: Begun, present: tuple[int, ...]) -> None:
@@ -279,6 +290,7 @@ class _Told(Pass):
         self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Act, on hidden states of the program before where it has run the layers."""
+        self.layer = number
         if self.hidden is not None and number <= self.skipped:
             args = (self.hidden, *args[1:]) if args else args
             kwargs = kwargs if args else {**kwargs, "hidden_states": self.hidden}
@@ -286,13 +298,27 @@ class _Told(Pass):
                 return args, kwargs
         return super().before_layer(number, module, args, kwargs) or (args, kwargs)
 
+    def tap(self, event: LayerEvent, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
+        """Note what an event reads of the layer before it: no more than scores, where that is all."""
+        soft = more.get("softcap") is not None
+        if soft or self.layer < self.first or not self._at_once(event, self.layer, query):
+            super().tap(event, query, key, scaling, more)
+            return
+        from tokenprune.kernels.spoken import spoken  # needs Triton
+
+        rows = self.sequence.rows
+        if event.rows == "last":
+            rows = rows[:, -1:]
+        paid = spoken(query, key, rows, self.sequence.behind if event.rows == "text" else rows, scaling)
+        self.captured = {SPOKEN: paid}
+
     def act(self, layer: int, hidden: Tensor) -> Tensor:
         """Act as ever, or by the tensor."""
         if layer < self.first:
             return super().act(layer, hidden)
         number = list(self.told).index(layer)
         event, before = self.told[layer], self.context.present
-        if self._at_once(event, number, hidden):
+        if self._at_once(event, layer, hidden):
             return self._shortened_at_once(layer, event, number, hidden)
         features = self.features_of(event, hidden)
         measured = dict(self.context.measured)
@@ -304,41 +330,53 @@ class _Told(Pass):
         sequence, made = self._chosen(with_extra(features, measured), event, number)
         return self.shortened(layer, hidden, sequence, made, before, aligned=True)
 
-    def _at_once(self, event: LayerEvent, number: int, hidden: Tensor) -> bool:
-        """Whether the programs of :mod:`tokenprune.kernels.shortening` do all of it."""
+    def _at_once(self, event: LayerEvent, layer: int, like: Tensor) -> bool:
+        """Whether programs of :mod:`tokenprune.kernels.shortening` do all that an event does."""
         strategy, merger, now = event.strategy, event.strategy.merger, self.now
+        heard = strategy.scorer == AttentionRows() and type(strategy.scorer) is AttentionRows and not event.ahead
         plain = merger is None or (type(merger) is Recycle and merger.scorer == strategy.scorer)
         compact = self._how == "compact" and len(now.positions) == 1
-        measuring = any(measure.name in strategy.requires for measure in event.measures)
-        fits = self.between.text > 0 and now.mask.shape[1] <= LONGEST and self.rooms.added[number] <= 1
-        return plain and compact and fits and self.single and not measuring and usable(hidden)
+        number = list(self.told).index(layer)
+        fits = now.mask.shape[1] <= LONGEST and self.rooms.added[number] <= 1 and 0 < self.between.text <= MOST_ROWS
+        return heard and plain and compact and fits and self.single and usable(like)
 
-    def _shortened_at_once(self, layer: int, event: LayerEvent, number: int, hidden: Tensor) -> Tensor:
-        from tokenprune.kernels.shortening import Sequence, shortened  # needs Triton
-
-        assert event.strategy.scorer is not None
-        states = self.model.norm(hidden) if event.normed else hidden
-        features = self.features(event.requires, states, event.reads_text, bare=True)
-        scores = relevance(event.strategy.scorer, with_extra(features, self.context.measured))
-        before, now = self.context.present, self.now
-        self.context = replace(self.context, layer=layer, present=self.rooms.left[number])
-        self.captured = {}
+    @property
+    def sequence(self) -> Any:
+        """Where tokens stand, as those programs have it."""
+        now, places = self.now, self._places()
         if self._sequence is None or self._sequence[0] is not now:
-            places, length = self._places(), now.mask.shape[1]
-            order = torch.arange(now.visual.shape[1], device=hidden.device).expand(now.visual.shape)
+            from tokenprune.kernels.shortening import Sequence  # needs Triton
+
+            length = now.mask.shape[1]
+            order = torch.arange(now.visual.shape[1], device=now.mask.device).expand(now.visual.shape)
             order = order.where(now.visual >= 0, -1)
             numbers = order.new_full((len(order), length + 1), -1)
             numbers = numbers.scatter(1, now.visual.where(now.visual >= 0, length), order)[:, :length]
             rows = places.text.where(places.text >= 0, places.last)
             own = (now.mask, now.text, now.source, now.positions[0], numbers, now.visual, now.origin)
             self._sequence = now, Sequence(*own, places.text, rows)
+        return self._sequence[1]
+
+    def _shortened_at_once(self, layer: int, event: LayerEvent, number: int, hidden: Tensor) -> Tensor:
+        from tokenprune.kernels.shortening import shortened  # needs Triton
+
+        assert event.strategy.scorer is not None
+        before, now = self.context.present, self.now
+        if SPOKEN in self.captured:
+            scores = self.captured[SPOKEN]
+        else:  # the program before saw the layer
+            features = self.features(event.requires, hidden, event.reads_text, bare=True)
+            own = relevance(event.strategy.scorer, features).float()
+            scores = own.gather(1, self.sequence.number.clamp_min(0))
+        self.context = replace(self.context, layer=layer, present=self.rooms.left[number])
+        self.captured = {}
         after, hidden = shortened(
-            self._sequence[1],
+            self.sequence,
             hidden,
-            scores.float(),
+            scores,
             self.counts[:, number],
             room=max(self.rooms.left[number]),
-            width=now.mask.shape[1] - min(self._dropped(before)),
+            width=min(now.mask.shape[1], round_up(now.mask.shape[1] - min(self._dropped(before)), WIDTH)),
             most=self.rooms.recycled[number],
         )
         positions = after.positions.unsqueeze(0)
