@@ -1,6 +1,9 @@
-"""What docs/results/speed.md says of rows that ``published.py`` measured: tables, the command of each, pictures.
+r"""What docs/results/speed.md says of rows that were measured: tables, the command of each, pictures.
 
-python -m experiments.speed.page experiments/speed/results/published.json
+    python -m experiments.speed.page experiments/speed/results/published.json \
+        --decoding experiments/speed/results/decoding.json
+
+The first file is what ``published.py`` wrote, the second what ``decoding.py`` did.
 """
 
 from __future__ import annotations
@@ -103,6 +106,27 @@ def text(found: Mapping[str, Any]) -> str:
     return "\n\n".join([about, *parts])
 
 
+def decoding(found: Mapping[str, Any]) -> str:
+    """Tokens a second, a line for each batch and way."""
+    asked = found["asked"]
+    about = (
+        f"One {asked['device']}, torch {asked['torch']}; {asked['layers']} layers of the language model, "
+        f"{asked['new']} tokens after the first, medians of {asked['repeats']} answers, milliseconds."
+    )
+    lines = [
+        "| prompts | way | ms a token, all | 64 kept | tokens a second, all | 64 kept | gain |",
+        "|---:|---|" + "---:|" * 5,
+    ]
+    rows = {(row["batch"], row["way"], row["keep"]): row for row in found["rows"]}
+    for batch, way in dict.fromkeys((row["batch"], row["way"]) for row in found["rows"]):
+        both = [rows.get((batch, way, keep), {}) for keep in (0, asked["keep"])]
+        times = [row.get("token_ms") for row in both]
+        gain = f"{times[0] / times[1]:.2f} x" if times[0] and times[1] else "-"
+        cells = [told(time, 2) for time in times] + [told(row.get("tokens_per_s"), 0) for row in both]
+        lines.append(f"| {batch} | {'stock' if way == 'plain' else way} | " + " | ".join(cells) + f" | {gain} |")
+    return "\n".join([about, "", *lines])
+
+
 def draw(found: Mapping[str, Any]) -> None:
     """Bars of some parts."""
     from tokenprune.report.figures.canvas import checked_width, write_figure
@@ -118,10 +142,13 @@ def main() -> None:
     """Write the page and its pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
+    parser.add_argument("--decoding", type=Path)
     options = parser.parse_args()
     found = json.loads(options.rows.read_text(encoding="utf-8"))
     put(PAGE, "published", text(found))
     draw(found)
+    if options.decoding is not None:
+        put(PAGE, "decoding", decoding(json.loads(options.decoding.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _unrecorded(layer: nn.Module) -> Iterator[None]:
 def quicker(module: Any) -> Callable[..., Any] | None:
     """What does a module's work with fewer programs; None for most modules."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
-        return _patches(module) if _apart(module) else None
+        return _patches(module) if _apart(module) and not _rounded(module) else None
     if (norm := fused_norm(module)) is not None:
         return norm
     if _packs(module) and all(hasattr(module, name) for name in ("qkv", "proj", "num_heads", "scaling", "config")):
@@ -177,6 +177,15 @@ def _apart(convolution: nn.Conv2d | nn.Conv3d) -> bool:
     unpadded = padding == "valid" if isinstance(padding, str) else not any(padding)
     plain = unpadded and convolution.groups == 1 and set(convolution.dilation) == {1}
     return plain and tuple(convolution.stride) == tuple(convolution.kernel_size)
+
+
+def _rounded(convolution: nn.Conv2d | nn.Conv3d) -> bool:
+    """Whether a convolution's float32 is rounded to the 10 bits of TF32, which a matrix product's is not.
+
+    Answers would then be nearer to those on a CPU, and no longer those of the model itself.
+    """
+    weight = convolution.weight
+    return weight.is_cuda and weight.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
 
 
 def _patches(convolution: nn.Conv2d | nn.Conv3d) -> Callable[..., Tensor]:
