@@ -18,11 +18,11 @@ from experiments.embedded.losses import IGNORED
 from experiments.trainings.losses import LOSSES, Compiled, starved_rows
 from experiments.trainings.network import Seen, Stack, build, heads_of, patches_of
 from experiments.trainings.step import CapturedStep, Step, adam_step
-from experiments.trainings.train import CYCLE, PICTURES, TRAIN_LENGTH
+from experiments.trainings.train import CLIP, CYCLE, PICTURES, TRAIN_LENGTH
 from tokenprune.data.scenes.styles import NATURAL
 
-KINDS = {"plain": Shown(), "small": Shown(NATURAL, (336, 224))}
-"""Pictures of 144 and of 96 tokens."""
+KINDS = {"plain": Shown(), "small": Shown(NATURAL, (336, 224)), "clips": CLIP}
+"""Pictures of 144 and of 96 tokens, clips of 256."""
 PAINTED = 16
 
 
