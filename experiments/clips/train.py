@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,8 +27,8 @@ class Clips(Trainings):
 
     stages_file = Path(__file__).with_name("stages.yaml")
     cycle = (CLIP, CLIP, CLIP, Shown())
-    groups = {"clips": (CLIP,), "plain": (Shown(),)}
-    tested = {"clips": 1, "plain": 0.25}
+    groups: Mapping[str, Sequence[Shown]] = MappingProxyType({"clips": (CLIP,), "plain": (Shown(),)})
+    tested: Mapping[str, float] = MappingProxyType({"clips": 1, "plain": 0.25})
     judged_by = "clips"
 
     def first_model(self) -> Any:

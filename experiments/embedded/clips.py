@@ -72,8 +72,8 @@ def scaled_frames(frames: Frames, size: tuple[int, int]) -> NDArray[np.uint8]:
 def clip_labels(shown: Clip, frames: Frames, size: tuple[int, int]) -> dict[str, NDArray[np.uint8]]:
     """Labels of all patches of all pairs of frames, pair by pair: those of a picture, and ``motions``.
 
-    A patch that shows the actor in either frame of a pair is its; ``motions`` says what it does between the two, 0 where
-    that is nothing.
+    A patch that shows the actor in either frame of a pair is its; ``motions`` says what it does between the two, 0
+    where that is nothing.
     """
     still, parts = frames
     side = PATCH * still.image.shape[1] // size[0]
@@ -125,7 +125,7 @@ def backwards_arrays(images: NDArray[np.uint8], labels: dict[str, NDArray[np.uin
 
 
 def clip_stream(shown: Clip, draws: Draws, more: Iterator[Question]) -> Iterator[Question]:
-    """What training asks about a clip: everything that happens once, some of it again in other words, then what stays."""
+    """What training asks about a clip: what happens, some of it again in other words, then what stays."""
     order = list(CLIP_SUBFAMILIES)
     draws.shuffle(order)
     asked: set[str] = set()
