@@ -14,7 +14,7 @@ from tokenprune.core.errors import UnknownNameError
 from tokenprune.core.registry import list_strategies
 from tokenprune.diagnostics.matrix import matrix
 from tokenprune.hf.adapters import adapter_for
-from tokenprune.hf.support import usable_strategies
+from tokenprune.hf.sources import usable_strategies
 from tokenprune.zoo.loading import load_model
 from tokenprune.zoo.tiny import FAMILIES, tiny_model
 

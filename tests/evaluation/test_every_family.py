@@ -17,7 +17,7 @@ from tokenprune.evaluation.conditions import RANDOM_DRAWS
 from tokenprune.evaluation.runner import question_batch
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.chat import prompt_inputs
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.report.pruning import look, pruning_sheet
 from tokenprune.results.store import read_results
 from tokenprune.zoo.tiny import FAMILIES, picture, tiny_model, tiny_processor

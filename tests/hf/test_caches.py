@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tokenprune.hf.caches import cache_argument, cache_in
+from tokenprune.hf.patching import cache_argument, cache_in
 from tokenprune.zoo.tiny import tiny_model
 
 

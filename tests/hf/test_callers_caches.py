@@ -13,8 +13,8 @@ from transformers import DynamicCache
 
 import tokenprune as tp
 from tokenprune.core.errors import NestedAttachError, SecondTurnError, UnsupportedError
-from tokenprune.hf.caches import cache_argument, cache_in
 from tokenprune.hf.encoded import takes_encoded
+from tokenprune.hf.patching import cache_argument, cache_in
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}

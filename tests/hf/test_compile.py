@@ -23,7 +23,7 @@ from tokenprune.core.errors import (
 )
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.encoded import takes_encoded
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,7 +16,7 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.compiled import pipeline
 from tokenprune.hf.compiled.stages import assemble
-from tokenprune.hf.support import usable_strategies
+from tokenprune.hf.sources import usable_strategies
 from tokenprune.zoo.tiny import FAMILIES, tiny_inputs, tiny_model
 
 CASES = [

@@ -12,7 +12,7 @@ from tests.support.families import attentions, batch_of, cases, families, model_
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.diagnostics.laws import Way, drop, forward, keep_all
 from tokenprune.hf.adapters import adapter_for
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.zoo.tiny import FAMILIES, Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore::tokenprune.core.errors.SubstituteWarning")

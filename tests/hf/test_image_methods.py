@@ -13,7 +13,7 @@ from tests.support.families import batch_of, families, model_of
 from tokenprune.core.errors import TokenPruneWarning
 from tokenprune.diagnostics.laws import forward
 from tokenprune.hf.adapters import adapter_for
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 
 METHODS = ("fastervlm", "scope", "hiprune", "trim", "prumerge", "prumerge-plus", "pyramiddrop", "flowcut")
 MERGING = {"trim", "prumerge", "prumerge-plus"}

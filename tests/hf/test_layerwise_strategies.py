@@ -14,7 +14,7 @@ from tests.support.llava import QUESTIONS, N
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.chat import prompt_inputs
-from tokenprune.hf.support import usable_strategies
+from tokenprune.hf.sources import usable_strategies
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 SIDE = 5

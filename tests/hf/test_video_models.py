@@ -15,7 +15,7 @@ from tokenprune.core.errors import MissingSignalError, NothingPrunedWarning, Uns
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.diagnostics.laws import drop, forward, keep_all
 from tokenprune.hf.adapters import adapter_for
-from tokenprune.hf.support import usable_strategies
+from tokenprune.hf.sources import usable_strategies
 
 FAMILIES = ("video_llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -74,7 +74,7 @@ def _frames() -> Iterator[tuple[str, int]]:
 def _remembered() -> bool:
     """Numbers that an accelerator is given once: ``constant`` copies them when a shape is met first; what is known of
     sizes is copied before a graph is made."""
-    return any(name.endswith(("tokenprune/kernels/host.py", "hf/compiled/known.py")) for name, _ in _frames())
+    return any(name.endswith(("tokenprune/kernels/__init__.py", "hf/compiled/known.py")) for name, _ in _frames())
 
 
 def _place() -> str:

@@ -24,7 +24,7 @@ from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters import adapter_for
 from tokenprune.hf.compiled.measured import unknown
 from tokenprune.hf.compiled.programs import Backend
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.results.fingerprint import identity
 from tokenprune.results.lines import FULL
 from tokenprune.results.store import ResultFolder, write_atomically

@@ -54,7 +54,7 @@ def doctor(
     from tokenprune.hf.adapters.base import adapter_for
     from tokenprune.hf.chat import prompt_inputs, words_of
     from tokenprune.hf.cost import layer_average
-    from tokenprune.hf.support import usable_strategies
+    from tokenprune.hf.sources import usable_strategies
     from tokenprune.testing.registered import fault
     from tokenprune.zoo.loading import load_model
 

@@ -59,7 +59,7 @@ def explore(
     from tokenprune.evaluation.compare import environment
     from tokenprune.evaluation.conditions import strategy_names
     from tokenprune.hf.adapters.base import adapter_for
-    from tokenprune.hf.support import usable_strategies
+    from tokenprune.hf.sources import usable_strategies
     from tokenprune.report.explorer import explore as look_into
     from tokenprune.report.explorer import write_explorer
     from tokenprune.zoo.loading import load_model

@@ -51,7 +51,7 @@ def listing(
     entries = [entry for k in kinds for entry in registry.entries(k, pattern)]
     if model is not None:
         from tokenprune.hf.adapters.base import adapter_for
-        from tokenprune.hf.support import usable_strategies
+        from tokenprune.hf.sources import usable_strategies
         from tokenprune.zoo.loading import load_model
 
         fits = set(usable_strategies(adapter_for(load_model(model)[0])))

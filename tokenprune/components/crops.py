@@ -14,7 +14,7 @@ from tokenprune.core.features import working_precision
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_similarity
 from tokenprune.core.kinds import Problem, Selector, check_choice, check_count, check_number
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant
 
 __all__ = ["CropBudgets"]
 

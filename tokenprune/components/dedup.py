@@ -11,8 +11,7 @@ from torch import Tensor
 from tokenprune.components.pairwise import CosineTable
 from tokenprune.core.kinds import Problem, Selector, check_count, overridden
 from tokenprune.core.ranking import top_k
-from tokenprune.kernels import usable
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant, usable
 
 __all__ = ["BipartiteDedup"]
 

@@ -28,7 +28,7 @@ from tokenprune.core.kinds import (
 )
 from tokenprune.core.optimality import Optimality
 from tokenprune.core.ranking import TopK, relevance, top_k, within_budget
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant
 
 __all__ = ["Candidates", "Greedy", "Optimizer", "Prefilter", "Strided", "TopK", "TwoStage", "round_one", "round_one_of"]
 

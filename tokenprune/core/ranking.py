@@ -19,8 +19,7 @@ from tokenprune.core.kinds import (
     Selector,
 )
 from tokenprune.core.optimality import Optimality, top_optimality
-from tokenprune.kernels import LONGEST_SORT, usable
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import LONGEST_SORT, constant, usable
 
 __all__ = ["TopK", "relevance", "top_k", "within_budget"]
 

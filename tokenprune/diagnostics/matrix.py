@@ -10,7 +10,7 @@ from tokenprune.core.budget import Unit
 from tokenprune.core.registry import build
 from tokenprune.diagnostics.doctor import broken_line, diagnose
 from tokenprune.hf.adapters.base import adapter_for
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.zoo.tiny import tiny_inputs, tiny_model
 
 __all__ = ["Cell", "matrix", "video_of"]

@@ -20,7 +20,7 @@ from tokenprune.hf.adapters.base import FROM_PIXELS, PIXELS, Block, adapter_for
 from tokenprune.hf.attach import attach
 from tokenprune.hf.chat import Pictures, prompt_inputs
 from tokenprune.hf.encoded import Encoded, observed, takes_encoded
-from tokenprune.hf.support import signals_for
+from tokenprune.hf.sources import signals_for
 
 __all__ = ["Box", "QuestionBatch", "Shown", "box_overlap", "first_of", "grey"]
 

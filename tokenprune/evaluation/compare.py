@@ -38,7 +38,7 @@ from tokenprune.evaluation.summary import SummaryRow, summarize
 from tokenprune.evaluation.table import cannot_run
 from tokenprune.hf.chat import check_questions
 from tokenprune.hf.patching import turn_of
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.results.fingerprint import providers
 from tokenprune.results.lines import ANSWERS
 from tokenprune.results.provenance import provenance, short

@@ -25,10 +25,8 @@ from tokenprune.evaluation.memoised import Memoised
 from tokenprune.evaluation.nested import NestedSelection
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import implementation, tapped
-from tokenprune.hf.caches import NAMES as CACHE_NAMES
-from tokenprune.hf.caches import cache_in
 from tokenprune.hf.masks import narrow_layers
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import CACHE_NAMES, cache_in, replaced
 
 __all__ = ["SharedPrefix", "SharedWork", "shared_prefix"]
 

@@ -19,10 +19,9 @@ from tokenprune.core.budget import Budget, Keep, Unit
 from tokenprune.core.errors import NestedAttachError, NothingPrunedWarning, SecondTurnError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
-from tokenprune.hf.caches import cache_in
 from tokenprune.hf.encoded import Encoded
 from tokenprune.hf.hooks import Hooks
-from tokenprune.hf.patching import MARK, Hook, Mark, arguments_of, attached, replaced, standing_in
+from tokenprune.hf.patching import MARK, Hook, Mark, arguments_of, attached, cache_in, replaced, standing_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.record import Run
 from tokenprune.hf.request import Request

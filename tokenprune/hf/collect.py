@@ -15,7 +15,7 @@ from tokenprune.hf.batch import Batch, Member
 from tokenprune.hf.collectors import Units
 from tokenprune.hf.encoded import Encoded, tokens_of
 from tokenprune.hf.request import Request
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant
 
 __all__ = ["collect", "embedded", "gathered"]
 

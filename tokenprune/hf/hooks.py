@@ -17,11 +17,11 @@ from tokenprune.core.indexing import to_batch
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.base import MODALITIES, PIXELS, Observation
 from tokenprune.hf.batch import Batch, read_batch
-from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect
 from tokenprune.hf.decision import Decision, decide
 from tokenprune.hf.encoded import PRUNED, Encoded, pixels_in, tokens_of
 from tokenprune.hf.layerwise import LayerHooks
+from tokenprune.hf.patching import cache_in
 from tokenprune.hf.record import Prefill, Run
 from tokenprune.hf.request import Request
 from tokenprune.hf.rows import check_causal, check_one_sample_a_row, real_tokens

@@ -27,12 +27,11 @@ from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LAYER_SIGNALS, LayerEvent, LayerSchedule, reads_text
 from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import Tap, implementation, tapped
-from tokenprune.hf.caches import cache_in
 from tokenprune.hf.decoding import Decoding
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import can_look_ahead, look_ahead
 from tokenprune.hf.masks import as_taken, causal_over, narrow_layers
-from tokenprune.hf.patching import Hook, standing_in
+from tokenprune.hf.patching import Hook, cache_in, standing_in
 from tokenprune.hf.record import Stage
 from tokenprune.hf.segments import Entered, Outcome, Segment, forgotten, parts_of, per_sample, places_in, still_there
 from tokenprune.hf.splice import Layout, Splice, rotary_at, splice

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.hf.attention_tap import tapped
-from tokenprune.hf.caches import NAMES
+from tokenprune.hf.patching import CACHE_NAMES
 
 __all__ = ["Ahead", "can_look_ahead", "look_ahead"]
 
@@ -56,7 +56,9 @@ def look_ahead(config: Any, layer: nn.Module, hidden: Tensor, arguments: Mapping
         batch, heads, length, _ = query.shape
         return value.new_zeros(batch, length, heads, value.shape[-1]), None
 
-    given = {name: value for name, value in arguments.items() if name not in (*NAMES, "hidden_states", "use_cache")}
+    given = {
+        name: value for name, value in arguments.items() if name not in (*CACHE_NAMES, "hidden_states", "use_cache")
+    }
     with tapped(config, {module.self_attn: see}, {module.self_attn: nothing}):
         module.self_attn(hidden_states=module.input_layernorm(hidden), **given)
     if not found:

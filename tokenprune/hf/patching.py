@@ -1,4 +1,4 @@
-"""Stand in for a function of somebody's object for a while, and read a call to it.
+"""Stand in for a function of somebody's object for a while, and read a call to it: its arguments, its cache.
 
 What stands in knows its place: in a deep copy of the object it becomes what the object had before, so that a copy made
 in the meantime is a plain one.
@@ -15,9 +15,24 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from torch import nn
+
 from tokenprune.core.errors import UnsupportedError
 
-__all__ = ["MARK", "Hook", "Mark", "StandIn", "arguments_of", "attached", "replaced", "standing_in", "turn_of"]
+__all__ = [
+    "CACHE_NAMES",
+    "MARK",
+    "Hook",
+    "Mark",
+    "StandIn",
+    "arguments_of",
+    "attached",
+    "cache_argument",
+    "cache_in",
+    "replaced",
+    "standing_in",
+    "turn_of",
+]
 
 _NOTHING = object()
 
@@ -155,3 +170,18 @@ def arguments_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
         if parameter.kind is parameter.VAR_KEYWORD:
             given |= given.pop(name, {})
     return given
+
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Names that versions of transformers have for a key-value cache among a model's arguments, the newest first."""
+
+
+def cache_in(arguments: Mapping[str, Any]) -> Any:
+    """The key-value cache that a call was given, or None."""
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What a model's forward calls its cache."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in known), CACHE_NAMES[-1])

@@ -14,7 +14,6 @@ from tokenprune.core.errors import NestedAttachError, UnsupportedError
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.batch import read_batch
-from tokenprune.hf.caches import cache_in
 from tokenprune.hf.collect import collect, embedded
 from tokenprune.hf.decision import decide
 from tokenprune.hf.encoded import (
@@ -27,7 +26,7 @@ from tokenprune.hf.encoded import (
     takes_encoded,
     without_vision,
 )
-from tokenprune.hf.patching import attached
+from tokenprune.hf.patching import attached, cache_in
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 from tokenprune.hf.rows import check_one_sample_a_row, real_tokens

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenprune.hf.prompt_pictures import Written
-from tokenprune.hf.prompt_spelling import SHOWN, Speller, Spelling
+from tokenprune.hf.prompt_spelling import SHOWN, Speller, Spelling, Written
 from tokenprune.hf.prompt_turns import Inside, Style
 
 __all__ = ["Learner", "Template"]

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from tokenprune.core.errors import FeatureError, OptionTypeError, QuestionError, QuestionWarning, closest
 from tokenprune.hf.prompt_learning import Learner, Template
-from tokenprune.hf.prompt_pictures import condensed, pattern
 from tokenprune.hf.prompt_question import locate
-from tokenprune.hf.prompt_spelling import Speller, Spelling
+from tokenprune.hf.prompt_spelling import Speller, Spelling, condensed, pattern
 from tokenprune.hf.prompt_turns import KNOWN, Style, Turn, adjacent, user_turns, words_of
 from tokenprune.hf.stop_words import keywords
 

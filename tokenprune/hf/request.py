@@ -18,8 +18,7 @@ from tokenprune.hf.adapters.base import ModelAdapter, adapter_for
 from tokenprune.hf.adapters.encoder_stage import EncoderHooks
 from tokenprune.hf.prompt_text import TURNS, Scaffold, Text, check_text, prompt_text
 from tokenprune.hf.saved_processor import belongs, saved_processor
-from tokenprune.hf.sources import Extra, Sources
-from tokenprune.hf.support import check
+from tokenprune.hf.sources import Extra, Sources, check
 
 __all__ = ["Request"]
 

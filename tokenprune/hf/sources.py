@@ -1,20 +1,22 @@
-"""Where the signals that a strategy reads come from: the model, a collector, or the caller's hand."""
+"""Where signals that a strategy reads come from: model, collector, or the caller; so which strategies a model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from tokenprune.core.errors import FeatureError, OptionTypeError, PluginError
-from tokenprune.core.features import LAYOUTS, SIGNALS, Features, Signal, is_signal
+from tokenprune.core.errors import FeatureError, MissingSignalError, OptionTypeError, PluginError, TokenPruneError
+from tokenprune.core.features import LAYOUTS, SIGNALS, Features, Signal, is_signal, signal_of
 from tokenprune.core.registry import registry
+from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.strategy import AnyStrategy
 from tokenprune.hf.adapters.base import FROM_PIXELS, ModelAdapter
 from tokenprune.hf.collectors import Collector, Units
+from tokenprune.hf.layerwise import LayerHooks
 
-__all__ = ["Extra", "Offer", "Sources", "offers"]
+__all__ = ["Extra", "Offer", "Sources", "check", "offers", "refusal", "signals_for", "usable_strategies"]
 
 Extra = Mapping[str, Tensor | Collector]
 """Signals handed in: tensors with a row for each unit, or what makes them."""
@@ -145,3 +147,64 @@ def offers(adapter: ModelAdapter | None = None) -> list[Offer]:
         if adapter is None or (maker.offers(adapter) and not adapter.missing(maker.requires)):
             found.append(Offer(maker.signal, "", entry.origin))
     return found
+
+
+def check(adapter: ModelAdapter, strategy: AnyStrategy, extra: Extra | None = None) -> None:
+    """Raise if a model cannot run a strategy.
+
+    Raises
+    ------
+    MissingSignalError
+        It can give neither a signal that the strategy reads nor a substitute; names strategies that work.
+    UnsupportedError
+        Its layers are not such that tokens can go between them.
+    """
+    missing = sorted(Sources.of(adapter, strategy, extra).missing)
+    if "frames" in missing:
+        raise MissingSignalError(
+            f"strategy {strategy.name!r} compares the frames of videos, which {type(adapter.model).__name__} does not "
+            f"read. Strategies that work on it: {', '.join(usable_strategies(adapter)) or 'none'}"
+        )
+    if missing:
+        fits = ", ".join(usable_strategies(adapter)) or "none"
+        raise MissingSignalError(
+            f"strategy {strategy.name!r} needs {', '.join(map(repr, missing))}, which {type(adapter.model).__name__} "
+            f"cannot give (it gives {_offer(adapter)}). Hand it in, attach(..., extra={{name: tensor or collector}}), "
+            f"or take a strategy that works on it: {fits}"
+        )
+    if isinstance(strategy, LayerSchedule):
+        LayerHooks(strategy, adapter)
+
+
+def _offer(adapter: ModelAdapter) -> str:
+    """What a model gives, in words."""
+    plain = ", ".join(sorted(adapter.available))
+    layered = sorted(name for name in adapter.on_demand if is_signal(name) and signal_of(name).layered)
+    depth = len(adapter.encoder_layers("image"))
+    return f"{plain}; at any of {depth} encoder layers, as {layered[0]}@-1: {', '.join(layered)}" if layered else plain
+
+
+def refusal(adapter: ModelAdapter, strategy: AnyStrategy) -> str | None:
+    """Why a model cannot run a strategy; None if it can."""
+    missing = Sources.of(adapter, strategy).missing
+    if "frames" in missing:
+        return "it compares the frames of videos, and the model reads none"
+    if missing:
+        return "no " + ", ".join(sorted(missing))
+    try:
+        check(adapter, strategy)
+    except TokenPruneError as error:
+        return str(error)
+    return None
+
+
+def signals_for(adapter: ModelAdapter, strategies: Iterable[AnyStrategy]) -> frozenset[str]:
+    """What has to be read while visual inputs are encoded, so that any of some strategies can use them."""
+    needed = frozenset().union(*(Sources.of(adapter, strategy).read for strategy in strategies))
+    return needed - adapter.missing(needed)
+
+
+def usable_strategies(adapter: ModelAdapter) -> list[str]:
+    """Names of the strategies that ship with tokenprune and run on a model."""
+    own = [e for e in registry.entries("strategies") if e.target.startswith("tokenprune_strategies.")]
+    return [e.name for e in own if not e.clashes and refusal(adapter, registry.build(e.name)) is None]

@@ -9,14 +9,14 @@ CPU too, in Triton's interpreter (for tests; ``TRITON_INTERPRET=1`` must be set 
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["LONGEST_SORT", "power_of_two", "run_columns", "usable"]
+__all__ = ["LONGEST_SORT", "constant", "power_of_two", "run_columns", "usable"]
 
 LONGEST_SORT = 4096
 """Rows up to this length are sorted by one program."""
@@ -49,3 +49,19 @@ def run_columns(
     from tokenprune.kernels.columns import Columns, greedy_columns  # needs Triton
 
     return greedy_columns(Columns(**options), available, counts, repeats=repeats)
+
+
+def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Whole numbers of the host as an int64 tensor (B,) that is not to be written to.
+
+    Equal numbers are filled in where they are needed. Others are copied to an accelerator once and remembered, because
+    a copy makes the host wait and cannot be part of a captured graph.
+    """
+    if len(set(values)) == 1:
+        return torch.full((len(values),), values[0], device=device)
+    return torch.tensor(values) if device.type == "cpu" else _copied(values, device)
+
+
+@lru_cache(maxsize=256)
+def _copied(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)

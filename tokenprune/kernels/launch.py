@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant
 
 __all__ = ["Launch", "share_out"]
 

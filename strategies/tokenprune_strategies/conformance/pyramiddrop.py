@@ -13,10 +13,10 @@ import tokenprune as tp
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LayerSchedule
 from tokenprune.hf.adapters.encoder_attention import attention_rows
-from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.layer_signals import layer_signals
 from tokenprune.hf.layerwise import LayerHooks
 from tokenprune.hf.look_ahead import Ahead, look_ahead
+from tokenprune.hf.patching import cache_argument
 from tokenprune.hf.segments import Entered, places_in
 from tokenprune.hf.splice import Layout, Span, splice
 from tokenprune.testing.conformance import Case, Replayed

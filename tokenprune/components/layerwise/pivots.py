@@ -13,7 +13,7 @@ from tokenprune.core.indexing import as_mask, gather_tokens, left_aligned
 from tokenprune.core.information import unit_norm
 from tokenprune.core.kinds import Problem, Scorer, Selector, check_choice, check_count
 from tokenprune.core.ranking import top_k
-from tokenprune.kernels.host import constant
+from tokenprune.kernels import constant
 
 __all__ = ["KeyNorm", "PivotQuota", "hash_order"]
 

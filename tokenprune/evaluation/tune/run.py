@@ -36,7 +36,7 @@ from tokenprune.evaluation.tune.written import write_strategy
 from tokenprune.hf.adapters.base import adapter_for
 from tokenprune.hf.cost import DecoderShape
 from tokenprune.hf.patching import turn_of
-from tokenprune.hf.support import refusal
+from tokenprune.hf.sources import refusal
 from tokenprune.results.provenance import provenance, short
 from tokenprune.results.store import ResultFolder, write_atomically
 

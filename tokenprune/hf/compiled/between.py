@@ -20,13 +20,12 @@ from tokenprune.core.indexing import gather_tokens, left_aligned
 from tokenprune.core.layer_kinds import LayerContext
 from tokenprune.core.schedule import LayerEvent, LayerSchedule, reads_text
 from tokenprune.hf.attention_tap import Tap, tapped
-from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.plan import NOWHERE
 from tokenprune.hf.compiled.stages import Read, Units, positions_left
 from tokenprune.hf.layer_signals import CAPTURED, Places, layer_signals
 from tokenprune.hf.look_ahead import look_ahead
 from tokenprune.hf.masks import as_taken, of_prompt
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import cache_argument, replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import rotary_at
 

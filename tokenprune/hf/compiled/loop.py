@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tokenprune.hf.caches import NAMES
 from tokenprune.hf.compiled.cache import FixedCache
+from tokenprune.hf.patching import CACHE_NAMES
 
 __all__ = ["Loop"]
 
-CACHE = next(name for name in NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
+CACHE = next(name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
 """What this transformers calls the cache among outputs."""
 
 

@@ -21,7 +21,6 @@ from tokenprune.core.strategy import AnyStrategy, Positions
 from tokenprune.hf.adapters.base import Observation
 from tokenprune.hf.attach import attach
 from tokenprune.hf.attention_tap import implementation
-from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.compiled.adaptive import adaptive, settled
 from tokenprune.hf.compiled.between import Between, decoding, read_prompt_between
 from tokenprune.hf.compiled.encoder import Fused, quick_encoder
@@ -33,6 +32,7 @@ from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
 from tokenprune.hf.compiled.stages import Prompt, Read, Step, assemble, decode_step, next_logits, read_prompt, sight
 from tokenprune.hf.encoded import observed, pixels_in, vision_in
 from tokenprune.hf.masks import SLIDING, narrow_layers, window_of
+from tokenprune.hf.patching import cache_argument
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
 

@@ -16,13 +16,12 @@ from tokenprune.core.schedule import LayerSchedule
 from tokenprune.core.selection import Selection
 from tokenprune.hf.adapters.base import Block, ModelAdapter, Observation
 from tokenprune.hf.attention_tap import tapped
-from tokenprune.hf.caches import cache_argument
 from tokenprune.hf.collect import gathered
 from tokenprune.hf.compiled.plan import NOWHERE, Plan
 from tokenprune.hf.decision import choose
 from tokenprune.hf.encoded import Encoded, deepstack_of, tokens_of
 from tokenprune.hf.masks import of_prompt, of_step
-from tokenprune.hf.patching import replaced
+from tokenprune.hf.patching import cache_argument, replaced
 from tokenprune.hf.request import Request
 from tokenprune.hf.splice import next_position
 
