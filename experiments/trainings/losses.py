@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.embedded.batches import IGNORED, SIGN
+from experiments.embedded.batches import IGNORED
+from experiments.embedded.labels import SIGN
 from experiments.embedded.losses import branches_of
 from experiments.embedded.vocabulary import EOS
 from experiments.trainings.network import Blocks, State, answer, encode_pictures

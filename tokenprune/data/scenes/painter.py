@@ -207,7 +207,8 @@ def paint_parts(arrangements: Sequence[Arrangement], draws: Draws) -> tuple[Pain
     letters = [stamp for sign in arrangements[0].signs for stamp in _letter_stamps(sign)]
 
     def noisy(image: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
-        return np.clip(noise[rows, columns] + image[rows, columns], 0, 255).astype(np.uint8)
+        found: NDArray[np.uint8] = np.clip(noise[rows, columns] + image[rows, columns], 0, 255).astype(np.uint8)
+        return found
 
     everything = slice(None)
     image, owner, letter = ground.copy(), np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
