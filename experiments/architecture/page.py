@@ -18,6 +18,8 @@ from typing import Any
 
 import grimp
 
+from experiments.marked import put
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 PACKAGES = ("tokenprune", "tokenprune_strategies", "tokenprune_theory")
@@ -150,20 +152,10 @@ MADE: dict[str, Callable[[], str]] = {"rooms": diagram, "way": followed}
 """Marks on the page, and what stands between them."""
 
 
-def between(mark: str) -> re.Pattern[str]:
-    """The text between the two comments of a mark."""
-    return re.compile(rf"(<!-- {mark}: made by [^\n]* -->\n\n).*?(\n\n<!-- end of {mark} -->)", re.DOTALL)
-
-
 def write() -> None:
     """Put what the code says into the page."""
-    text = PAGE.read_text(encoding="utf-8")
     for mark, make in MADE.items():
-        made = make()
-        text, found = between(mark).subn(lambda m, made=made: m[1] + made + m[2], text)  # type: ignore[misc]
-        if found != 1:
-            raise SystemExit(f"{PAGE}: {mark!r} is marked {found} times, not once")
-    PAGE.write_text(text, encoding="utf-8")
+        put(PAGE, mark, make())
 
 
 if __name__ == "__main__":

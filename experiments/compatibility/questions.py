@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import tokenizers
 import torch
 import transformers
 
+from experiments.marked import put
 from tokenprune.diagnostics.asked import KINDS
 from tokenprune.diagnostics.questions import READERS, Reading, read_questions
 from tokenprune.hf.adapters import adapter_for
@@ -29,7 +29,6 @@ from tokenprune.hf.adapters import adapter_for
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "questions.json"
 PAGE = HERE.parents[1] / "docs" / "models.md"
-MARKED = re.compile(r"(<!-- questions: made by [^\n]* -->\n\n).*?(\n\n<!-- end of questions -->)", re.DOTALL)
 
 
 def counted(readings: Iterable[Reading]) -> dict[str, dict[str, Any]]:
@@ -80,11 +79,7 @@ def main() -> None:
     commands.add_parser("page")
     given = parser.parse_args()
     if given.command == "page":
-        made = table(json.loads(RESULTS.read_text(encoding="utf-8")))
-        text, marks = MARKED.subn(lambda m: m[1] + made + m[2], PAGE.read_text(encoding="utf-8"))
-        if marks != 1:
-            raise SystemExit(f"{PAGE}: 'questions' is marked {marks} times, not once")
-        PAGE.write_text(text, encoding="utf-8")
+        put(PAGE, "questions", table(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
     environment = {
         "transformers": transformers.__version__,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.compatibility.questions import MARKED, PAGE, RESULTS, counted, table
+from experiments.compatibility.questions import PAGE, RESULTS, counted, table
+from experiments.marked import between
 from tests.support.chats import REAL, Real, real_processor
 from tokenprune.diagnostics.asked import BY_HAND, CHATS, KINDS, LONG
 from tokenprune.diagnostics.questions import READERS, Reading, emitted, miscounted, read_questions
@@ -109,7 +110,7 @@ def test_the_page_is_what_was_measured() -> None:
     import json
 
     report = json.loads(RESULTS.read_text(encoding="utf-8"))
-    marked = MARKED.search(PAGE.read_text(encoding="utf-8"))
+    marked = between("questions").search(PAGE.read_text(encoding="utf-8"))
     assert marked is not None
     assert table(report) in marked[0], "run python -m experiments.compatibility.questions page"
     assert set(report["readers"]) == set(READERS)

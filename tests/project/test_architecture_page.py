@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from experiments.architecture.page import MADE, PAGE, between, diagram, entered, reduced, room_of, way
+from experiments.architecture.page import MADE, PAGE, diagram, entered, reduced, room_of, way
+from experiments.marked import between
 
 
 def stated(mark: str) -> str:
