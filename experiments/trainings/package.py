@@ -59,7 +59,11 @@ def read_model(checkpoint: Path) -> Any:
     return model.eval()
 
 
-def write_processor(folder: Path) -> None:
+CLIPS_TEMPLATE = TEMPLATE.replace("<vision_start><video><vision_end>", "<video>")
+"""The same for processors that put the marks around each pair of frames themselves."""
+
+
+def write_processor(folder: Path, template: str = TEMPLATE) -> None:
     """Tokenizer, preparation of pictures, chat template."""
     pictures = Qwen2VLImageProcessorPil(
         size={"shortest_edge": FEWEST * TOKEN, "longest_edge": MOST * TOKEN},
@@ -71,7 +75,7 @@ def write_processor(folder: Path) -> None:
     )
     pictures.save_pretrained(folder)
     tokenizer(clips=True).save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(template)
 
 
 def results_table(test: dict[str, Any]) -> str:
@@ -87,23 +91,38 @@ def results_table(test: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_model(checkpoint: Path, folder: Path, card: str, template: str = TEMPLATE, facts: str = "scenes.json") -> None:
+    """Write a folder.
+
+    Parameters
+    ----------
+    checkpoint, folder : Path
+    card : str
+        With ``{results}`` where the table of accuracies stands; written where they were measured.
+    template : str
+        Of prompts.
+    facts : str
+        Name of the file of accuracies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = read_model(checkpoint)
+    model.to(torch.float16).save_pretrained(folder)
+    write_processor(folder, template)
+    progress = json.loads((checkpoint / "meta.json").read_text())["progress"]
+    if "test" in progress:
+        (folder / "README.md").write_text(card.replace("{results}", results_table(progress["test"])))
+        (folder / facts).write_text(json.dumps(progress["test"], indent=1) + "\n")
+    for file in sorted(folder.iterdir()):
+        print(f"{file.stat().st_size:>10}  {file.name}")
+
+
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=embedded_qwen.path())
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    model = read_model(arguments.checkpoint)
-    model.to(torch.float16).save_pretrained(arguments.folder)
-    write_processor(arguments.folder)
-    progress = json.loads((arguments.checkpoint / "meta.json").read_text())["progress"]
-    if "test" in progress:
-        card = Path(__file__).with_name("card.md").read_text().replace("{results}", results_table(progress["test"]))
-        (arguments.folder / "README.md").write_text(card)
-        (arguments.folder / "scenes.json").write_text(json.dumps(progress["test"], indent=1) + "\n")
-    for file in sorted(arguments.folder.iterdir()):
-        print(f"{file.stat().st_size:>10}  {file.name}")
+    write_model(arguments.checkpoint, arguments.folder, Path(__file__).with_name("card.md").read_text())
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def compare(
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     grader = judge.grader()
-    asked = data.questions(families=words_or_all("--families", families), limit=limit, seed=seed)
+    asked = data.of(name).questions(families=words_or_all("--families", families), limit=limit, seed=seed)
     items = asked.items
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name) + asked.notes

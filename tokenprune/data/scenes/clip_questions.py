@@ -6,17 +6,19 @@ of the sub-family "event": of its options, the right one alone has both the name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from tokenprune.core.errors import BudgetError
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.placement import Arrangement, SceneObject
 from tokenprune.data.scenes.questions import LETTERS, Question, ask
+from tokenprune.data.scenes.scene import Sample, named_subfamilies, spread_questions
 from tokenprune.data.scenes.styles import UNIT
-from tokenprune.data.scenes.video import EVENTS, Clip
+from tokenprune.data.scenes.video import EVENTS, Clip, clip
 from tokenprune.data.scenes.world import NAMES, NUMBERS, plural
 
-__all__ = ["CLIP_FAMILIES", "CLIP_SUBFAMILIES", "ask_clip", "clip_questions", "stays"]
+__all__ = ["CLIP_FAMILIES", "CLIP_SUBFAMILIES", "ask_clip", "clip_questions", "clip_samples", "stays"]
 
 CLIP_FAMILIES: dict[str, tuple[str, ...]] = {
     "tgif": ("event", "action", "direction"),
@@ -144,8 +146,38 @@ def ask_clip(family: str, subfamily: str, shown: Clip, draws: Draws) -> Question
     return _ASK[family, subfamily](shown, draws)
 
 
+def clip_samples(families: Iterable[str] | None = None, n: int = 200, seed: int = 0, split: str = "test") -> list[Sample]:
+    """Questions about clips spread evenly over sub-families; ``scene`` of a sample is the index of its clip.
+
+    Parameters
+    ----------
+    families : iterable of str, optional
+        Each "tgif" (all its sub-families) or "tgif/event"; default all.
+    n : int, default 200
+        How many questions. Sub-families differ by at most one question.
+    seed : int, default 0
+    split : str, default "test"
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown family.
+    BudgetError
+        ``n`` is below one, or ``families`` is empty.
+    """
+    wanted = named_subfamilies(CLIP_FAMILIES, families)
+    if n < 1 or not wanted:
+        raise BudgetError(f"n={n} questions, of {len(wanted)} sub-families: each is at least 1")
+
+    def asked(index: int) -> tuple[Question, ...]:
+        # what they are about is in several frames, and nowhere in one picture
+        return tuple(replace(question, boxes=None) for question in clip_questions(clip(seed, index, split)))
+
+    return spread_questions(wanted, n, len(CLIP_SUBFAMILIES), asked, f"clips-{split}-{seed}")
+
+
 def clip_questions(shown: Clip) -> tuple[Question, ...]:
-    """What is asked about a clip: one question of each sub-family that it allows; their boxes are those of the clip."""
+    """What is asked about a clip: one question of each sub-family that it allows; their boxes are those of all frames."""
     found = []
     for family, sub in CLIP_SUBFAMILIES:
         draws = Draws(key_number(shown.split, shown.seed, shown.index, f"video/{family}/{sub}"))
