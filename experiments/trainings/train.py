@@ -245,6 +245,7 @@ class Trainings:
 
     def _tensors(self, shown: Shown) -> dict[str, Tensor]:
         if shown not in self.seen:
+            self.log(f"first batch of {kind_of(shown)}, {shown.size}")
             self.seen[shown] = Seen(shown).tensors(self.device)
         return self.seen[shown]
 
