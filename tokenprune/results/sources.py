@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -40,7 +41,8 @@ def source_of(thing: Any) -> str:
         except (OSError, TypeError):
             return "unknown"
     for name, file in files:
-        digest.update(f"{name};".encode() + _hashed(file, file.stat().st_mtime_ns, file.stat().st_size))
+        found = file.stat()
+        digest.update(f"{name};".encode() + _hashed(file, found.st_mtime_ns, found.st_size))
     return digest.hexdigest()
 
 
@@ -62,10 +64,10 @@ def sources_of(module: str) -> list[tuple[str, Path]]:
         packages = [top]  # a package on the path that nobody installed
     if packages:
         return sorted(
-            (f"{name}/{path.relative_to(root)}", path)
+            (f"{name}/{below}", path)
             for name in packages
             if (root := _root(name)) is not None
-            for path in _files_under(root)
+            for below, path in _files_under(root)
         )
     folder = file.parent
     return sorted(
@@ -114,13 +116,18 @@ def _root(package: str) -> Path | None:
     return file.parent if file.name == "__init__.py" else file
 
 
-def _files_under(root: Path) -> Iterator[Path]:
+def _files_under(root: Path) -> Iterator[tuple[str, Path]]:
+    """Files of a package, by their names below its folder; the file of a single module is called ``.``."""
     if root.is_file():
-        yield root
+        yield ".", root
         return
-    for path in root.rglob("*"):
-        if path.is_file() and path.suffix not in _BYTECODE and "__pycache__" not in path.parts:
-            yield path
+    for folder, below, names in os.walk(root):  # thousands of files: rglob takes ten times as long
+        below[:] = [name for name in below if name != "__pycache__"]
+        start = os.path.relpath(folder, root)
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix not in _BYTECODE and path.is_file():
+                yield os.path.normpath(os.path.join(start, name)), path
 
 
 def _file(module: str) -> Path | None:

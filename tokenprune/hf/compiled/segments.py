@@ -9,6 +9,7 @@ attention of variable lengths takes them all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any, Final
 
@@ -128,12 +129,4 @@ def _varies(query: Tensor, scale: float | None) -> bool:
     return _VARIES
 
 
-def _there() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-_VARIES: Final = _there()
+_VARIES: Final = find_spec("torch.nn.attention.varlen") is not None  # importing it takes seconds: it brings dynamo
