@@ -91,7 +91,9 @@ def results_table(test: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_model(checkpoint: Path, folder: Path, card: str, template: str = TEMPLATE, facts: str = "scenes.json") -> None:
+def write_model(
+    checkpoint: Path, folder: Path, card: str, template: str = TEMPLATE, facts: str = "scenes.json"
+) -> None:
     """Write a folder.
 
     Parameters

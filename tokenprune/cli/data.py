@@ -78,7 +78,7 @@ class DataOptions:
         typer.Option(
             help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, "
             "what datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, "
-            "msrvtt-qa; or 'natural', scenes like photographs, or 'clips', painted ones. Plain painted scenes without it."
+            "msrvtt-qa; 'natural', scenes like photographs, or 'clips'. Plain painted scenes without it."
         ),
     ] = None
     column_map: Annotated[

@@ -146,7 +146,9 @@ def ask_clip(family: str, subfamily: str, shown: Clip, draws: Draws) -> Question
     return _ASK[family, subfamily](shown, draws)
 
 
-def clip_samples(families: Iterable[str] | None = None, n: int = 200, seed: int = 0, split: str = "test") -> list[Sample]:
+def clip_samples(
+    families: Iterable[str] | None = None, n: int = 200, seed: int = 0, split: str = "test"
+) -> list[Sample]:
     """Questions about clips spread evenly over sub-families; ``scene`` of a sample is the index of its clip.
 
     Parameters
@@ -177,7 +179,7 @@ def clip_samples(families: Iterable[str] | None = None, n: int = 200, seed: int 
 
 
 def clip_questions(shown: Clip) -> tuple[Question, ...]:
-    """What is asked about a clip: one question of each sub-family that it allows; their boxes are those of all frames."""
+    """What is asked about a clip: one question of each sub-family that it allows; boxes are of all frames."""
     found = []
     for family, sub in CLIP_SUBFAMILIES:
         draws = Draws(key_number(shown.split, shown.seed, shown.index, f"video/{family}/{sub}"))

@@ -1,7 +1,7 @@
 """A small Qwen3-VL that sees clips, trained on painted ones, shipped with the package.
 
-Stock classes: eight frames, of which every two are one block of 64 tokens with its time in front; otherwise the shape of
-:mod:`tokenprune.zoo.embedded_qwen`, whose weights it was trained from. ``path()`` is an ordinary model folder; its
+Stock classes: eight frames, of which every two are one block of 64 tokens with its time in front; otherwise the shape
+of :mod:`tokenprune.zoo.embedded_qwen`, whose weights it was trained from. ``path()`` is an ordinary model folder; its
 ``README.md`` says how the model was trained and what it can and cannot do.
 """
 
@@ -20,7 +20,10 @@ from tokenprune.hf.saved_processor import MAKES_PROCESSOR
 from tokenprune.zoo.shipped import load_shipped
 from tokenprune.zoo.tiny.family import NoVideos, images_only
 
-__all__ = ["PairedFrames", "load", "path", "read_processor"]
+__all__ = ["TOKENS", "PairedFrames", "load", "path", "read_processor"]
+
+TOKENS = 256
+"""Of a painted clip: four pairs of frames of 8 x 8."""
 
 FRAMES_A_SECOND = 2.0
 """Of clips that nobody says it of."""
@@ -94,7 +97,7 @@ def _facts(said: Mapping[str, Any] | None, frames: int) -> dict[str, Any]:
 
 
 def read_processor(folder: Path) -> Any:
-    """Processor of a folder, for pictures and clips: without torchvision, which the stock one asks for to read videos."""
+    """Processor of a folder, for pictures and clips: without torchvision, which the stock one asks for."""
     from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
