@@ -26,8 +26,8 @@ HEAD = """\
 
 What strategies leave of **eight-frame clips**, asked of {trainings} small models of Qwen3-VL's kind that see them
 (`experiments/clips/README.md` says how they were trained): what happens (TGIF-QA's kind of questions), who or what
-(MSVD-QA's), how many and where (MSRVTT-QA's). A clip has {tokens} tokens, four blocks of 64 for two frames each. Budgets
-are the paper's shares: 227 and 114 of 2,048 tokens are {budgets} of {tokens}.
+(MSVD-QA's), how many and where (MSRVTT-QA's). A clip has {tokens} tokens, four blocks of 64 for two frames each.
+Budgets are the paper's shares: 227 and 114 of 2,048 tokens are {budgets} of {tokens}.
 
 Each was asked the same {questions:,} questions about {clips} clips. Unpruned, they answer {full} rightly; with
 another clip, {wrong}. Random is the mean of three draws. Intervals are over **trainings and
@@ -88,9 +88,10 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
     lines = [
         "## The paper's differences",
         "",
-        f"{published.source}: difference of accuracy in points, and the same on clips. **agrees**: ours has the",
-        "paper's sign beyond chance (corrected p below 0.05); **disagrees**: the other sign beyond chance; otherwise",
-        "undecided. In brackets: share of draws in which the first is better, and the corrected p-value.",
+        f"{published.source}:",
+        "difference of accuracy in points, and the same on clips. **agrees**: ours has the paper's sign beyond chance",
+        "(corrected p below 0.05); **disagrees**: the other sign beyond chance; otherwise undecided. In brackets: share",
+        "of draws in which the first is better, and the corrected p-value.",
         "",
         "| keep | questions | strategies | paper | ours | |",
         "|---|---|---|---:|---:|---|",
