@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--strategies", nargs="+", help="default all")
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
-    parser.add_argument("--questions", type=int, default=2100)
+    parser.add_argument("--questions", type=int, default=840)
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)

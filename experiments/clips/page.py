@@ -47,6 +47,15 @@ def family_of(sample: str) -> str:
     return sample.split("-")[3]
 
 
+def whole(rows: Sequence[Row]) -> list[Row]:
+    """Answers to questions that every training was asked with every strategy, where a run was stopped."""
+    asked: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        asked.setdefault(row["sample"], set()).add((row["training"], row["strategy"], row["keep"], row["draw"]))
+    every = set().union(*asked.values())
+    return [row for row in rows if asked[row["sample"]] == every]
+
+
 def shares(rows: Sequence[Row], strategy: str) -> str:
     """Accuracy of a row that is not pruned, by training."""
     found: dict[str, list[int]] = {}
@@ -58,22 +67,22 @@ def shares(rows: Sequence[Row], strategy: str) -> str:
 
 def section(rows: Sequence[Row], keep: int, draws: int) -> str:
     """Table of one budget, best mean rank first."""
-    whole = table(rows, keep)
-    found = ranked(whole.sums, whole.sizes, draws=draws)
+    every = table(rows, keep)
+    found = ranked(every.sums, every.sizes, draws=draws)
     parts = {
         family: table([row for row in rows if family_of(row["sample"]) == family], keep) for family in CLIP_FAMILIES
     }
     lines = [
         f"## {keep} of {TOKENS} tokens",
         "",
-        f"| strategy | {' | '.join(whole.trainings)} | {' | '.join(parts)} | mean | 95 % | rank | against random |",
-        "|---|" + "---:|" * (len(whole.trainings) + len(parts) + 1) + "---|---:|---|",
+        f"| strategy | {' | '.join(every.trainings)} | {' | '.join(parts)} | mean | 95 % | rank | against random |",
+        "|---|" + "---:|" * (len(every.trainings) + len(parts) + 1) + "---|---:|---|",
     ]
-    base = whole.strategies.index("random")
-    for i in sorted(range(len(whole.strategies)), key=lambda i: (found.rank[i], whole.strategies[i])):
-        name = whole.strategies[i]
+    base = every.strategies.index("random")
+    for i in sorted(range(len(every.strategies)), key=lambda i: (found.rank[i], every.strategies[i])):
+        name = every.strategies[i]
         by_family = (float(np.mean(one.by_training[:, one.strategies.index(name)])) for one in parts.values())
-        each = [*whole.by_training[:, i], *by_family]
+        each = [*every.by_training[:, i], *by_family]
         against = "-" if i == base else f"{decided(found, i, base)} (p {max(found.p[i, base], 0.001):.3f})"
         lines.append(
             f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in each)} | **{100 * found.mean[i]:.1f}** "
@@ -118,6 +127,7 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
 def page(rows: Sequence[Row], draws: int = 2000) -> str:
     """The whole page."""
     rows = [row | {"sample": row["sample"].removeprefix("clips-")} for row in rows]
+    rows = whole(rows)
     pruned = [row for row in rows if row["strategy"] not in NOT_RANKED]
     keeps = sorted({int(row["keep"]) for row in pruned}, reverse=True)
     samples = {row["sample"] for row in rows}

@@ -374,7 +374,7 @@ class Trainings:
             name: max(len(cycle), math.ceil(a.test * self.tested[name] / size)) for name, cycle in self.groups.items()
         }
         feeders = {
-            name: Feeder(max(1, a.workers // 3), size, TEST_LENGTH, a.test_split, 0, 0, None, batches[name], cycle)
+            name: Feeder(max(1, a.workers // 2), size, TEST_LENGTH, a.test_split, 0, 0, None, batches[name], cycle)
             for name, cycle in self.groups.items()
         }
         found = self.measured(feeders, batches)

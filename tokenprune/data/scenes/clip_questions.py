@@ -26,6 +26,8 @@ CLIP_FAMILIES: dict[str, tuple[str, ...]] = {
     "msrvtt": ("count", "where"),
 }
 """Families of questions, named after the sets whose question types they copy, and their sub-families."""
+PER_CLIP = 2
+"""Questions that a sample asks about one clip at most: a model sees the clip anew for each."""
 CLIP_SUBFAMILIES = tuple((family, sub) for family, subs in CLIP_FAMILIES.items() for sub in subs)
 
 
@@ -175,7 +177,7 @@ def clip_samples(
         # what they are about is in several frames, and nowhere in one picture
         return tuple(replace(question, boxes=None) for question in clip_questions(clip(seed, index, split)))
 
-    return spread_questions(wanted, n, len(CLIP_SUBFAMILIES), asked, f"clips-{split}-{seed}")
+    return spread_questions(wanted, n, PER_CLIP, asked, f"clips-{split}-{seed}")
 
 
 def clip_questions(shown: Clip) -> tuple[Question, ...]:
