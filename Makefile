@@ -15,13 +15,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 compare: $(INSTALLED)  ## Compare all strategies; writes results/compare. ARGS='--budgets 192,128,64,32' for four budgets
 	$(BIN)/tokenprune compare --out results/compare --budgets 64,32 $(ARGS)
 
+# each process begins with its half of the files, so that what tests of a file share is made once
+TESTED := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 test: fast slow  ## Run every test, fast ones first
 
 fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (takes a third longer)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
+	$(TESTED) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+	$(TESTED) -m slow $(ARGS)
 
 mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one at a time: a test has to fail for each
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tokenprune.cli import main
+from tokenprune.core.registry import KINDS, registry
+from tokenprune.diagnostics.imports import checked
 from tokenprune.zoo.tiny import tiny_llava, tiny_processor
 
 Command = Callable[..., "Done"]
@@ -56,17 +58,30 @@ def test_list_names_origins(tokenprune: Command) -> None:
 
 
 @pytest.mark.slow
-def test_list_check_loads_and_tries_everything(tokenprune: Command) -> None:
-    rows = json.loads(tokenprune("list", "--check", "--json").stdout)
+def test_list_check_loads_and_tries_everything() -> None:
+    """All that is listed, as ``list --check`` asks; strategies, of which others try each on more, are imported."""
+    entries = [entry for kind in KINDS for entry in registry.entries(kind)]
+    assert "random" in {entry.name for entry in entries}
     # whether draws may follow from the batch is for their own tests to say
-    assert {row["status"] for row in rows if row["name"] != "random"} == {"ok"}
-    by_kind = {kind: [row["tried"] for row in rows if row["kind"] == kind] for kind in ("mergers", "adapters")}
+    parts = [entry for entry in entries if entry.kind != "strategies" and entry.name != "random"]
+    found = checked(parts, then=("tokenprune.testing.registered", "tried"))
+    assert all(one.ok for one in found.values()), found
+    by_kind = {kind: [one.said for key, one in found.items() if key[0] == kind] for kind in KINDS}
     assert by_kind["mergers"].count("imported; needs options") == 1
     assert all("tried on" in said or "needs options" in said for said in by_kind["mergers"])
     assert set(by_kind["adapters"]) == {"imported"}
+    strategies = [entry for entry in entries if entry.kind == "strategies"]
+    assert {one.said for one in checked(strategies).values()} == {"imported"}
 
 
-def test_list_check_tries_parts(tokenprune: Command) -> None:
+def test_list_check_tries_parts_and_strategies(tokenprune: Command) -> None:
+    """Of several kinds: strategies before the language model, between its layers and of videos, an objective."""
+    done = tokenprune("list", "fa*", "--check", "--json")
+    assert done.returncode == 0, done.stdout
+    rows = json.loads(done.stdout)
+    assert {"fastervlm", "fastv", "fastvid", "facility-location"} <= {row["name"] for row in rows}
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(row["tried"].startswith("tried on") for row in rows)
     done = tokenprune("list", "aggregators", "--check", "--json")
     assert done.returncode == 0, done.stdout
     assert {(row["status"], row["tried"]) for row in json.loads(done.stdout)} == {("ok", "tried on 4 instances")}

@@ -1,4 +1,8 @@
-"""Commands under the stock launcher: two and three processes, one killed half-way, another number afterwards."""
+"""Commands of a team: two and three processes, one killed half-way, another number afterwards.
+
+The stock launcher begins one team, and another of which one process is killed. All others are told who they are by the
+same words in their environment, and forked: a process that a launcher begins imports for seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.forked import Team
 from tokenprune.cli import app
 from tokenprune.core.errors import ConfigError
 
@@ -64,19 +70,15 @@ def is_to_end(process: int) -> bool:
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def begin(processes: int, words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*launched(processes), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def written(out: Path) -> int:
     """Answers that processes have written and nobody has brought together."""
     return sum(len(file.read_bytes().splitlines()) for file in out.glob("ranks/*/results.jsonl"))
 
 
-def wait_for(begun: subprocess.Popen[bytes], out: Path, answers: int) -> None:
+def wait_for(running: Callable[[], bool], out: Path, answers: int) -> None:
     end = time.monotonic() + 900
     while written(out) < answers:
-        assert begun.poll() is None, "it ended before anybody could be killed"
+        assert running(), "it ended before anybody could be killed"
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -120,14 +122,14 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, alone: Path) -> None:
 @pytest.mark.parametrize("victim", [1])
 def test_one_of_three_is_killed_and_two_go_on_another_time(tmp_path: Path, alone: Path, victim: int) -> None:
     out = tmp_path / "out"
-    begun = begin(3, [*WORDS, "--out", str(out)])
-    wait_for(begun, out, 6)
+    words = [*WORDS, "--out", str(out)]
+    begun = subprocess.Popen([*launched(3), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: begun.poll() is None, out, 6)
     kill(begun, victim)
     assert not (out / "summary.json").exists()
     before = written(out)
     assert 0 < before < len(answers(alone))
-    done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    Team(2, words, tmp_path / "told").wait()
     assert table(out) == table(alone)
     assert answers(out) == answers(alone)
 
@@ -137,9 +139,8 @@ def test_a_team_goes_on_with_more_questions(tmp_path: Path, alone: Path) -> None
     """The first process lets the folder grow, the other waits for it; what was answered is not asked again."""
     fewer = [word if word != "12" else "7" for word in WORDS]
     out = run_alone(fewer, tmp_path / "out")
-    done = subprocess.run([*launched(2), *WORDS, "--out", str(out)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    assert "goes on with 12 questions" in done.stdout
+    told = Team(2, [*WORDS, "--out", str(out)], tmp_path / "told").wait()
+    assert "goes on with 12 questions" in told
     assert table(tmp_path / "out") == table(alone)
     assert answers(tmp_path / "out") == answers(alone)
 
@@ -181,57 +182,49 @@ def test_two_processes_ablate_what_one_does(tmp_path: Path, ablated: tuple[list[
     """Where there are answers to fewer questions already, they stay: the first process lets each folder grow."""
     words, alone = ablated
     out = run_alone([word if word != "10" else "7" for word in words], tmp_path / "out")
-    done = subprocess.run([*launched(2), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    told = Team(2, [*words, "--out", str(out)], tmp_path / "told").wait()
     same_tables(out, alone)
-    assert done.stdout.count("goes on with 10 questions") == 2
-    assert done.stdout.count("First") == done.stdout.count("report.html") == 1, "the first process tells alone"
+    assert told.count("goes on with 10 questions") == 2
+    assert told.count("First") == told.count("report.html") == 1, "the first process tells alone"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of a launcher in /proc")
 @pytest.mark.parametrize("ablation", ["first", "second"])
 def test_an_ablation_goes_on_where_a_team_was_killed(
     tmp_path: Path, ablated: tuple[list[str], Path], ablation: str
 ) -> None:
     words, alone = ablated
     out = tmp_path / "out"
-    begun = begin(3, [*words, "--out", str(out)])
-    wait_for(begun, out / ablation, 4)
-    kill(begun, 1)
+    begun = Team(3, [*words, "--out", str(out)], tmp_path / "begun")
+    wait_for(begun.running, out / ablation, 4)
+    begun.kill(1)
     assert not (out / "report.html").exists()
     assert 0 < written(out / ablation) < len(answers(alone / ablation))
-    done = subprocess.run([*launched(2), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    Team(2, [*words, "--out", str(out)], tmp_path / "told").wait()
     same_tables(out, alone)
 
 
 @pytest.mark.slow
 def test_the_first_of_two_processes_shows(tmp_path: Path) -> None:
     words = ["show", "scene:0/3", "--model", "tiny", "--strategies", "random", "--budgets", "12"]
-    done = subprocess.run(
-        [*launched(2), *words, "--out", str(tmp_path / "shown.png")], capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr
+    told = Team(2, [*words, "--out", str(tmp_path / "shown.png")], tmp_path / "told").wait()
     assert (tmp_path / "shown.png").exists()
-    assert done.stdout.count("random at 12") == 1
+    assert told.count("random at 12") == 1
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of a launcher in /proc")
 def test_a_table_of_the_paper_goes_on_where_a_team_was_killed(tmp_path: Path) -> None:
     words = ["table", "8", "--model", "tiny", "--strategies", "similarity", "--limit", "12", "--batch-size", "2"]
     alone, out = run_alone(words, tmp_path / "alone") / "table-8", tmp_path / "out"
-    begun = begin(2, [*words, "--out", str(out)])
-    wait_for(begun, out / "table-8" / "scenes", 4)
-    kill(begun, 1)
-    done = subprocess.run([*launched(3), *words, "--out", str(out)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    begun = Team(2, [*words, "--out", str(out)], tmp_path / "begun")
+    wait_for(begun.running, out / "table-8" / "scenes", 4)
+    begun.kill(1)
+    told = Team(3, [*words, "--out", str(out)], tmp_path / "told").wait()
     assert answers(out / "table-8" / "scenes") == answers(alone / "scenes")
     assert table(out / "table-8" / "scenes") == table(alone / "scenes")
     for name in ("table.md", "table.tex"):
         assert (out / "table-8" / name).read_text() == (alone / name).read_text()
-    assert done.stdout.count("table.tex") == 1, "the first process tells, the others are silent"
+    assert told.count("table.tex") == 1, "the first process tells, the others are silent"
 
 
 @pytest.mark.parametrize(

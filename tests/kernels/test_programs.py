@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tokenprune as tp
+from tests.support.often import often
 from tests.support.tables import rows
 from tokenprune.components import dedup, normalizers, pairwise
 from tokenprune.components.objectives import (
@@ -165,7 +166,9 @@ def examples(few: int) -> settings:
     return settings(max_examples=few, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def pick_the_same(
+    name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch, naive: bool = True
+) -> None:
     if case["dtype"] == torch.float64 and ("coverage" in name or "facility" in name):
         case = {**case, "dtype": torch.float32}
     asked = made(device=device, **case)
@@ -177,7 +180,7 @@ def pick_the_same(name: str, case: dict[str, Any], device: str, monkeypatch: pyt
         assert all(same_up_to_rounding(OBJECTIVES[name], asked, b, *pair) for b, pair in both(got, want))
     else:
         assert rows(got) == rows(want)
-        assert rows(got) == rows(Greedy(OBJECTIVES[name], "naive").select(asked))
+        assert not naive or rows(got) == rows(Greedy(OBJECTIVES[name], "naive").select(asked))
 
 
 def test_rounding_excuses_ties_and_nothing_else() -> None:
@@ -200,11 +203,12 @@ def test_programs_pick_the_same(name: str, case: dict[str, Any], device: str, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 @given(case=problems())
-@examples(40)
+@examples(often(40))
 def test_programs_pick_the_same_often(
     name: str, case: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pick_the_same(name, case, device, monkeypatch)
+    # that all tensor operations pick the same is no matter of programs, and has tests of its own
+    pick_the_same(name, case, device, monkeypatch, naive=False)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -268,7 +272,7 @@ def test_rounds_leave_the_same(case: dict[str, Any], rate: int, device: str, mon
 
 @pytest.mark.slow
 @given(case=problems(), rate=st.integers(1, 9))
-@examples(80)
+@examples(often(80))
 def test_rounds_leave_the_same_often(
     case: dict[str, Any], rate: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import pytest
 
 import tokenprune as tp
+from tests.support import forked
 from tokenprune.core.errors import ConfigError, TokenPruneError
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import comparison
@@ -234,24 +233,23 @@ def test_spoilt_files_are_named(finished: Path, tmp_path: Path, tries: Tries, su
 
 @pytest.mark.slow
 def test_a_command_that_is_killed_goes_on(tmp_path: Path, tries: Tries, survived: Survived) -> None:
-    words = [sys.executable, "-m", "tokenprune", "compare", "--model", "tiny", "--limit", "5", "--budgets", "64,16"]
+    words = ["compare", "--model", "tiny", "--limit", "5", "--budgets", "64,16"]
     words += ["--strategies", "divprune,fastv", "--batch-size", "1", "--out"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = tmp_path / "told"
 
     def lines(folder: Path) -> list[str]:
         file = folder / "results.jsonl"
         return file.read_text().splitlines() if file.exists() else []
 
     start = time.monotonic()
-    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True, env=env)
+    forked.run([*words, str(tmp_path / "whole")], told)
     lasts = time.monotonic() - start
     chance, n = random.Random(4), tries(3)
     for _ in range(n):
-        running = subprocess.Popen([*words, str(tmp_path / "killed")], stdout=-3, stderr=-3, env=env)
+        running = forked.begin([*words, str(tmp_path / "killed")], told)
         time.sleep(chance.uniform(0.3, 0.9) * lasts)
-        running.kill()
-        running.wait()
-    subprocess.run([*words, str(tmp_path / "killed")], check=True, capture_output=True, env=env)
+        running.end(signal.SIGKILL)
+    forked.run([*words, str(tmp_path / "killed")], told)
     same = sorted(lines(tmp_path / "whole")) == sorted(lines(tmp_path / "killed"))
     rows = [json.loads((tmp_path / name / "summary.json").read_text())["rows"] for name in ("whole", "killed")]
     assert rows[0] == rows[1]

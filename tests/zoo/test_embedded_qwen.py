@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from experiments.embedded.batches import (
     write_training_scene,
 )
 from experiments.embedded.losses import branches_of
+from experiments.trainings import train
 from experiments.trainings.collect import answers
 from experiments.trainings.losses import LOSSES, answer_losses, losses, starved_rows
 from experiments.trainings.network import (
@@ -40,6 +39,7 @@ from experiments.trainings.network import (
 from experiments.trainings.package import read_model
 from experiments.trainings.step import CapturedStep, Step, adam_step
 from experiments.trainings.train import CYCLE, TEST_LENGTH, TRAIN_LENGTH, recipe, shown_in, weights_by_error
+from tests.support import forked
 from tokenprune.core.errors import UnsupportedError
 from tokenprune.data.items import notes_on
 from tokenprune.data.scenes import clip, samples, scene, subfamilies
@@ -395,10 +395,10 @@ def test_natural_scenes_fit_into_a_benchmark_batch() -> None:
 def test_a_training_goes_on_where_it_stopped_and_becomes_a_folder(tmp_path: Path) -> None:
     small = [f"{name}={number}" for name, number in SMALL.items()]
     words = ["--out", str(tmp_path), "--seeds", "3,4", "--steps", "2", "--batch", "2", "--workers", "1", "--check", "1"]
-    command = [sys.executable, "-m", "experiments.trainings.train", *words, "--every", "1", "--shape", *small]
+    words += ["--every", "1", "--shape", *small]
     before: dict[str, torch.Tensor] = {}
     for steps in (2, 4):
-        subprocess.run(command, check=True, capture_output=True, timeout=900)
+        forked.run(words, tmp_path / "told", train.main)
         assert json.loads((tmp_path / "state.json").read_text())["steps"] == steps
         state = load_file(tmp_path / "state.safetensors")
         assert set(state) == {"flat", "first", "second"}

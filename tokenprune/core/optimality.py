@@ -22,7 +22,7 @@ from tokenprune.core.indexing import as_mask
 if TYPE_CHECKING:
     from tokenprune.core.kinds import Objective, Problem
 
-__all__ = ["Optimality", "largest_sum", "replayed", "rounding", "submodular_optimality", "top_optimality"]
+__all__ = ["Optimality", "largest_sum", "retraced", "rounding", "submodular_optimality", "top_optimality"]
 
 MODULAR = "gains do not depend on the picks, so that the largest are the best"
 SUBMODULAR = "gains of a submodular objective are largest at the start; since it may fall, later picks bound nothing"
@@ -81,7 +81,7 @@ def largest_sum(values: Tensor, counts: Tensor) -> Tensor:
     return values.topk(most, dim=1).values.where(inside, 0).sum(1)
 
 
-def replayed(objective: Objective, problem: Problem, picks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def retraced(objective: Objective, problem: Problem, picks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield gains (B, N), the total so far (B,) and candidates left (B, N), before each pick and after the last."""
     state = objective.start(problem.features, problem.scores)
     if problem.context is not None:
@@ -115,7 +115,7 @@ def submodular_optimality(objective: Objective, problem: Problem, picks: Tensor)
         The objective does not declare that it is submodular: nothing bounds the best picks then.
     """
     counts = (picks >= 0).sum(1)
-    steps = replayed(objective, problem, picks)
+    steps = retraced(objective, problem, picks)
     if objective.modular or not objective.monotone:
         if not (objective.modular or objective.submodular):
             raise ConfigError(f"no bound on the best picks is known for {objective!r}: it is not declared submodular")

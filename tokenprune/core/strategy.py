@@ -294,7 +294,7 @@ class Strategy(AnyStrategy):
     def assess(self, features: Features, selection: Selection) -> Selection:
         """The selection with its :attr:`~tokenprune.core.selection.Selection.optimality`: how far it is from the best.
 
-        Computed on request, not with every selection: the picks are replayed, and what no picks of as many tokens can
+        Computed on request, not with every selection: the picks are retraced, and what no picks of as many tokens can
         exceed is bounded by what the objective is known to be. A row is a unit; for frames of their own budgets give
         ``features.frames()`` and a selection of these.
 

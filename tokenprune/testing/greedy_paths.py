@@ -158,10 +158,10 @@ def _alone(path: _Path, order: list[list[int]]) -> None:
                         )
 
 
-def _replayed(
+def _retraced(
     path: _Path, picks: Tensor, counts: Sequence[int], context: list[list[int]], route: str, available: Tensor
 ) -> None:
-    """Each row's picks must be best at each step by gains replayed from scratch, ties to the lowest index."""
+    """Each row's picks must be best at each step by gains made from scratch, ties to the lowest index."""
     if tuple(picks.shape) != (path.shape[0], max(counts)) or picks.dtype != torch.long:
         path.fail(f"{route} returned {picks.dtype} picks of shape {tuple(picks.shape)}", path.instance)
     for step in range(max(counts)):
@@ -213,11 +213,11 @@ def _routes(path: _Path) -> None:
         for optimizer in optimizers:
             problem = Problem(instance.features, instance.scores.clone(), counts, available, given)
             found = Greedy(objective, optimizer).select(problem)
-            _replayed(path, found, counts, context, f"greedy selection ({optimizer})", available)
+            _retraced(path, found, counts, context, f"greedy selection ({optimizer})", available)
         state = path.start() if given is None else objective.resume(path.start(), past)
         ran = objective.run(state, available.clone(), counts, False)
         if ran is not None:
-            _replayed(path, ran, counts, context, "run", available)
+            _retraced(path, ran, counts, context, "run", available)
 
 
 def _half(path: _Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.kinds import Objective, PairTable, Problem, overridden
-from tokenprune.core.optimality import Optimality, replayed, rounding
+from tokenprune.core.optimality import Optimality, retraced, rounding
 
 __all__ = ["dispersion_optimality", "sequence_optimality", "stands"]
 
@@ -60,7 +60,7 @@ def sequence_optimality(
         Not negative.
     """
     counts = (picks >= 0).sum(1)
-    *_, (gains, value, _) = replayed(objective, problem, picks)
+    *_, (gains, value, _) = retraced(objective, problem, picks)
     redundancy = table.dense().double()
     found = []
     for row, count in enumerate(counts.tolist()):
@@ -128,7 +128,7 @@ def dispersion_optimality(objective: Objective, problem: Problem, picks: Tensor)
         started = (problem.context >= 0).any(1)
     value = torch.full((len(picks),), math.pi, dtype=torch.float64, device=picks.device)
     radius = value.clone()
-    for step, (gains, _, left) in enumerate(replayed(objective, problem, picks)):
+    for step, (gains, _, left) in enumerate(retraced(objective, problem, picks)):
         angles = torch.acos((1 - gains.double()).clamp(-1, 1))
         alone = ~started & (step == 0)
         farthest = angles.masked_fill(~left, 0).amax(1)
