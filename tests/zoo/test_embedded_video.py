@@ -106,24 +106,24 @@ def test_every_word_of_every_question_is_known(loaded: Any) -> None:
 
 
 def test_it_sees_clips_and_says_what_teacher_forcing_says(loaded: Any) -> None:
-    items = clip_items(None, 35, SEED)
+    items = clip_items(None, 14, SEED)
     shown = {item.image_id: item.image() for item in items}
     names = list(shown)
     other = {name: shown[names[i - 1]] for i, name in enumerate(names)}
     right = said(loaded, items, [shown[item.image_id] for item in items])
     wrong = said(loaded, items, [other[item.image_id] for item in items])
     answers = [item.question.answer for item in items]
-    assert sum(a == b for a, b in zip(right, answers, strict=True)) >= 0.85 * len(items)
-    assert sum(a == b for a, b in zip(wrong, answers, strict=True)) <= 0.6 * len(items)
+    assert sum(a == b for a, b in zip(right, answers, strict=True)) >= 12
+    assert sum(a == b for a, b in zip(wrong, answers, strict=True)) <= 9
     # and so does the model that reads the answer together with the question
     model, processor = loaded
     inputs = prompt_inputs(
-        processor, [shown[item.image_id] for item in items[:7]], [i.question.prompt for i in items[:7]]
+        processor, [shown[item.image_id] for item in items[:4]], [i.question.prompt for i in items[:4]]
     )
     out = model.generate(**inputs, max_new_tokens=4)
     more = out.shape[1] - inputs["input_ids"].shape[1]
-    mask = torch.cat([inputs["attention_mask"], torch.ones(7, more, dtype=torch.long)], 1)
-    types = torch.cat([inputs["mm_token_type_ids"], torch.zeros(7, more, dtype=torch.long)], 1)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(4, more, dtype=torch.long)], 1)
+    types = torch.cat([inputs["mm_token_type_ids"], torch.zeros(4, more, dtype=torch.long)], 1)
     given = {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
     with torch.no_grad():
         forced = model(input_ids=out, attention_mask=mask, mm_token_type_ids=types, **given).logits[:, -more - 1 : -1]
@@ -133,7 +133,7 @@ def test_it_sees_clips_and_says_what_teacher_forcing_says(loaded: Any) -> None:
 
 def test_answers_end_when_little_of_a_clip_is_left(loaded: Any) -> None:
     model, processor = loaded
-    items = clip_items(None, 7, SEED)
+    items = clip_items(None, 4, SEED)
     inputs = prompt_inputs(processor, [item.image() for item in items], [item.question.prompt for item in items])
     for keep in (2, 28):
         with tp.attach(model, "random", keep=keep, processor=processor):
