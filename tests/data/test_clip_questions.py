@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenprune.cli.data import DataOptions
 from tokenprune.core.errors import BudgetError, ConfigError, UnknownNameError
 from tokenprune.data.items import clip_items, painted_set
 from tokenprune.data.scenes import CLIP_FAMILIES, Clip, clip, clip_questions, clip_samples
@@ -88,3 +89,15 @@ def test_items_show_videos_and_are_named_after_their_set() -> None:
     assert painted_set("embedded-video") == "clips"
     assert painted_set("embedded") is None
     assert set(CLIP_FAMILIES) == {"tgif", "msvd", "msrvtt"}
+
+
+def test_a_model_that_sees_clips_is_asked_about_them_where_nothing_else_is_said() -> None:
+    assert DataOptions().of("embedded-video").data == "clips"
+    assert DataOptions().of("embedded").data is None
+    assert DataOptions("pope").of("embedded-video").data == "pope"
+    asked = DataOptions("clips-msvd").questions(families=None, limit=6, seed=1)
+    assert {item.task for item in asked.items} == {"clips-msvd"}
+    assert asked.config["data"] == "clips"
+    assert [item.id for item in asked.fewer(6)] == [item.id for item in asked.items]
+    with pytest.raises(ConfigError, match="clips-msvd names one already"):
+        DataOptions("clips-msvd").questions(families=["tgif"], limit=6, seed=1)
