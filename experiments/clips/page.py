@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,18 +43,28 @@ python -m experiments.clips.page
 """
 
 
+HEADING = """\
+## The paper's differences
+
+{source}.
+
+"""
+DIRECTIONS = """\
+## The paper's differences
+
+{source}:
+difference of accuracy in points, and the same on clips. **agrees**: ours has the paper's sign beyond chance
+(corrected p below 0.05); **disagrees**: the other sign beyond chance; otherwise undecided. In brackets: share of draws
+in which the first is better, and the corrected p-value.
+
+| keep | questions | strategies | paper | ours | |
+|---|---|---|---:|---:|---|
+"""
+
+
 def family_of(sample: str) -> str:
     """Type of a question."""
     return sample.split("-")[3]
-
-
-def whole(rows: Sequence[Row]) -> list[Row]:
-    """Answers to questions that every training was asked with every strategy, where a run was stopped."""
-    asked: dict[str, set[tuple[str, ...]]] = {}
-    for row in rows:
-        asked.setdefault(row["sample"], set()).add((row["training"], row["strategy"], row["keep"], row["draw"]))
-    every = set().union(*asked.values())
-    return [row for row in rows if asked[row["sample"]] == every]
 
 
 def shares(rows: Sequence[Row], strategy: str) -> str:
@@ -92,25 +103,21 @@ def section(rows: Sequence[Row], keep: int, draws: int) -> str:
 
 
 def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
-    """The paper's differences beside ours, and whether ours have its sign beyond chance."""
+    """The paper's differences beside ours, and whether ours have its sign beyond chance; of what was asked in full."""
     ours = published.on_clips(TOKENS)
-    lines = [
-        "## The paper's differences",
-        "",
-        f"{published.source}:",
-        "difference of accuracy in points, and the same on clips. **agrees**: ours has the paper's sign beyond chance",
-        "(corrected p below 0.05); **disagrees**: the other sign beyond chance; otherwise undecided. In brackets:",
-        "share of draws in which the first is better, and the corrected p-value.",
-        "",
-        "| keep | questions | strategies | paper | ours | |",
-        "|---|---|---|---:|---:|---|",
-    ]
+    lines, missing = [], set()
     for budget, keep in zip(published.budgets, ours.budgets, strict=True):
         for column, theirs in zip(ours.columns, (c for c in published.columns if c.clips), strict=True):
+            own = [row for row in rows if family_of(row["sample"]) == column.data and int(row["keep"]) == keep]
+            one = table(own, int(keep)) if own else None
+            found = None if one is None else ranked(one.sums, one.sizes, draws=draws)
             where = published.columns.index(theirs)
-            one = table([row for row in rows if family_of(row["sample"]) == column.data], int(keep))
-            found = ranked(one.sums, one.sizes, draws=draws)
             for first, second in PAIRS:
+                if one is None or found is None or not {first, second} <= set(one.strategies):
+                    missing |= {
+                        f"{name} at {keep}" for name in (first, second) if one is None or name not in one.strategies
+                    }
+                    continue
                 i, j = one.strategies.index(first), one.strategies.index(second)
                 paper = published.values[budget][first][where] - published.values[budget][second][where]
                 sign = decided(found, i, j)
@@ -121,22 +128,26 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
                     f"| {100 * (found.mean[i] - found.mean[j]):+.1f} "
                     f"| {verdict} ({found.wins[i, j]:.2f}, p {max(found.p[i, j], 0.001):.3f}) |"
                 )
-    return "\n".join([*lines, ""])
+    said = (DIRECTIONS if lines else HEADING).format(source=published.source).splitlines()
+    if missing:
+        told = f"Not asked in full of all trainings, and so not compared yet: {', '.join(sorted(missing))}."
+        lines += [*([""] if lines else []), textwrap.fill(told, 118)]
+    return "\n".join([*said, *lines, ""])
 
 
 def page(rows: Sequence[Row], draws: int = 2000) -> str:
     """The whole page."""
     rows = [row | {"sample": row["sample"].removeprefix("clips-")} for row in rows]
-    rows = whole(rows)
     pruned = [row for row in rows if row["strategy"] not in NOT_RANKED]
     keeps = sorted({int(row["keep"]) for row in pruned}, reverse=True)
     samples = {row["sample"] for row in rows}
     trainings = len({row["training"] for row in rows})
+    budgets = [str(budget) for budget in paper_tables("4")[0].on_clips(TOKENS).budgets]
     head = HEAD.format(
         trainings=trainings,
         tokens=TOKENS,
-        budgets=" and ".join(map(str, keeps)),
-        first=",".join(map(str, keeps)),
+        budgets=" and ".join(budgets),
+        first=",".join(budgets),
         questions=len(samples),
         clips=len({tuple(sample.split("-")[:3]) for sample in samples}),
         full=shares(rows, "full"),

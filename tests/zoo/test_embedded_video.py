@@ -106,24 +106,24 @@ def test_every_word_of_every_question_is_known(loaded: Any) -> None:
 
 
 def test_it_sees_clips_and_says_what_teacher_forcing_says(loaded: Any) -> None:
-    items = clip_items(None, 14, SEED)
+    items = clip_items(None, 7, SEED)
     shown = {item.image_id: item.image() for item in items}
     names = list(shown)
     other = {name: shown[names[i - 1]] for i, name in enumerate(names)}
     right = said(loaded, items, [shown[item.image_id] for item in items])
     wrong = said(loaded, items, [other[item.image_id] for item in items])
     answers = [item.question.answer for item in items]
-    assert sum(a == b for a, b in zip(right, answers, strict=True)) >= 12
-    assert sum(a == b for a, b in zip(wrong, answers, strict=True)) <= 9
+    assert sum(a == b for a, b in zip(right, answers, strict=True)) >= 6
+    assert sum(a == b for a, b in zip(wrong, answers, strict=True)) <= 5
     # and so does the model that reads the answer together with the question
     model, processor = loaded
     inputs = prompt_inputs(
-        processor, [shown[item.image_id] for item in items[:4]], [i.question.prompt for i in items[:4]]
+        processor, [shown[item.image_id] for item in items[:3]], [i.question.prompt for i in items[:3]]
     )
     out = model.generate(**inputs, max_new_tokens=4)
     more = out.shape[1] - inputs["input_ids"].shape[1]
-    mask = torch.cat([inputs["attention_mask"], torch.ones(4, more, dtype=torch.long)], 1)
-    types = torch.cat([inputs["mm_token_type_ids"], torch.zeros(4, more, dtype=torch.long)], 1)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(3, more, dtype=torch.long)], 1)
+    types = torch.cat([inputs["mm_token_type_ids"], torch.zeros(3, more, dtype=torch.long)], 1)
     given = {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
     with torch.no_grad():
         forced = model(input_ids=out, attention_mask=mask, mm_token_type_ids=types, **given).logits[:, -more - 1 : -1]
