@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tokenprune.benchmark.clock import captured
+
 SHAPES: dict[str, tuple[int, int, int, int]] = {
     "qwen3-vl, 4,800 patches": (1, 16, 4800, 72),
     "qwen2.5-vl, 4,800 patches": (1, 16, 4800, 80),
@@ -68,16 +70,7 @@ def kernels(batch: int, length: int) -> dict[str, Callable[[Tensor, Tensor, Tens
 
 def microseconds(call: Callable[[], Any], repeats: int = 20) -> float:
     """Mean device time of a call, replayed from a graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(5):
-            call()
+    graph, _ = captured(call, 5)
     graph.replay()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()

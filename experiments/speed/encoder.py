@@ -11,29 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import tokenprune as tp
-from tokenprune.benchmark.clock import timed
+from tokenprune.benchmark.clock import account, timed
 from tokenprune.benchmark.geometry import asked as words
 from tokenprune.benchmark.geometry import build_model, geometry
-
-
-def account(compiled: tp.Compiled) -> dict[str, Any]:
-    """Kernels of one replay: how many, microseconds in all, and those that take longest."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(5):
-            compiled.replay("encode")
-        torch.cuda.synchronize()
-    events = sorted(profile.key_averages(), key=lambda event: -event.device_time_total)
-    return {
-        "kernels": sum(event.count for event in events) / 5,
-        "device_us": sum(event.device_time_total for event in events) / 5,
-        "top": {event.key[:70]: [event.count / 5, round(event.device_time_total / 5, 1)] for event in events[:22]},
-    }
 
 
 @torch.no_grad()
@@ -59,7 +46,7 @@ def main() -> None:
                 stage: timed(lambda s=stage, c=compiled: c.replay(s), model.device, 50, 20).median  # type: ignore[misc]
                 for stage in ("encode", "select")
             }
-            found[f"{name} B={batch}"] = row | account(compiled)
+            found[f"{name} B={batch}"] = row | account(partial(compiled.replay, "encode"))
             asked.out.write_text(json.dumps(found, indent=1))
             print(name, batch, row, flush=True)
 

@@ -6,7 +6,8 @@
 ``model`` writes a LLaVA with random weights, large enough for a GPU to have work: the shipped model is so small that
 the host is what it waits for. Its answers are noise and cost what those of a trained model of its size cost. ``ask``
 runs the command once for each number of processes and looks every twentieth of a second at how many answers there are.
-The pace is that between the first and the last of them: what imports, loading and the report take is told apart.
+The pace is that between the first and the last of them, and besides that from when every process has answered: what
+imports, loading and the report take is told apart.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ def answered(out: Path) -> int:
     return max(_lines(out / "results.jsonl"), sum(map(_lines, out.glob("ranks/*/results.jsonl"))))
 
 
+def answering(out: Path) -> int:
+    """Processes that have written an answer, as long as each writes a folder of its own."""
+    return sum(_lines(file) > 0 for file in out.glob("ranks/*/results.jsonl"))
+
+
 def _lines(file: Path) -> int:
     try:
         return file.read_bytes().count(b"\n")
@@ -104,10 +110,13 @@ def ask(words: list[str], out: Path, processes: int, seconds: float) -> dict[str
             start_new_session=True,  # so that it can be stopped with all that it began
         )
         seen: list[tuple[float, int]] = []  # when, and how many answers
+        together: tuple[float, int] | None = None  # the same when all processes had answered
         try:
             while begun.poll() is None and (now := time.perf_counter() - start) < seconds:
                 if (count := answered(out)) > (seen[-1][1] if seen else 0):
                     seen.append((now, count))
+                    if together is None and (processes == 1 or answering(out) >= processes):
+                        together = seen[-1]
                 time.sleep(0.05)
         finally:
             if begun.poll() is None:
@@ -127,6 +136,9 @@ def ask(words: list[str], out: Path, processes: int, seconds: float) -> dict[str
             "answering_s": round(last - first, 2),
             "answers_per_s": round((many - few) / (last - first), 2),
         }
+        if together is not None and last > together[0]:
+            found["all_answering_after_s"] = round(together[0] - first, 2)
+            found["answers_per_s_of_all"] = round((many - together[1]) / (last - together[0]), 2)
     if (out / "summary.json").exists():
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         lines = sorted((out / "results.jsonl").read_text(encoding="utf-8").splitlines())

@@ -22,13 +22,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import tokenprune as tp
-from tokenprune.benchmark.clock import synchronise, timed
+from tokenprune.benchmark.clock import account, captured, synchronise, timed
 from tokenprune.core.ranking import relevance
 from tokenprune.core.reference import load_reference
 
@@ -86,22 +87,13 @@ def median_ms(call: Callable[[], object], device: str, repeats: int = 50, warm: 
     return round(timed(call, torch.device(device), repeats, warm).median, 4)
 
 
-def captured(signals: dict[str, torch.Tensor], strategy: tp.Strategy, keep: int) -> tuple[Any, Any]:
+def captured_selection(signals: dict[str, torch.Tensor], strategy: tp.Strategy, keep: int) -> tuple[Any, Any]:
     """A CUDA graph of features and selection, and the selection it fills."""
 
     def call() -> tp.Selection:
         return strategy.select(tp.Features(**signals, check=False), keep)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        selection = call()
-    return graph, selection
+    return captured(call)
 
 
 def waits(call: Callable[[], object]) -> str | None:
@@ -170,7 +162,7 @@ def cost(
         # a failed capture would spoil what comes after it
         row["waits"] = waits(lambda: strategy.select(features, keep))
         if row["waits"] is None:
-            graph, _ = captured(signals, strategy, keep)
+            graph, _ = captured_selection(signals, strategy, keep)
             row["graph_ms"] = median_ms(graph.replay, device)
     if plain:
         row["equal_to_plain"] = same(selection.order, plainly(lambda: strategy.select(features, keep)).order)
@@ -204,8 +196,16 @@ def parting(strategy: tp.Strategy, signals: dict[str, torch.Tensor], keep: int) 
 
     got = strategy.select(features, keep).order
     own = greedy(objective, started(), features.valid(), keep)
+    return {"equal_on_table": same(got, own)} | apart(objective, started, features, got)
+
+
+def apart(
+    objective: tp.Objective, started: Callable[[], Any], features: tp.Features, got: torch.Tensor
+) -> dict[str, Any]:
+    """Whether picks are those of plain operations; where not, from which step on, and what that gives away."""
+    keep = got.shape[1]
     wanted = plainly(lambda: greedy(objective, started(), features.valid(), keep))
-    row: dict[str, Any] = {"equal_on_table": same(got, own), "equal_to_plain": same(got, wanted)}
+    row: dict[str, Any] = {"equal_to_plain": same(got, wanted)}
     shared = [len(set(a) & set(b)) for a, b in zip(got.tolist(), wanted.tolist(), strict=True)]
     row |= {"shared": min(shared), "of": keep}
     differs = (got != wanted).any(0).nonzero().flatten().tolist()
@@ -276,7 +276,7 @@ def unsynchronised(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
             if row["waits"] is not None:
                 found[name] = row
                 continue
-            graph, selection = captured(signals, strategy, keep)
+            graph, selection = captured_selection(signals, strategy, keep)
             graph.replay()
             row["captured_equal"] = same(selection.order, first.order)
             want = strategy.select(tp.Features(**others), keep)
@@ -297,14 +297,9 @@ def profile(n: int, keep: int, dtype: torch.dtype) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for lam in (0.5, 1.0):
         strategy = tp.build("mi-pruner", lam=lam)
-        graph, _ = captured(signals, strategy, keep)
+        graph, _ = captured_selection(signals, strategy, keep)
         graph.replay()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as prof:
-            for _ in range(10):
-                graph.replay()
-            torch.cuda.synchronize()
-        events = sorted(prof.key_averages(), key=lambda e: -e.device_time_total)
-        found[f"lam={lam}"] = {e.key[:60]: [round(e.device_time_total / 10, 2), e.count / 10] for e in events[:24]}
+        found[f"lam={lam}"] = account(graph.replay, 10, 24)["top"]
     return found
 
 
@@ -335,32 +330,53 @@ def host(n: int, keep: int, device: str, dtype: torch.dtype, repeats: int) -> di
     return found
 
 
+def long_cost(name: str, features: tp.Features, keep: int) -> dict[str, Any]:
+    """Milliseconds of 5 calls after 2 (of one, where it takes a second), and memory above the features."""
+    on_gpu = features.device.type == "cuda"
+    call = partial(tp.build(name).select, features, keep)
+    before = 0
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    call()
+    found: dict[str, Any] = {}
+    if on_gpu:
+        found["above_mib"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+    once = median_ms(call, features.device.type, 1, 0)
+    found["eager_ms"] = once if once > 1000 else median_ms(call, features.device.type, 5, 0)
+    if on_gpu:
+        found["device"] = account(call, 1, 8)
+        found["waits"] = waits(call)
+        if found["waits"] is None and found["eager_ms"] < MANY:
+            graph, _ = captured(call)
+            found["graph_ms"] = median_ms(graph.replay, "cuda", 5, 1)
+    return found
+
+
+def long_picks(name: str, features: tp.Features, keep: int) -> dict[str, Any]:
+    """Picks against those of plain operations."""
+    strategy = tp.build(name)
+    objective, scorer = strategy.selector.objective, strategy.scorer  # type: ignore[attr-defined]
+
+    def started() -> Any:
+        none = features.visual.new_zeros(features.visual.shape[:2], dtype=torch.float32)
+        return objective.start(features, none if scorer is None else relevance(scorer, features))  # type: ignore[arg-type]
+
+    return apart(objective, started, features, strategy.select(features, keep).order)
+
+
 def long(record: Record, device: str, dtype: torch.dtype) -> None:
-    """An hour of video: milliseconds of 5 calls after 2, and memory above the features."""
-    for n, keep in LONG:
-        signals = made(n, device, dtype=dtype)
-        for name in ("mi-pruner", "divprune", "cdpruner"):
-
-            def row(name: str = name, keep: int = keep, signals: dict[str, torch.Tensor] = signals) -> dict[str, Any]:
-                strategy, features = tp.build(name), tp.Features(**signals)
-                synchronise(torch.device(device))
-                before = torch.cuda.memory_allocated() if device == "cuda" else 0
-                strategy.select(features, keep)
-                found: dict[str, Any] = {}
-                if device == "cuda":
-                    found["above_mib"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-                found["eager_ms"] = median_ms(lambda: strategy.select(features, keep), device, 5, 1)
-                if device == "cuda":
-                    found["waits"] = waits(lambda: strategy.select(features, keep))
-                    if found["waits"] is None and found["eager_ms"] < MANY:
-                        graph, _ = captured(signals, strategy, keep)
-                        found["graph_ms"] = median_ms(graph.replay, device, 5, 1)
-                        del graph
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                return found
-
-            record.step(f"{name} N={n} K={keep}", row)
+    """An hour of video; what takes longest comes last."""
+    (short, few), (most, many) = LONG
+    sizes = {n: tp.Features(**made(n, device, dtype=dtype)) for n, _ in LONG}
+    quick = ("mi-pruner", "divprune", "cdpruner")
+    steps = [(long_cost, name, n, keep) for n, keep in LONG for name in quick]
+    steps += [(long_picks, name, short, few) for name in quick] + [(long_cost, "mmtok", short, few)]
+    steps += [(long_picks, name, most, many) for name in quick] + [(long_cost, "mmtok", most, many)]
+    for what, name, n, keep in steps:
+        label = f"{name} N={n} K={keep}" + (" picks" if what is long_picks else "")
+        record.step(label, partial(what, name, sizes[n], keep))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import json
 import time
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from unittest.mock import patch
 import torch
 
 import tokenprune as tp
-from tokenprune.benchmark.clock import timed
+from tokenprune.benchmark.clock import account, timed
 from tokenprune.benchmark.geometry import asked as words
 from tokenprune.benchmark.geometry import geometry
 from tokenprune.hf.compiled import stages
@@ -39,20 +40,6 @@ def tower(name: str) -> Any:
     with torch.random.fork_rng(), torch.device("cuda"):
         torch.manual_seed(0)
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float16, attn_implementation="sdpa").eval()
-
-
-def account(compiled: tp.Compiled) -> dict[str, Any]:
-    """Kernels of one replay: how many, microseconds in all, and those that take longest."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(3):
-            compiled.replay("encode")
-        torch.cuda.synchronize()
-    events = sorted(profile.key_averages(), key=lambda event: -event.device_time_total)
-    return {
-        "kernels": sum(event.count for event in events) / 3,
-        "device_us": round(sum(event.device_time_total for event in events) / 3, 1),
-        "top": {event.key[:90]: [event.count / 3, round(event.device_time_total / 3, 1)] for event in events[:16]},
-    }
 
 
 @torch.no_grad()
@@ -93,7 +80,7 @@ def main() -> None:
             name: [float((got[name] - value).abs().max()), float(value.abs().max())] for name, value in want.items()
         }
         row["encode_ms"] = timed(lambda c=compiled: c.replay("encode"), model.device, 30, 10).row  # type: ignore[misc]
-        row |= account(compiled)
+        row |= account(partial(compiled.replay, "encode"), 3)
         found[way] = row
         chosen.out.write_text(json.dumps(found, indent=1))
         print(way, json.dumps(row), flush=True)

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.components.objectives import FacilityLocation, remade
-from tokenprune.components.pairwise import CosineTable, reduced
+from tokenprune.components import pairwise, rounds
+from tokenprune.components.normalizers import MinMax, Softmax
+from tokenprune.components.objectives import FacilityLocation, MaximalMarginalRelevance, MaxMin, remade
+from tokenprune.components.pairwise import Cosine, CosineTable, SelfPMI, reduced
 from tokenprune.components.selectors import Greedy
+from tokenprune.core.errors import NonFiniteError
 from tokenprune.core.kinds import PairTable
 
 ROOT = Path(__file__).parents[2]
@@ -114,3 +117,84 @@ def test_ties_of_long_coverage_go_to_the_lower_index(monkeypatch: pytest.MonkeyP
     picks = Greedy(FacilityLocation(1.0, None, 0.3))
     strategy = tp.Strategy(selector=picks, name="coverage")
     assert int(strategy.select(features, 12).order.max()) < 23
+
+
+ROUNDS: dict[str, tp.Objective] = {
+    "mmr over self-PMI": MaximalMarginalRelevance(0.5),
+    "mmr, stationary": MaximalMarginalRelevance(0.6, SelfPMI(Softmax(0.05), "stationary")),
+    "mmr over min-max": MaximalMarginalRelevance(0.5, SelfPMI(MinMax())),
+    "mmr over cosine": MaximalMarginalRelevance(0.3, Cosine()),
+    "max-min": MaxMin(),
+}
+
+
+def _asked(n: int = 90, count: int = 40, *, masked: bool = False, context: Tensor | None = None) -> tp.Problem:
+    draw = torch.Generator().manual_seed(5)
+    mask = torch.rand(1, n, generator=draw) < 0.8 if masked else None
+    features = tp.Features(torch.randn(1, n, 12, generator=draw, dtype=torch.float64), visual_mask=mask)
+    available = features.valid().clone()
+    if context is not None:
+        available[0, context] = False
+    scores = torch.rand(1, n, generator=draw, dtype=torch.float64)
+    return tp.Problem(features, scores, (count,), available, None if context is None else context[None])
+
+
+@pytest.mark.parametrize("together", [1, 6, 1000])
+@pytest.mark.parametrize("name", ROUNDS)
+def test_rounds_pick_what_steps_pick(name: str, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
+    monkeypatch.setattr(rounds, "TOGETHER", together)
+    for asked in (_asked(), _asked(masked=True), _asked(context=torch.tensor([7, 3, 60]))):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(ROUNDS[name]), "run", lambda *_: None)
+            want = Greedy(ROUNDS[name]).select(asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(Greedy, "_steps", None)
+            assert torch.equal(Greedy(ROUNDS[name]).select(asked), want)
+
+
+def test_copies_in_rounds_go_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of -1, 0 and 1, whose products have the same bits in any order, each of them twice."""
+    monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
+    monkeypatch.setattr(rounds, "TOGETHER", 5)
+    once = torch.randint(-1, 2, (1, 20, 8), generator=torch.Generator().manual_seed(2)).double()
+    features = tp.Features(torch.cat([once, once], 1))
+    asked = tp.Problem(features, torch.ones(1, 40), (30,), features.valid())
+    picks = Greedy(MaximalMarginalRelevance(0.5, Cosine())).select(asked)[0].tolist()
+    assert len(set(picks)) == 30
+    assert all(p - 20 in picks[: picks.index(p)] for p in picks if p >= 20)
+
+
+def test_a_token_that_falls_to_a_tie_waits_for_lower_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two alike tokens, which a round holds, comes to gain as much as tokens outside the round."""
+    monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
+    monkeypatch.setattr(rounds, "TOGETHER", 5)
+    features = tp.Features(torch.eye(12)[[*range(10), 10, 10, 11]][None])
+    scores = torch.tensor([[2.0] * 10 + [3.0, 3.9, 4.0]])
+    asked = tp.Problem(features, scores, (12,), features.valid())
+    picks = Greedy(MaximalMarginalRelevance(0.5, Cosine())).select(asked)
+    assert picks.tolist() == [[12, 11, *range(10)]]
+
+
+def test_rounds_refuse_a_gain_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairwise, "DENSE_LIMIT", 1)
+    asked = _asked()
+    asked.scores[0, 4] = torch.nan
+    with pytest.raises(NonFiniteError, match="NaN"):
+        Greedy(MaximalMarginalRelevance()).select(asked)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pairs_are_folded_once_for_both(masked: bool) -> None:
+    """A token of zeros among them, and blocks that do not divide them."""
+    features = _asked(masked=masked).features
+    tokens, mask, real = features.visual, features.visual_mask, features.valid()[0]
+    tokens[0, 11] = 0
+    unit = CosineTable(tokens).unit
+    cosine = (unit[0] @ unit[0].T).masked_fill(~real, -torch.inf)
+    for tau in (0.1, 0.002):
+        got = rounds.log_partitions(unit, tau, mask, 16)[0]
+        assert got.isfinite().all()
+        torch.testing.assert_close(got[real], (cosine / tau).logsumexp(-1)[real])
+    cosine.fill_diagonal_(-torch.inf)
+    torch.testing.assert_close(rounds.nearest_cosines(unit, mask, 16)[0][real], cosine.amax(-1)[real])

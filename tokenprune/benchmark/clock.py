@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Peaks", "Timing", "laps", "machine", "peaks", "synchronise", "timed"]
+__all__ = ["Peaks", "Timing", "account", "captured", "laps", "machine", "peaks", "synchronise", "timed"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,64 @@ def laps(
                 passed = start.elapsed_time(end) if device.type == "cuda" else 1000 * (end - start)
                 found.setdefault(name, []).append(passed)
     return {name: _timing(times) for name, times in found.items()}
+
+
+def captured(call: Callable[[], Any], times: int = 1) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of a call, made after two calls on a stream of their own.
+
+    Parameters
+    ----------
+    call : callable
+    times : int, default 1
+        Calls in the graph.
+
+    Returns
+    -------
+    CUDAGraph, object
+        The graph, and what the last call in it returned, which a replay fills anew.
+    """
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            result = call()
+    return graph, result
+
+
+def account(call: Callable[[], object], repeats: int = 5, named: int = 20) -> dict[str, Any]:
+    """Kernels of one call on a GPU by the device's own account.
+
+    Parameters
+    ----------
+    call : callable
+    repeats : int, default 5
+    named : int, default 20
+        How many are named.
+
+    Returns
+    -------
+    dict
+        ``kernels``: how many; ``device_us``: microseconds of all; ``top``: name -> [how many, microseconds], those
+        that take longest first.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.device_time_total)
+    return {
+        "kernels": sum(event.count for event in events) / repeats,
+        "device_us": round(sum(event.device_time_total for event in events) / repeats, 1),
+        "top": {
+            event.key[:90]: [event.count / repeats, round(event.device_time_total / repeats, 1)]
+            for event in events[:named]
+        },
+    }
 
 
 def _timing(times: list[float]) -> Timing:

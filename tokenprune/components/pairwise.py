@@ -1,8 +1,10 @@
 """How alike two visual tokens are, as tables that are read column by column.
 
 A greedy selector reads one column a pick, so the table itself is only kept where it is small (``DENSE_LIMIT``);
-otherwise columns are computed when asked for, and what normalises a row is reduced in blocks of rows. Memory is then
-O(N * block), time O(N^2 d) once plus O(N d) a pick.
+otherwise what normalises a row is reduced in blocks of rows and columns are computed when asked for. Where gains never
+rise, picks of long inputs come in rounds (:mod:`tokenprune.components.rounds`, :mod:`tokenprune.kernels.rounds`): a
+table of a round's tokens, and columns of many picks by one product. Memory is then O(N * block), time O(N^2 d) once
+plus O(N d) a pick.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import torch
 from torch import Tensor
 
 from tokenprune.components.normalizers import Softmax
+from tokenprune.components.rounds import log_partitions
 from tokenprune.core.errors import ConfigError
 from tokenprune.core.features import Features, on_host
 from tokenprune.core.indexing import gather_tokens
 from tokenprune.core.information import cosine_partition, cosine_similarity, unit_norm
-from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of
+from tokenprune.core.kinds import Normalizer, PairTable, Pairwise, check_choice, entries_of, extrema_of, overridden
+from tokenprune.kernels import usable
 
-__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced"]
+__all__ = ["Cosine", "CosineTable", "DeferredTable", "SelfMarginal", "SelfPMI", "SelfPMITable", "reduced", "too_long"]
 
 SelfMarginal = Literal["uniform", "total", "stationary", "sinkhorn"]
 
@@ -34,7 +38,7 @@ DENSE_BYTES = 2**30
 """Largest cosine matrix that is kept on any accelerator, all units together: 16,384 tokens of one unit in float32."""
 
 DENSE_SHARE = 4
-"""On one with much memory it may take this part of it: 65,536 tokens on a card of 80 GiB."""
+"""On one with much memory it may take this part of it, where nothing works in rounds: 65,536 tokens on 80 GiB."""
 
 BLOCK = 256
 """Rows reduced at a time where it is not."""
@@ -100,12 +104,20 @@ class CosineTable(PairTable):
 
     def __init__(self, tokens: Tensor, gram: Tensor | None = None, row: Tensor | None = None) -> None:
         self.tokens = tokens
-        self.gram = self._whole() if gram is None and _kept(tokens) else gram
         self.row = row
+        self._given = gram is not None
+        self._keep = _kept(tokens)
+        if gram is not None:
+            self.gram = gram
 
     def about(self, row: Tensor) -> CosineTable:
         """The same cosines, of one row for each question."""
         return CosineTable(self.tokens, self.gram, row)
+
+    @cached_property
+    def gram(self) -> Tensor | None:
+        """The matrix (P, N, N), made when it is first read; None where it is not kept."""
+        return self._whole() if self._keep else None
 
     def _rows(self, batch: int) -> Tensor:
         return torch.arange(batch, device=self.tokens.device) if self.row is None else self.row
@@ -133,12 +145,19 @@ class CosineTable(PairTable):
             return super().columns(indices)
         return gather_tokens(self.gram, indices) if self.row is None else self.gram[self.row.unsqueeze(1), indices]
 
-    def between(self, some: Tensor, others: Tensor) -> Tensor:
-        """Cosines of some tokens with others of the same unit: (B, R) and (B, C) positions -> (B, R, C)."""
+    @property
+    def long(self) -> bool:
+        """Whether there is no matrix."""
+        return not self._keep and not self._given and self.row is None
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """Cosines of some tokens, all for None, with others of the same unit: (B, R), (B, C) -> (B, R, C)."""
         if self.gram is not None:
-            row = self._rows(len(some)).view(-1, 1, 1)
-            return self.gram[row, some.unsqueeze(2), others.unsqueeze(1)]
-        return gather_tokens(self.unit, some) @ gather_tokens(self.unit, others).mT
+            row = self._rows(len(others)).view(-1, 1, 1)
+            rows = torch.arange(self.tokens.shape[1], device=others.device)[None] if some is None else some
+            return self.gram[row, rows.unsqueeze(2), others.unsqueeze(1)]
+        left = self.unit if some is None else gather_tokens(self.unit, some)
+        return left @ gather_tokens(self.unit, others).mT
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, cosines of those rows to all tokens (B, rows, N)), ``BLOCK`` rows at a time."""
@@ -163,14 +182,34 @@ class CosineTable(PairTable):
         """Cosines as they are; kernels read a matrix for each row."""
         return None if self.gram is None or self.row is not None else {"entry": "cosine", "cosine": self.gram}
 
+    def extrema(self) -> dict[str, Any] | None:
+        """Cosines as they are, of inputs that are too long for a matrix."""
+        if self._given or self.row is not None or self.tokens.dtype == torch.float64 or not too_long(self.tokens):
+            return None
+        return {"entry": "cosine", "tokens": self.tokens}
+
+
+def _size(tokens: Tensor) -> int:
+    """Bytes of the cosine matrix."""
+    batch, n, _ = tokens.shape
+    return batch * n * n * max(4, tokens.element_size())
+
 
 def _kept(tokens: Tensor) -> bool:
     """Whether the cosine matrix is kept whole; accelerators have room for more and are slow at making columns."""
-    batch, n, _ = tokens.shape
     if on_host(tokens):
-        return n <= DENSE_LIMIT
-    size = batch * n * n * max(4, tokens.element_size())
+        return tokens.shape[1] <= DENSE_LIMIT
+    size = _size(tokens)
     return size <= DENSE_BYTES or (tokens.is_cuda and size <= _memory(tokens.device) // DENSE_SHARE)
+
+
+def too_long(tokens: Tensor) -> bool:
+    """Whether tokens are so many that programs work in rounds (:mod:`tokenprune.kernels.rounds`) where they can.
+
+    Not while a graph is captured: the host reads back how far a round came.
+    """
+    small = tokens.shape[1] <= DENSE_LIMIT if on_host(tokens) else _size(tokens) <= DENSE_BYTES
+    return not small and usable(tokens) and not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _memory(device: torch.device) -> int:
@@ -207,6 +246,19 @@ class DeferredTable(PairTable):
     def entries(self) -> dict[str, Any] | None:
         """As the table's."""
         return entries_of(self._table)
+
+    def extrema(self) -> dict[str, Any] | None:
+        """As the table's."""
+        return extrema_of(self._table)
+
+    @property
+    def long(self) -> bool:
+        """As the table."""
+        return self._table.long and not overridden(self._table, "between")
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """(B, R), (B, C) -> (B, R, C)."""
+        return self._table.between(some, others)
 
 
 @dataclass(frozen=True)
@@ -251,6 +303,17 @@ class SelfPMITable(PairTable):
         log_prob = self.normalizer.log_prob(cosine, self.statistics.unsqueeze(1)).squeeze(-1)
         return _finite(log_prob - self.log_marginal.gather(1, indices).unsqueeze(-1))
 
+    @property
+    def long(self) -> bool:
+        """As the cosines."""
+        return self.cosine.long
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """D of some candidates, all for None, with some tokens: (B, R), (B, C) -> (B, R, C)."""
+        statistics = self.statistics if some is None else gather_tokens(self.statistics, some)
+        log_prob = self.normalizer.log_prob(self.cosine.between(some, others), statistics)
+        return _finite(log_prob - self.log_marginal.gather(1, others).unsqueeze(1))
+
     def dense(self) -> Tensor:
         """(B, N, N)."""
         log_prob = self.normalizer.log_prob(self.cosine.dense(), self.statistics)
@@ -264,7 +327,13 @@ class SelfPMITable(PairTable):
 
     def entries(self) -> dict[str, Any] | None:
         """Softmax of the cosines, less the marginal."""
-        cosines = entries_of(self.cosine)
+        return self._of(entries_of(self.cosine))
+
+    def extrema(self) -> dict[str, Any] | None:
+        """Likewise."""
+        return self._of(extrema_of(self.cosine))
+
+    def _of(self, cosines: dict[str, Any] | None) -> dict[str, Any] | None:
         if cosines is None or not isinstance(self.normalizer, Softmax) or type(self.normalizer) is not Softmax:
             return None
         return {
@@ -322,9 +391,19 @@ class SelfPMI(Pairwise):
     def _normalised(self, features: Features) -> tuple[CosineTable, Normalizer, Tensor, Tensor]:
         """Cosines, and what makes them PMI: statistics of the rows and the log of the marginal."""
         mask = features.visual_mask
-        if type(self.normalizer) is Softmax and not on_host(features.visual) and _kept(features.visual):
-            gram, log_z = cosine_partition(features.visual, self.normalizer.tau, mask)
+        plain = type(self.normalizer) is Softmax
+        tau = getattr(self.normalizer, "tau", 1.0)
+        if plain and features.visual.dtype != torch.float64 and too_long(features.visual):
+            from tokenprune.kernels import rounds  # needs Triton
+
+            cosine = CosineTable(features.visual)
+            statistics = rounds.log_partitions(features.visual, tau, mask).unsqueeze(-1)
+        elif plain and not on_host(features.visual) and _kept(features.visual):
+            gram, log_z = cosine_partition(features.visual, tau, mask)
             cosine, statistics = CosineTable(features.visual, gram), log_z.unsqueeze(-1)
+        elif plain and on_host(features.visual) and not _kept(features.visual):
+            cosine = CosineTable(features.visual)
+            statistics = log_partitions(cosine.unit, tau, mask, BLOCK).unsqueeze(-1)
         else:
             cosine = CosineTable(features.visual)
             statistics = reduced(cosine, lambda _, block: self.normalizer.statistics(block, mask))

@@ -34,6 +34,9 @@ __all__ = [
     "TextSimilarity",
 ]
 
+ONE_PROGRAM = 4096
+"""Tokens of a sample that one program scores; of more, tensor operations are faster, which share them."""
+
 
 @dataclass(frozen=True)
 class PMI(Scorer):
@@ -64,7 +67,7 @@ class PMI(Scorer):
         plain = not overridden(self, "score", {"requires"})
         plain &= type(self.normalizer) is Softmax and type(self.aggregator) is Max and type(self.prior) is Uniform
         visual, text = features.visual, features.text
-        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
+        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text) and not _many(visual):
             return self._by_program(features)
         similarity = cosine_similarity(visual, text)
         log_conditional = self.normalizer(similarity, features.text_mask)
@@ -126,6 +129,11 @@ def _known_rows(flags: Tensor, certain: bool) -> list[int]:
     return list(range(len(flags))) if certain else []
 
 
+def _many(visual: Tensor) -> bool:
+    """Whether tokens are too many for one program a sample."""
+    return visual.shape[1] > ONE_PROGRAM
+
+
 @dataclass(frozen=True)
 class TextSimilarity(Scorer):
     """Cosine similarity to the prompt's tokens (the paper's "Similarity" row; Eqn 14 without temperature).
@@ -178,7 +186,7 @@ class ConditionedRelevance(Scorer):
         visual, text = (features["joint_visual"], features["joint_text"]) if joint else (features.visual, features.text)
         mask = None if joint else features.text_mask
         plain = self.over == "row" and not overridden(self, "score", {"requires"})
-        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text):
+        if plain and torch.float64 not in (visual.dtype, text.dtype) and usable(visual, text) and not _many(visual):
             from tokenprune.kernels.similarity import text_quality  # needs Triton
 
             return text_quality(*cosine_products(visual, text), sign, features.visual_mask, mask)

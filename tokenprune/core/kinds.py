@@ -160,6 +160,19 @@ class PairTable(ABC):
         """Entries of all candidates with several tokens a row, the numbers of :meth:`column`: (B, C) -> (B, C, N)."""
         return torch.stack([self.column(index) for index in indices.unbind(1)], dim=1)
 
+    @property
+    def long(self) -> bool:
+        """Whether the table is too long to be kept and is best read by :meth:`between`."""
+        return False
+
+    def between(self, some: Tensor | None, others: Tensor) -> Tensor:
+        """Entries of some candidates, all for None, with some tokens: (B, R) and (B, C) positions -> (B, R, C).
+
+        Up to rounding those of :meth:`column`; worth overriding where :attr:`long` is.
+        """
+        found = self.columns(others).mT
+        return found if some is None else found.gather(1, some.unsqueeze(2).expand(-1, -1, others.shape[1]))
+
     @abstractmethod
     def dense(self) -> Tensor:
         """The whole table, (B, N, N)."""
@@ -171,6 +184,13 @@ class PairTable(ABC):
 
     def entries(self) -> dict[str, Any] | None:
         """How a program makes this table's entries from a cosine matrix, as options of ``kernels.columns.Columns``."""
+        return None
+
+    def extrema(self) -> dict[str, Any] | None:
+        """How a program makes them from tokens instead, some at a time, as options of ``kernels.rounds.Extrema``.
+
+        None also where the table is small enough to be kept.
+        """
         return None
 
 
@@ -493,6 +513,11 @@ def picks_by_kernel(
 def entries_of(table: PairTable) -> dict[str, Any] | None:
     """:meth:`PairTable.entries`, or None where a subclass changed what an entry is."""
     return None if overridden(table, "entries") else table.entries()
+
+
+def extrema_of(table: PairTable) -> dict[str, Any] | None:
+    """:meth:`PairTable.extrema`, or None where a subclass changed what an entry is."""
+    return None if overridden(table, "extrema") else table.extrema()
 
 
 def check_number(owner: object, name: str, low: float, high: float, *, open_low: bool = False) -> None:

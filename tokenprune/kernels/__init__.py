@@ -43,10 +43,18 @@ def usable(*tensors: Tensor) -> bool:
 def run_columns(
     options: dict[str, Any] | None, available: Tensor, counts: tuple[int, ...], repeats: bool
 ) -> Tensor | None:
-    """Picks of the problem with these options (see :class:`tokenprune.kernels.columns.Columns`); None for None."""
+    """Picks of the problem with these options; None for None, and where there is no program for it.
+
+    Options of :class:`tokenprune.kernels.columns.Columns`, or with ``tokens`` instead of ``cosine`` of
+    :class:`tokenprune.kernels.rounds.Extrema`.
+    """
     if options is None:
         return None
-    from tokenprune.kernels.columns import Columns, greedy_columns  # needs Triton
+    if "tokens" in options:
+        from tokenprune.kernels.rounds import Extrema, greedy_rounds  # needs Triton
+
+        return None if repeats else greedy_rounds(Extrema(**options), available, counts)
+    from tokenprune.kernels.columns import Columns, greedy_columns
 
     return greedy_columns(Columns(**options), available, counts, repeats=repeats)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenprune.kernels import power_of_two
 
-__all__ = ["half_cosine", "half_products", "pmi_relevance", "row_partition", "text_quality", "unit_rows"]
+__all__ = ["half_cosine", "half_products", "pmi_relevance", "row_partition", "scaled_rows", "text_quality", "unit_rows"]
 
 
 @triton.jit
@@ -66,6 +66,15 @@ def half_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     The product of all three is the cosine. Factors are (B * N,) and (B * M,), 1 / norm, 0 for zeros.
     """
+    batch, n, _ = x.shape
+    first, second, inverse = _scaled(x, y)
+    # the interpreter runs on the CPU, which has no product of this kind
+    raw = torch.bmm(first, second.mT, out_dtype=torch.float32) if x.is_cuda else first.float() @ second.float().mT
+    return raw, inverse, inverse if x is y else inverse[batch * n :]
+
+
+def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Half-precision tokens whose dot products float32 holds, and 1 / norm of those of x and then of y."""
     (batch, n, width), m = x.shape, y.shape[1]
     alone = x is y
     x = x.contiguous()
@@ -78,9 +87,21 @@ def half_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _norms[len(inverse),](
         x, y, first, second, inverse, batch * n, width, SCALE=wide, BLOCK=block, num_warps=8 if block > 2048 else 4
     )
-    # the interpreter runs on the CPU, which has no product of this kind
-    raw = torch.bmm(first, second.mT, out_dtype=torch.float32) if x.is_cuda else first.float() @ second.float().mT
-    return raw, inverse, inverse if alone else inverse[batch * n :]
+    return first, second, inverse
+
+
+def scaled_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens whose dot products float32 holds, contiguous, and the factors that make those cosines.
+
+    (B, N, d), half precision or float32 -> (B, N, d) of the same precision, float32 (B * N,); 0 for zeros.
+    """
+    if x.dtype != torch.float32:
+        scaled, _, inverse = _scaled(x, x)
+        return scaled, inverse
+    top = x.abs().amax(-1, keepdim=True)
+    x = x / torch.where(top > 0, top, 1.0)
+    norm = x.norm(dim=-1).flatten()
+    return x.contiguous(), torch.where(norm > 0, 1 / norm, 0.0)
 
 
 def half_cosine(x: Tensor, y: Tensor) -> Tensor:

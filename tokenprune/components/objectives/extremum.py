@@ -13,12 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenprune.components import pairwise
 from tokenprune.components.objectives.bounds import dispersion_optimality, sequence_optimality, stands
 from tokenprune.components.objectives.modular import Modular
-from tokenprune.components.pairwise import Cosine, DeferredTable, SelfPMI, reduced
-from tokenprune.core.errors import ConfigError
-from tokenprune.core.features import Features
-from tokenprune.core.kinds import Objective, Oracle, PairTable, Pairwise, Problem, check_number, entries_of
+from tokenprune.components.pairwise import Cosine, CosineTable, DeferredTable, SelfPMI, reduced
+from tokenprune.components.rounds import greedy_rounds, nearest_cosines
+from tokenprune.core.errors import ConfigError, NonFiniteError
+from tokenprune.core.features import Features, on_host
+from tokenprune.core.kinds import (
+    Objective,
+    Oracle,
+    PairTable,
+    Pairwise,
+    Problem,
+    check_number,
+    entries_of,
+    extrema_of,
+    overridden,
+)
 from tokenprune.core.optimality import Optimality, top_optimality
 from tokenprune.kernels import run_columns, usable
 
@@ -88,12 +100,31 @@ class ExtremumObjective(Objective):
         return replace(state, extremum=folded if state.extremum is None else of_two(state.extremum, folded))
 
     def columns(self, state: ExtremumState, gain: str, **options: Any) -> dict[str, Any] | None:
-        """Options of a program over columns, where the table has entries for one and dtypes agree."""
-        entries = None if state.table is None or not usable(state.bonus) else entries_of(state.table)
-        if entries is None or entries["cosine"].dtype != state.bonus.dtype:
+        """Options of a program over columns or in rounds, where the table has entries for one and dtypes agree."""
+        if state.table is None or not usable(state.bonus):
+            return None
+        entries = extrema_of(state.table) if state.bonus.dtype == torch.float32 else None
+        entries = entries_of(state.table) if entries is None else entries
+        if entries is None or entries.get("cosine", state.bonus).dtype != state.bonus.dtype:
             return None
         fold = "max" if self.largest else "min"
         return {**entries, "bonus": state.bonus, "folded": state.extremum, "fold": fold, "gain": gain, **options}
+
+    def rounds(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
+        """Picks of one long sample on the host, in rounds; None elsewhere."""
+        table, alone = state.table, len(counts) == 1 and counts[0] > 0 and not repeats
+        if table is None or not alone or not on_host(state.bonus) or overridden(table, "between") or not table.long:
+            return None
+        before = None if state.extremum is None else state.extremum[0]
+
+        def gains(bonus: Tensor, extremum: Tensor) -> Tensor:
+            return self.gains(ExtremumState(bonus, table, extremum))
+
+        known = (table, gains, self.entry, self._fold, state.bonus[0], before, available[0])
+        try:
+            return greedy_rounds(*known, counts[0], pairwise.BLOCK).unsqueeze(0)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{self!r}: {error}") from None
 
     def oracle(self, state: ExtremumState, row: int) -> Oracle:
         """Read single entries of the picks' columns, or none where there is no table."""
@@ -180,7 +211,8 @@ class MaximalMarginalRelevance(ExtremumObjective):
 
     def run(self, state: ExtremumState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
         """A program, where redundancy counts and is cosine or self-PMI by softmax."""
-        return run_columns(self.columns(state, "relevance", price=1 - self.lam), available, counts, repeats)
+        picks = run_columns(self.columns(state, "relevance", price=1 - self.lam), available, counts, repeats)
+        return self.rounds(state, available, counts, repeats) if picks is None else picks
 
 
 @dataclass(frozen=True)
@@ -203,6 +235,15 @@ class MaxMin(ExtremumObjective):
     def start(self, features: Features, scores: Tensor) -> ExtremumState:
         """Distance of each token to its nearest neighbour among real tokens."""
         table = self.pairs.table(features)
+        known = extrema_of(table)
+        if known is not None and known["entry"] == "cosine" and not overridden(self, "start", {"requires"}):
+            from tokenprune.kernels import rounds  # needs Triton
+
+            isolation = 1 - rounds.nearest_cosines(known["tokens"], features.visual_mask)
+            return ExtremumState(isolation.masked_fill(isolation.isinf(), 0), table)
+        if type(table) is CosineTable and table.long and on_host(table.tokens) and type(self) is MaxMin:
+            isolation = 1 - nearest_cosines(table.unit, features.visual_mask, pairwise.BLOCK)
+            return ExtremumState(isolation.masked_fill(isolation.isinf(), 0), table)
         valid = features.valid()
 
         def nearest(rows: slice, block: Tensor) -> Tensor:
@@ -239,4 +280,5 @@ class MaxMin(ExtremumObjective):
         options = self.columns(state, "extremum")
         if options is not None:
             options = None if options["entry"] != "cosine" else {**options, "entry": "distance"}
-        return run_columns(options, available, counts, repeats)
+        picks = run_columns(options, available, counts, repeats)
+        return self.rounds(state, available, counts, repeats) if picks is None else picks

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tokenprune.components.pairwise import CosineTable
+from tokenprune.components.pairwise import CosineTable, too_long
 from tokenprune.core.features import Features
 from tokenprune.core.kinds import Objective, check_number
 from tokenprune.kernels import usable
@@ -90,10 +90,16 @@ class LogDeterminant(Objective):
         return replace(state, rows=torch.cat([state.rows, row.unsqueeze(1)], dim=1), variance=variance)
 
     def run(self, state: _VolumeState, available: Tensor, counts: tuple[int, ...], repeats: bool) -> Tensor | None:
-        """A program, where the cosine matrix is kept; its rounding differs in the last bits."""
-        if not usable(state.variance) or state.table.gram is None:
+        """A program, where the cosine matrix is kept or in rounds; its rounding differs in the last bits."""
+        if not usable(state.variance):
             return None
-        from tokenprune.kernels.volume import greedy_volume  # needs Triton
+        known = (state.quality, state.variance, state.least, state.rows)
+        if not repeats and too_long(state.table.tokens):
+            from tokenprune.kernels.volume import volume_rounds  # needs Triton
 
-        known = (state.table.gram, state.quality, state.variance, state.least, state.rows)
-        return greedy_volume(*known, available, counts, repeats=repeats)
+            return volume_rounds(state.table.unit, *known, available, counts)
+        if state.table.gram is None:
+            return None
+        from tokenprune.kernels.volume import greedy_volume
+
+        return greedy_volume(state.table.gram, *known, available, counts, repeats=repeats)
