@@ -15,34 +15,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from experiments.embedded.clips import (
+    TOGETHER,
+    backwards,
+    backwards_arrays,
+    clip_labels,
+    clip_stream,
+    painted,
+    scaled_frames,
+)
+from experiments.embedded.labels import labels_of
 from experiments.embedded.network import PATCH
 from experiments.embedded.vocabulary import EOS, ID, PAD, encode
-from tokenprune.data.scenes.atlas import CHARACTERS
+from tokenprune.data.scenes.clip_questions import CLIP_SUBFAMILIES, clip_questions, stays
 from tokenprune.data.scenes.draws import Draws, key_number
 from tokenprune.data.scenes.painter import Painting, paint
 from tokenprune.data.scenes.placement import Arrangement, draw_arrangement
 from tokenprune.data.scenes.questions import Question, ask
 from tokenprune.data.scenes.scene import scene, subfamilies
 from tokenprune.data.scenes.styles import PLAIN, Style
-from tokenprune.data.scenes.video import VIDEO_SUBFAMILIES, clip
-from tokenprune.data.scenes.world import COLORS, NAMES
+from tokenprune.data.scenes.video import Clip, clip
+from tokenprune.data.scenes.world import NAMES
 
 IGNORED = -100
 TRAIN_LENGTH = 189
 """Tokens of all questions about a picture; with what precedes them a multiple of 16, which attention kernels like."""
 TEST_LENGTH = 445
 SUBFAMILIES = subfamilies()
-KINDS_OF_QUESTIONS = (*SUBFAMILIES, *(("video", name) for name in VIDEO_SUBFAMILIES))
+KINDS_OF_QUESTIONS = (*SUBFAMILIES, *CLIP_SUBFAMILIES)
 """Those about pictures, then those about clips: what ``kinds`` of a batch counts."""
 ABOUT_STILLS = ("gqa/color", "gqa/count", "gqa/relation", "gqa/where", "textvqa/word", "textvqa/number")
 """What is asked in training about things of a clip that stay as they are."""
-SIGN = len(NAMES) + 1
-"""Label of a patch that shows a sign; 0 is background, 1.. are the categories."""
-_COLOR = {name: i + 1 for i, name in enumerate(COLORS)}
-_LEAST_SEEN = PATCH * PATCH * 13 // 100
-"""Pixels of an object that make a patch its own."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Shown:
 
     @property
     def patches(self) -> int:
-        """How many one frame has."""
-        return self.size[0] // PATCH * (self.size[1] // PATCH)
+        """How many one has; of a clip, two frames at a time."""
+        return max(1, self.frames // TOGETHER) * (self.size[0] // PATCH) * (self.size[1] // PATCH)
 
     def index(self, number: int) -> int:
         """Index of a scene of this size: the same number never means two scenes of a style."""
@@ -92,8 +96,8 @@ class Batch:
     ----------
     images : uint8 (B, height, width, 3)
         Of clips (B, frames, height, width, 3).
-    objects, colors, characters : uint8 (B, patches)
-        Labels of the patches, row by row; 0 is none, and everything is 0 in clips.
+    objects, colors, characters, motions : uint8 (B, patches)
+        Labels of the patches, row by row, and in clips pair of frames by pair of frames; 0 is none.
     present : uint8 (B, categories)
     tokens, branch, offset : int16 (B, L)
         As in :class:`~experiments.embedded.network.Branches`.
@@ -107,6 +111,7 @@ class Batch:
     objects: Any
     colors: Any
     characters: Any
+    motions: Any
     present: Any
     tokens: Any
     branch: Any
@@ -124,6 +129,7 @@ class Batch:
             "objects": patches,
             "colors": patches,
             "characters": patches,
+            "motions": patches,
             "present": ((size, len(NAMES)), np.uint8),
             **dict.fromkeys(("tokens", "branch", "offset", "targets", "kinds"), text),
         }
@@ -149,30 +155,21 @@ class Batch:
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
 
-def patch_labels(seen: NDArray[np.uint8], labels: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
-    """Label of each patch, by what covers most of it, for each list of labels (the first is the background's)."""
-    down, across = (side // PATCH for side in seen.shape)
-    patches = down * across
-    tiles = seen.reshape(down, PATCH, across, PATCH).swapaxes(1, 2).reshape(patches, -1).astype(np.int64)
-    number = len(labels[0])
-    keys = tiles + np.arange(patches)[:, None] * number
-    counts = np.bincount(keys.ravel(), minlength=patches * number).reshape(-1, number)
-    counts[:, 0] = _LEAST_SEEN
-    winner = counts.argmax(1)
-    return [np.asarray(row, np.uint8)[winner] for row in labels]
-
-
 def _write_picture(batch: Batch, row: int, arrangement: Arrangement, painting: Painting) -> None:
-    things = [o.category + 1 for o in arrangement.objects] + [SIGN] * len(arrangement.signs)
-    tints = [_COLOR[o.color] if o.color else 0 for o in arrangement.objects] + [
-        _COLOR[s.color] for s in arrangement.signs
-    ]
-    letters = [CHARACTERS.index(c) + 1 for sign in arrangement.signs for c in sign.text.upper()]
     batch.images[row] = painting.image
-    batch.objects[row], batch.colors[row] = patch_labels(painting.owner, [[0, *things], [0, *tints]])
-    (batch.characters[row],) = patch_labels(painting.letter, [[0, *letters]])
+    for name, values in labels_of(arrangement, painting).items():
+        getattr(batch, name)[row] = values
+    batch.motions[row] = 0
     batch.present[row] = 0
     batch.present[row, list(arrangement.counts)] = 1
+
+
+def _write_clip(batch: Batch, row: int, found: Clip, shown: Shown) -> None:
+    frames = painted(found)
+    batch.images[row] = scaled_frames(frames, shown.size)
+    for name, values in clip_labels(found, frames, shown.size).items():
+        getattr(batch, name)[row] = values
+    batch.present[row] = 0
 
 
 def pack(batch: Batch, row: int, questions: Iterator[Question]) -> int:
@@ -225,7 +222,7 @@ class _Page:
     """A picture that is kept: what is in it, what a batch says of it, and how often it was asked about."""
 
     index: int
-    arrangement: Arrangement
+    about: Arrangement | Clip
     arrays: dict[str, NDArray[Any]]
     uses: int = 0
 
@@ -243,7 +240,7 @@ class Album:
         Pictures of each kind that are kept; a new one takes the place of any.
     """
 
-    _OF_PICTURE = ("images", "objects", "colors", "characters", "present")
+    _OF_PICTURE = ("images", "objects", "colors", "characters", "motions", "present")
     _FEW = 64
     """Before so many are kept, all pictures are new."""
 
@@ -265,7 +262,8 @@ class Album:
         style = shown.style
 
         def draws(index: int, purpose: str) -> Draws:
-            return Draws(key_number(split, seed, index, f"{style.prefix}{purpose}"))
+            kind = "video/" if shown.frames > 1 else style.prefix
+            return Draws(key_number(split, seed, index, f"{kind}{purpose}"))
 
         pages, chance = self._pages.setdefault(shown, []), draws(index, "album")
         if len(pages) >= min(self._FEW, self.kept) and chance.below(self.uses):
@@ -273,19 +271,35 @@ class Album:
             for name, array in page.arrays.items():
                 getattr(batch, name)[row] = array
         else:
-            arrangement = draw_arrangement(draws(index, "layout"), style, shown.size)
-            _write_picture(batch, row, arrangement, paint(arrangement, draws(index, "paint"), style.natural))
+            about: Arrangement | Clip
+            if shown.frames > 1:
+                about = clip(seed, index, split)
+                _write_clip(batch, row, about, shown)
+            else:
+                about = draw_arrangement(draws(index, "layout"), style, shown.size)
+                _write_picture(batch, row, about, paint(about, draws(index, "paint"), style.natural))
             arrays = {}
             if self.uses > 1:
                 arrays = {name: getattr(batch, name)[row].copy() for name in self._OF_PICTURE}
-            page = _Page(index, arrangement, arrays)
+            page = _Page(index, about, arrays)
             if len(pages) < self.kept:
                 pages.append(page)
             else:
                 pages[chance.below(self.kept)] = page
         purpose = f"ask/{page.uses}" if page.uses else "ask"
+        asking = draws(page.index, purpose)
+        if isinstance(page.about, Clip):
+            found = page.about
+            if page.uses and asking.chance(50):
+                found = backwards(found)
+                labels = {name: page.arrays[name] for name in self._OF_PICTURE[1:5]}
+                for name, array in backwards_arrays(page.arrays["images"], labels).items():
+                    getattr(batch, name)[row] = array
+            questions = _about_clip(found, asking)
+        else:
+            questions = _stream_of_questions(page.about, asking, weights)
         page.uses += 1
-        pack(batch, row, _stream_of_questions(page.arrangement, draws(page.index, purpose), weights))
+        pack(batch, row, questions)
 
 
 def write_benchmark_scene(
@@ -298,19 +312,19 @@ def write_benchmark_scene(
         raise AssertionError(f"scene {index} has more questions than fit into {batch.tokens.shape[1]} tokens")
 
 
-def write_clip(batch: Batch, row: int, split: str, seed: int, index: int, shown: Shown, stills: bool) -> None:
-    """Paint a clip and pack what the benchmark asks about it, and in training more about what stays as it is."""
-    found = clip(seed, index, split)
-    for frame, picture in zip(batch.images[row], found.frames, strict=True):
-        frame[:] = np.asarray(picture.resize(shown.size, Image.Resampling.BICUBIC))
-    for array in (batch.objects, batch.colors, batch.characters, batch.present):
-        array[row] = 0
-    still = min(found.arrangements, key=lambda arrangement: len(arrangement.objects))
-    things = tuple(thing for thing in still.objects if thing.name != found.actor)
-    arrangement = Arrangement(still.theme, things, still.signs, still.size)
+def _about_clip(found: Clip, draws: Draws) -> Iterator[Question]:
+    """What happens, then more about what stays as it is."""
     weights = [int("/".join(pair) in ABOUT_STILLS) for pair in SUBFAMILIES]
-    more = _stream_of_questions(arrangement, Draws(key_number(split, seed, index, "video/ask")), weights)
-    pack(batch, row, itertools.chain(found.questions, more if stills else ()))
+    return clip_stream(found, draws, _stream_of_questions(stays(found), draws, weights))
+
+
+def write_benchmark_clip(batch: Batch, row: int, split: str, seed: int, index: int, shown: Shown) -> None:
+    """Paint a clip and pack exactly the questions that the benchmark asks about it."""
+    found = clip(seed, index, split)
+    _write_clip(batch, row, found, shown)
+    questions = clip_questions(found)
+    if pack(batch, row, iter(questions)) != len(questions):
+        raise AssertionError(f"clip {index} has more questions than fit into {batch.tokens.shape[1]} tokens")
 
 
 class Feeder:
@@ -391,10 +405,9 @@ class Feeder:
             batch = Batch.views(self._buffers[slot], self.size, self.length, shown)
             for row in range(len(batch.images)):
                 index = shown.index(self._start + number * self.size + row)
-                if shown.frames > 1:
-                    write_clip(batch, row, self._split, self._seed, index, shown, self.weights is not None)
-                elif self.weights is None:
-                    write_benchmark_scene(batch, row, self._split, self._seed, index, shown)
+                if self.weights is None:
+                    write = write_benchmark_clip if shown.frames > 1 else write_benchmark_scene
+                    write(batch, row, self._split, self._seed, index, shown)
                 else:
                     album.write(batch, row, self._split, self._seed, index, self.weights[:], shown)
             self._kinds[slot] = number % len(self.cycle)

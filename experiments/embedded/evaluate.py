@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from experiments.embedded.batches import patch_labels
+from experiments.embedded.labels import patch_labels
 from tokenprune.data.scenes import Scene, scene
 from tokenprune.hf.chat import prompt_inputs
 from tokenprune.zoo import embedded

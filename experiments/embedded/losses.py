@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.embedded.batches import IGNORED, SIGN
+from experiments.embedded.batches import IGNORED
+from experiments.embedded.labels import SIGN
 from experiments.embedded.network import SIDE, Branches, Heads, answer, encode, normalize, project
 from experiments.embedded.vocabulary import ID
 from tokenprune.data.scenes.world import COLORS, NAMES

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.embedded.batches import IGNORED, SIGN
+from experiments.embedded.batches import IGNORED
+from experiments.embedded.labels import SIGN
 from experiments.embedded.losses import branches_of
 from experiments.embedded.vocabulary import EOS
 from experiments.trainings.network import Blocks, State, answer, encode_pictures
 
 LOSSES = ("answers", "end", "dense", "place")
 """``answers``: cross-entropy of the answers' tokens. ``end``: where an answer ends, in rows whose questions see few
-visual tokens; what such an answer should be is not trained. ``dense``: what each patch shows.
+visual tokens; what such an answer should be is not trained. ``dense``: what each patch shows, and does.
 ``place``: row and column of
 a token."""
 
@@ -39,22 +40,32 @@ def entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def dense_loss(state: State, features: Tensor, batch: Mapping[str, Tensor], order: Tensor) -> Tensor:
-    """Patch labels; patches with an object and patches without count the same in all."""
+    """Patch labels; patches with an object and patches without count the same in all.
+
+    Of clips, whose labels have ``motions``, what things do between two frames, too: things that move and things that
+    stay count the same.
+    """
     features = features.float()
-    objects, colors, characters = (
-        batch[name][:, order].flatten().long() for name in ("objects", "colors", "characters")
-    )
+    labels = {
+        name: values.unflatten(1, (-1, len(order)))[:, :, order].flatten().long() for name, values in batch.items()
+    }
+    objects, colors, characters = (labels[name] for name in ("objects", "colors", "characters"))
     seen, letter = (objects > 0).float(), (characters > 0).float()
     blank = ((objects == SIGN) & (characters == 0)).float()
     by_object = reading(features, state, "object")
     by_character = reading(features, state, "character")
-    return (
+    loss = (
         entropy(by_object, objects, seen)
         + entropy(by_object, objects, 1 - seen)
         + 0.5 * entropy(reading(features, state, "color"), colors, seen)
         + 0.7 * entropy(by_character, characters, letter)
         + 0.2 * entropy(by_character, characters, blank)
     )
+    if "motions" in labels:
+        moved = (labels["motions"] > 0).float()
+        by_motion = reading(features, state, "motion")
+        loss = loss + entropy(by_motion, labels["motions"], moved) + entropy(by_motion, labels["motions"], seen - moved)
+    return loss
 
 
 def place_loss(state: State, visual: Tensor, centres: Tensor) -> Tensor:
@@ -148,8 +159,8 @@ def losses(
     if answers:
         logits = answer(state, config, visual, branches_of(dict(batch)), seen, sight[0], blocks)
         full, end = compiled.answers(logits, batch["targets"].long(), sight[1])
-    if patches.shape[1] == 1:
-        labels = {name: batch[name] for name in ("objects", "colors", "characters")}
-        heads = {name: state[name] for name in state if name.startswith("heads.")}
-        dense = compiled.dense(heads, features, labels, seen["order"])
+    labelled = ("objects", "colors", "characters", *(("motions",) if patches.shape[1] > 1 else ()))
+    labels = {name: batch[name] for name in labelled}
+    heads = {name: state[name] for name in state if name.startswith("heads.")}
+    dense = compiled.dense(heads, features, labels, seen["order"])
     return torch.stack([full, end, dense, place_loss(state, visual[0], seen["centres"])])

@@ -20,11 +20,11 @@ from experiments.trainings.kinds import Kind
 from experiments.trainings.losses import starved_rows
 from experiments.trainings.network import Stack
 from experiments.trainings.step import CapturedStep, Step, adam_step
-from experiments.trainings.train import CYCLE, PICTURES, TRAIN_LENGTH
+from experiments.trainings.train import CLIP, CYCLE, PICTURES, TRAIN_LENGTH
 from tokenprune.data.scenes.styles import NATURAL
 
-KINDS = {"plain": Shown(), "small": Shown(NATURAL, (336, 224))}
-"""Pictures of 144 and of 96 tokens."""
+KINDS = {"plain": Shown(), "small": Shown(NATURAL, (336, 224)), "clips": CLIP}
+"""Pictures of 144 and of 96 tokens, clips of 256."""
 PAINTED = 16
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from experiments.embedded.batches import Shown
+from experiments.embedded.clips import MOTIONS
 from experiments.embedded.network import PATCH, Branches, plain_state
 from experiments.embedded.vocabulary import (
     ALL_WORDS,
@@ -117,6 +118,7 @@ def heads_of(model: Any) -> dict[str, nn.Linear]:
         "color": nn.Linear(seen, len(COLORS) + 1),
         "character": nn.Linear(seen, len(CHARACTERS) + 1),
         "place": nn.Linear(width, 2),
+        "motion": nn.Linear(seen, len(MOTIONS) + 1),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,37 @@ def results_table(test: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_model(
+    checkpoint: Path,
+    folder: Path,
+    card: str | None,
+    write_processor: Callable[[Path], None],
+    facts: str = "scenes.json",
+) -> None:
+    """Write a folder.
+
+    Parameters
+    ----------
+    checkpoint, folder : Path
+    card : str or None
+        With ``{results}`` where the table of accuracies stands; written where they were measured. None for no card.
+    write_processor : callable
+        Tokenizer, preparation of pictures and chat template to the folder.
+    facts : str
+        Name of the file of accuracies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = read_model(checkpoint)
+    model.to(torch.float16).save_pretrained(folder)
+    write_processor(folder)
+    progress = json.loads((checkpoint / "meta.json").read_text())["progress"]
+    if "test" in progress and card is not None:
+        (folder / "README.md").write_text(card.replace("{results}", results_table(progress["test"])))
+        (folder / facts).write_text(json.dumps(progress["test"], indent=1) + "\n")
+    for file in sorted(folder.iterdir()):
+        print(f"{file.stat().st_size:>10}  {file.name}")
+
+
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,18 +104,8 @@ def main() -> None:
     kind = kind_of(arguments.checkpoint)
     if arguments.folder is None and kind is not QWEN:
         parser.error(f"{arguments.checkpoint} is no checkpoint of {QWEN.model}: FOLDER says where it goes")
-    arguments.folder = arguments.folder or embedded_qwen.path()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    model = read_model(arguments.checkpoint)
-    model.to(torch.float16).save_pretrained(arguments.folder)
-    kind.write_processor(arguments.folder)
-    progress = json.loads((arguments.checkpoint / "meta.json").read_text())["progress"]
-    if "test" in progress and kind is QWEN:
-        card = Path(__file__).with_name("card.md").read_text().replace("{results}", results_table(progress["test"]))
-        (arguments.folder / "README.md").write_text(card)
-        (arguments.folder / "scenes.json").write_text(json.dumps(progress["test"], indent=1) + "\n")
-    for file in sorted(arguments.folder.iterdir()):
-        print(f"{file.stat().st_size:>10}  {file.name}")
+    card = Path(__file__).with_name("card.md").read_text() if kind is QWEN else None
+    write_model(arguments.checkpoint, arguments.folder or embedded_qwen.path(), card, kind.write_processor)
 
 
 if __name__ == "__main__":

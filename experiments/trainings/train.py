@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ GROUPS = {"plain": (Shown(),), "natural": WIDE, "clips": (CLIP,)}
 """What is measured apart."""
 
 
-def recipe(total: float | None, kind: Kind = QWEN) -> dict[str, dict[str, Any]]:
-    """Stages of a kind by name, stretched over ``total`` seconds."""
-    stages: dict[str, dict[str, Any]] = yaml.safe_load(kind.recipe.read_text())
+def recipe(total: float | None, kind: Kind = QWEN, file: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Stages of a kind, or of a file, by name, stretched over ``total`` seconds."""
+    stages: dict[str, dict[str, Any]] = yaml.safe_load((file or kind.recipe).read_text())
     whole = sum(stage["seconds"] for stage in stages.values())
     for stage in stages.values():
         stage["seconds"] *= (total or whole) / whole
@@ -77,12 +77,29 @@ def pooled(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, floa
 
 
 class Trainings:
-    """K models on one stream of pictures, from wherever they were left."""
+    """K models on one stream of pictures, from wherever they were left.
+
+    Attributes
+    ----------
+    stages_file : Path, optional
+        By default the kind's.
+    cycle, groups : as ``CYCLE`` and ``GROUPS``
+    tested : mapping
+        Share of the scenes that are asked for that a group is measured on.
+    judged_by : str
+        Group whose validation scenes tell which seed is the best.
+    """
+
+    stages_file: Path | None = None
+    cycle: Sequence[Shown] = CYCLE
+    groups: Mapping[str, Sequence[Shown]] = GROUPS
+    tested: Mapping[str, float] = {"plain": 1, "natural": 1, "clips": 0.25}
+    judged_by = "plain"
 
     def __init__(self, arguments: argparse.Namespace, log: Log) -> None:
         self.arguments, self.log = arguments, log
         self.kind = KINDS[arguments.kind]
-        self.stages = recipe(arguments.total, self.kind)
+        self.stages = recipe(arguments.total, self.kind, self.stages_file)
         self.device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
         state_file = arguments.out / "state.json"
         self.progress: dict[str, Any] = {"seconds": 0.0, "steps": 0, "batches": 0, "replays": 0, "seen": {}}
@@ -105,7 +122,7 @@ class Trainings:
         # before the accelerator is touched: the workers are forks of this process
         a = self.arguments
         start = self.progress["batches"] * a.batch
-        shown = [Shown(s.style, s.size, s.frames, max(1, a.batch // 2) if s.frames > 1 else None) for s in CYCLE]
+        shown = [Shown(s.style, s.size, s.frames, max(1, a.batch // 2) if s.frames > 1 else None) for s in self.cycle]
         weights = [100] * len(PICTURES)
         self.feeder = Feeder(
             a.workers,
@@ -116,13 +133,13 @@ class Trainings:
             start,
             weights,
             cycle=shown,
-            shown=shown_in(self.stages.get(self.where()[0], {})),
+            shown=shown_in(self.stages.get(self.where()[0], {}), self.cycle),
             uses=a.uses,
             kept=a.kept,
         )
         # what no stage shows is not measured either
-        able = {kind_of(one) for stage in self.stages.values() for one in shown_by(stage)}
-        self.groups = {name: cycle for name, cycle in GROUPS.items() if name in able}
+        able = {kind_of(one) for stage in self.stages.values() for one in shown_by(stage, self.cycle)}
+        self.groups = {name: cycle for name, cycle in self.groups.items() if name in able}
         length, first = self.kind.lengths[1], self.progress["steps"] * a.batch
         self.checkers = {
             name: Feeder(2, a.batch, length, "validation", a.data_seed, first, cycle=c)
@@ -135,7 +152,7 @@ class Trainings:
         models, heads = [], []
         for seed in self.seeds:
             torch.manual_seed(1000 + seed)
-            models.append(self.kind.build(**self.shape))
+            models.append(self.first_model())
             heads.append(self.kind.heads_of(models[-1]))
         self.config = models[0].config
         self.stack = Stack(models, heads)
@@ -150,6 +167,10 @@ class Trainings:
         shapes = self.stack.shapes
         self.decay = self.stack.spread({n: 0.05 if len(s) > 1 else 0.0 for n, s in shapes.items()}).to(self.device)
         self.slowed = self.stack.spread({n: 0.5 * float(n.startswith(self.kind.slow)) for n in shapes}).to(self.device)
+
+    def first_model(self) -> Any:
+        """A model to begin with, drawn by the seed that was set."""
+        return self.kind.build(**self.shape)
 
     def _made_step(self) -> Step | CapturedStep:
         compiled = self.arguments.compile
@@ -216,7 +237,7 @@ class Trainings:
 
     def _enter(self, name: str) -> None:
         stage = self.stages[name]
-        self.feeder.shown[:] = [int(one) for one in shown_in(stage)]
+        self.feeder.shown[:] = [int(one) for one in shown_in(stage, self.cycle)]
         weights = stage.get("weights")
         if weights == "by error":
             if "validation" not in self.progress:
@@ -228,6 +249,7 @@ class Trainings:
 
     def _tensors(self, shown: Shown) -> dict[str, Tensor]:
         if shown not in self.seen:
+            self.log(f"first batch of {kind_of(shown)}, {shown.size}")
             self.seen[shown] = self.kind.tensors(shown, self.device)
         return self.seen[shown]
 
@@ -329,8 +351,8 @@ class Trainings:
 
     def check(self) -> None:
         """Measure on validation scenes, and ask more of what goes wrong."""
-        shown = {kind_of(one) for one in itertools.compress(CYCLE, self.feeder.shown[:])}
-        batches = {"plain": self.arguments.check, "natural": self.arguments.check, "clips": 1}
+        shown = {kind_of(one) for one in itertools.compress(self.cycle, self.feeder.shown[:])}
+        batches = {name: math.ceil(self.arguments.check * share) for name, share in self.tested.items()}
         got = self.measured({g: f for g, f in self.checkers.items() if g in shown}, batches)["accuracy"]
         self.progress["validation"] = pooled(got)
         for group, values in got.items():
@@ -338,12 +360,12 @@ class Trainings:
             worst = sorted(mean, key=lambda name: mean[name])[:5]
             text = ", ".join(f"{name} {'/'.join(f'{100 * v:.0f}' for v in values[name])}" for name in worst)
             self.log(f"validation, {group}: {by_family(mean)}; lowest: {text}")
-        each = [{name: shares[k] for name, shares in got["plain"].items()} for k in range(len(self.seeds))]
+        each = [{name: shares[k] for name, shares in got[self.judged_by].items()} for k in range(len(self.seeds))]
         self.progress["validated"] = {
             seed: sum(values.values()) / len(values) for seed, values in zip(self.seeds, each, strict=True)
         }
         for seed, values in zip(self.seeds, each, strict=True):
-            self.log(f"  seed {seed}, plain: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in values.items()))
+            self.log(f"  seed {seed}, {self.judged_by}: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in values.items()))
         if self.stages.get(self.where()[0], {}).get("weights") == "by error":
             self.feeder.weights[:] = weights_by_error(self.progress["validation"])
 
@@ -352,9 +374,10 @@ class Trainings:
         a = self.arguments
         if not a.test:
             return
-        size, batches = a.batch, {"plain": a.test, "natural": a.test, "clips": a.test // 4}
-        batches = {name: max(len(GROUPS[name]), -(-n // size)) for name, n in batches.items()}
-        length, workers = self.kind.lengths[1], max(1, a.workers // 3)
+        size, length, workers = a.batch, self.kind.lengths[1], max(1, a.workers // 2)
+        batches = {
+            name: max(len(cycle), math.ceil(a.test * self.tested[name] / size)) for name, cycle in self.groups.items()
+        }
         feeders = {
             name: Feeder(workers, size, length, a.test_split, 0, 0, None, batches[name], cycle)
             for name, cycle in self.groups.items()
@@ -395,15 +418,15 @@ class Trainings:
             feeder.close()
 
 
-def shown_by(stage: Mapping[str, Any]) -> list[Shown]:
+def shown_by(stage: Mapping[str, Any], cycle: Sequence[Shown] = CYCLE) -> list[Shown]:
     """What a stage shows."""
-    return list(itertools.compress(CYCLE, shown_in(stage)))
+    return list(itertools.compress(cycle, shown_in(stage, cycle)))
 
 
-def shown_in(stage: Mapping[str, Any]) -> list[bool]:
-    """Which of ``CYCLE`` a stage shows."""
+def shown_in(stage: Mapping[str, Any], cycle: Sequence[Shown] = CYCLE) -> list[bool]:
+    """Which of a cycle a stage shows."""
     said = {"plain": True, "natural": bool(stage.get("natural")), "clips": bool(stage.get("clips"))}
-    return [said[kind_of(one)] for one in CYCLE]
+    return [said[kind_of(one)] for one in cycle]
 
 
 def kind_of(shown: Shown) -> str:
@@ -427,9 +450,9 @@ def _shape(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def main() -> None:
-    """Run one call."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser(about: str) -> argparse.ArgumentParser:
+    """Options of a call."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the state, the weights and the log")
     parser.add_argument("--kind", choices=KINDS, default="qwen", help="family of the models")
     parser.add_argument("--seeds", default="0", help="seeds of the models' first weights, comma-separated")
@@ -452,10 +475,19 @@ def main() -> None:
     parser.add_argument("--check-seconds", type=float, default=60)
     parser.add_argument("--test", type=int, default=0, help="scenes of the last measurement; 0 for none")
     parser.add_argument("--test-split", default="test", help="split of that measurement")
-    arguments = parser.parse_args()
+    return parser
+
+
+def run(kind: Callable[[argparse.Namespace, Log], Trainings], arguments: argparse.Namespace) -> None:
+    """Run one call."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = Log(arguments.out / "train.log")
-    train(Trainings(arguments, log), log)
+    train(kind(arguments, log), log)
+
+
+def main() -> None:
+    """Run one call."""
+    run(Trainings, parser(__doc__).parse_args())
 
 
 if __name__ == "__main__":

@@ -227,6 +227,23 @@ def test_averages_of_table_8_that_are_none() -> None:
     assert [first.values[32][s][pope] for s in ("random", "similarity")] == [73.23, 80.07]
 
 
+def test_the_video_table_asks_about_clips_at_the_papers_share(tmp_path: Path, capsys: Any) -> None:
+    video = paper_tables("4")[0].on_clips(256)
+    assert video.budgets == (28, 14)
+    assert [(column.data, column.metric) for column in video.columns] == [
+        ("tgif", "accuracy"), ("msvd", "accuracy"), ("msrvtt", "accuracy"),
+    ]  # fmt: skip
+    rows = [replace(measured("mi-pruner", 28, 0.5), task="clips-msvd")]
+    cells = video.filled({"msvd": rows}, "clips")
+    assert [cell.ours for cell in cells["mi-pruner", 28]] == [None, 50.0, None]
+    assert all(cell.paper is None for row in cells.values() for cell in row)
+    with pytest.raises(ConfigError, match="painted clips have no questions like those of pope"):
+        paper_tables("9-2b")[0].on_clips(256)
+    options = ("--model", "embedded-video", "--limit", 12, "--strategies", "mi-pruner", "--out", tmp_path)
+    assert run("table", "4", *options, "--dry-run") == 0
+    assert "table-4: clips: 12 questions" in "".join(capsys.readouterr().out.split("\n"))
+
+
 def measured(strategy: str, keep: int, value: float, metric: str = "accuracy") -> SummaryRow:
     return SummaryRow(
         strategy, keep, "pope", "all", metric, value, value - 0.1, value + 0.1, 9, *[None] * 2, *[0.0] * 4

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from experiments.embedded import vocabulary
 from experiments.embedded.batches import (
     IGNORED,
-    SIGN,
     TEST_LENGTH,
     TRAIN_LENGTH,
     Batch,
@@ -26,6 +25,7 @@ from experiments.embedded.batches import (
 )
 from experiments.embedded.ending import train, write_folder
 from experiments.embedded.evaluate import generated, nearness
+from experiments.embedded.labels import SIGN
 from experiments.embedded.losses import branches_of
 from experiments.embedded.network import START, answer, build, encode, normalize, project
 from experiments.embedded.train import EVEN, loss_weight, weights_by_error

@@ -16,13 +16,11 @@ import tokenprune as tp
 from experiments.embedded import vocabulary
 from experiments.embedded.batches import (
     IGNORED,
-    KINDS_OF_QUESTIONS,
     Album,
     Batch,
     Feeder,
     Shown,
     write_benchmark_scene,
-    write_clip,
     write_training_scene,
 )
 from experiments.embedded.losses import branches_of
@@ -63,10 +61,7 @@ def loaded() -> tuple[Any, Any]:
 def batch_of(shown: Shown, rows: int = 2, length: int = TRAIN_LENGTH) -> dict[str, torch.Tensor]:
     batch = Batch.views(bytearray(Batch.nbytes(rows, length, shown)), rows, length, shown)
     for row in range(rows):
-        if shown.frames > 1:
-            write_clip(batch, row, "train", SEED, row, shown, stills=True)
-        else:
-            write_training_scene(batch, row, "train", SEED, shown.index(row), [100] * len(subfamilies()), shown)
+        write_training_scene(batch, row, "train", SEED, shown.index(row), [100] * len(subfamilies()), shown)
     return {name: torch.from_numpy(array.copy()) for name, array in batch.items()}
 
 
@@ -385,23 +380,6 @@ def test_clips_are_left_out_until_their_stage_and_shapes_take_turns() -> None:
         feeder.close()
     # three batches may have been painted before they were told
     assert set(found[4:]) == set(cycle[:2])
-
-
-def test_a_clip_is_asked_about_what_happens_and_what_stays() -> None:
-    shown = KINDS[3]
-    batch = Batch.views(bytearray(Batch.nbytes(1, TRAIN_LENGTH, shown)), 1, TRAIN_LENGTH, shown)
-    for index in range(6):
-        write_clip(batch, 0, "train", SEED, index, shown, stills=True)
-        found = clip(SEED, index, "train")
-        kinds = [KINDS_OF_QUESTIONS[k] for k in batch.kinds[0][batch.kinds[0] >= 0]]
-        assert kinds[: len(found.questions)] == [(q.family, q.subfamily) for q in found.questions]
-        named = vocabulary.ALL_ID[found.actor]
-        still = batch.branch[0] >= len(found.questions)
-        assert named not in batch.tokens[0][still]
-    # frames are the clip's, scaled
-    middle = batch.images[0, 4].astype(float)
-    large = np.asarray(found.frames[4], float)
-    assert abs(middle.mean() - large.mean()) < 2
 
 
 def test_natural_scenes_fit_into_a_benchmark_batch() -> None:

@@ -12,7 +12,7 @@ from tokenprune.cli.console import print_table
 from tokenprune.cli.data import DataOptions
 from tokenprune.cli.groups import grouped
 from tokenprune.cli.judge import JudgeOptions
-from tokenprune.cli.options import words_or_all
+from tokenprune.cli.options import MODEL, words_or_all
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["ablate"]
@@ -28,7 +28,7 @@ def ablate(
     limit: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="Questions of each ablation; 200, of --data all.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
@@ -57,6 +57,8 @@ def ablate(
     if (out / "results.jsonl").exists():
         raise ConfigError(f"--out {str(out)!r} holds results of another command; give a folder for ablations")
     grader = judge.grader()
+    model_name = default_model(model)
+    data = data.of(model_name)
     prepared = []
     asked_for = words_or_all("--families", families)
     if data.data is not None and asked_for is not None:
@@ -73,7 +75,6 @@ def ablate(
             # the paper's numbers are about other questions
             about = ablation.about(dict.fromkeys(item.task for item in asked.items))
         prepared.append((about, asked))
-    model_name = default_model(model)
     loaded, processor = load_model(model_name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(model_name)
     to = console(quiet=not team.leads)

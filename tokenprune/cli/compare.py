@@ -11,7 +11,7 @@ import typer
 from tokenprune.cli.data import DataOptions
 from tokenprune.cli.groups import grouped
 from tokenprune.cli.judge import JudgeOptions
-from tokenprune.cli.options import STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
+from tokenprune.cli.options import MODEL, STRATEGIES, check_spelling, command_line, numbers, words, words_or_all
 from tokenprune.cli.progress import console, progress
 
 __all__ = ["compare"]
@@ -31,7 +31,7 @@ def compare(
         str,
         typer.Option(help="What a budget fixes: 'kept', what each is asked for; 'layer-average'; 'share', per cent."),
     ] = "kept",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; 'auto' spreads a big checkpoint over all.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
@@ -76,7 +76,7 @@ def compare(
     chosen = chosen_rows(strategies)
     conditions(chosen, keeps)  # misspelt ones are told before a model is loaded
     grader = judge.grader()
-    asked = data.questions(families=words_or_all("--families", families), limit=limit, seed=seed)
+    asked = data.of(name).questions(families=words_or_all("--families", families), limit=limit, seed=seed)
     items = asked.items
     loaded, processor = load_model(name, team.device(device), dtype, trust_remote_code=trust_remote_code)
     notes = notes_on(name) + asked.notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +78,7 @@ class DataOptions:
         typer.Option(
             help="Questions of your own: a folder with metadata.jsonl, a .jsonl, .json, .csv, .tsv or .parquet file, "
             "what datasets saved; a benchmark: pope, gqa, mme, textvqa, scienceqa, mmvet, tgif-qa, msvd-qa, "
-            "msrvtt-qa; or 'natural', scenes like photographs. Plain painted scenes without it."
+            "msrvtt-qa; 'natural', scenes like photographs, or 'clips'. Plain painted scenes without it."
         ),
     ] = None
     column_map: Annotated[
@@ -119,7 +119,7 @@ class DataOptions:
             Options of ``--data`` without it; anything wrong in a file, with its line.
         """
         from tokenprune.core.errors import ConfigError
-        from tokenprune.data.items import NATURAL, SCENES
+        from tokenprune.data.items import CLIPS, NATURAL, SCENES
 
         data = self.data
         if data is not None and re.fullmatch(rf"{SCENES}(-\w+)?", data) and not Path(data).exists():
@@ -128,6 +128,10 @@ class DataOptions:
                 raise ConfigError(f"--families: --data {data} names one already")
             families = families if data == SCENES else [data]
             data = None
+        if data is not None and re.fullmatch(rf"{CLIPS}(-\w+)?", data) and not Path(data).exists():
+            if families is not None and data != CLIPS:
+                raise ConfigError(f"--families: --data {data} names one already")
+            return self._painted(CLIPS, families if data == CLIPS else [data], limit, seed)
         if data in (None, NATURAL):
             return self._painted("plain" if data is None else data, families, limit, seed)
         from tokenprune.data.own import Hub, Prompts, find_data, parse_map
@@ -166,10 +170,16 @@ class DataOptions:
             notes += found.unreadable
         return Asked(found.items, config, notes, longest_answer, lambda n: found.items[:n])
 
+    def of(self, model: str) -> DataOptions:
+        """The same, with what a model is asked about where ``--data`` does not say."""
+        from tokenprune.data.items import painted_set
+
+        return self if self.data is not None else replace(self, data=painted_set(model))
+
     def _painted(self, style: str, families: Sequence[str] | None, limit: int | None, seed: int) -> Asked:
         """Questions about scenes, of which few options say anything."""
         from tokenprune.core.errors import ConfigError
-        from tokenprune.data.items import scene_items
+        from tokenprune.data.items import CLIPS, clip_items, scene_items
 
         about_data = {
             "--map": self.column_map,
@@ -183,17 +193,17 @@ class DataOptions:
             raise ConfigError(f"{wrong[0]} is about --data, which is not given")
         count = QUESTIONS if limit is None else limit
         config = {"seed": seed, "families": "all" if families is None else ",".join(families), "limit": count}
-        if style != "plain":
+        if style == CLIPS:
+            config["data"] = CLIPS
+        elif style != "plain":
             config["scenes"] = style
         if self.max_new_tokens is not None:
             config["max_new_tokens"] = self.max_new_tokens
-        return Asked(
-            scene_items(families, count, seed, style),
-            config,
-            [],
-            self.max_new_tokens or SHORTEST,
-            lambda n: scene_items(families, n, seed, style),
-        )
+
+        def items(n: int) -> list[Item]:
+            return clip_items(families, n, seed) if style == CLIPS else scene_items(families, n, seed, style)
+
+        return Asked(items(count), config, [], self.max_new_tokens or SHORTEST, items)
 
 
 def _loaded(known: Benchmark | None, path: Path | Hub, **options: Any) -> OwnData:

@@ -21,7 +21,8 @@ __all__ = ["doctor"]
 
 def doctor(
     model: Annotated[
-        str, typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', 'embedded-qwen', folder, hub id.")
+        str,
+        typer.Option(help="'tiny', 'tiny:MODEL_TYPE', 'embedded', 'embedded-qwen', 'embedded-video', folder, hub."),
     ] = "tiny",
     strategy: Annotated[
         list[str] | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.options import STRATEGIES, command_line, numbers, words_or_all
+from tokenprune.cli.options import MODEL, STRATEGIES, command_line, numbers, words_or_all
 from tokenprune.cli.subject import is_scene, subject
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def explore(
         bool, typer.Option("--video", help="The folder's pictures, by name, are a video's frames.")
     ] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames taken of a video, at equal distances.")] = 8,
-    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("explore.html"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",

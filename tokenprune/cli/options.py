@@ -13,7 +13,10 @@ from tokenprune.core.errors import ConfigError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["STRATEGIES", "check_spelling", "command_line", "numbers", "words", "words_or_all"]
+__all__ = ["MODEL", "STRATEGIES", "check_spelling", "command_line", "numbers", "words", "words_or_all"]
+
+MODEL: Final = "'embedded', 'embedded-qwen', 'embedded-video', 'tiny', folder or hub id."
+"""What commands say of ``--model``."""
 
 STRATEGIES: Final = (
     "Names or wildcards, comma-separated, with options as mi-pruner:lam=0.3:tau=0.05; 'all' for every one."

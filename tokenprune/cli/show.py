@@ -11,7 +11,7 @@ import typer
 
 from tokenprune.cli.data import DataOptions
 from tokenprune.cli.groups import Without, grouped
-from tokenprune.cli.options import STRATEGIES, numbers, words_or_all
+from tokenprune.cli.options import MODEL, STRATEGIES, numbers, words_or_all
 from tokenprune.cli.subject import found, subject
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def show(
     ] = None,
     strategies: Annotated[str, typer.Option(help=STRATEGIES)] = ("mi-pruner,mi-attention,sparsevlm,vispruner"),
     budgets: Annotated[str, typer.Option(help="Visual tokens kept, comma-separated.")] = "192,64",
-    model: Annotated[str | None, typer.Option(help="'embedded', 'embedded-qwen', 'tiny', folder or hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     out: Annotated[Path, typer.Option(help="Picture to write; the ending decides the format.")] = Path("show.png"),
     device: Annotated[str, typer.Option()] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",

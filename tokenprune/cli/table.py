@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["table"]
 
-_PAINTED = ("embedded", "embedded-qwen", "tiny")
-"""Models that are asked about painted scenes."""
+_PAINTED = ("embedded", "embedded-qwen", "embedded-video", "tiny")
+"""Models that are asked about painted scenes, or clips."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def table(
     ],
     out: Annotated[Path, typer.Option(help="Folder of results; a run that was stopped goes on there.")],
     model: Annotated[
-        str | None, typer.Option(help="'embedded', 'embedded-qwen', folder or hub id; default the paper's.")
+        str | None,
+        typer.Option(help="'embedded', 'embedded-qwen', 'embedded-video', folder or hub id; default the paper's."),
     ] = None,
     strategies: Annotated[str, typer.Option(help="Only these rows, comma-separated.")] = "all",
     data: Annotated[str, typer.Option(help="Only these benchmarks, comma-separated.")] = "all",
@@ -87,10 +88,12 @@ def table(
     judge: JudgeOptions,
 ) -> None:
     """Measure a table of the paper; print ours beside theirs and write table.md and table.tex."""
+    from tokenprune.data.items import CLIPS, SCENES, painted_set
     from tokenprune.evaluation.paper_tables import paper_tables
     from tokenprune.report.paper_tables import latex, markdown, terminal
     from tokenprune.results.store import write_atomically
     from tokenprune.results.team import Team
+    from tokenprune.zoo.embedded_video import TOKENS
     from tokenprune.zoo.loading import check_named
 
     team = Team.from_environment()
@@ -101,7 +104,9 @@ def table(
     for one in chosen:
         name = one.model if model is None else model
         check_named(name)
-        scenes = painted or name.partition(":")[0] in _PAINTED
+        scenes = painted_set(name) or (SCENES if painted or name.partition(":")[0] in _PAINTED else None)
+        if scenes == CLIPS:
+            one = one.on_clips(TOKENS)
         rows = _only("--strategies", words_or_all("--strategies", strategies), one.strategies)
         wanted = _only("--data", words_or_all("--data", data), one.data)
         if one.measure == "speed":
@@ -121,7 +126,7 @@ def table(
         cells = one.filled(measured, scenes)
         to.print(terminal(one, cells))
         if scenes:
-            to.print("asked about painted scenes: the paper's numbers are about other questions and not shown")
+            to.print(f"asked about painted {scenes}: the paper's numbers are about other questions and not shown")
         write_atomically(out / one.name / "table.md", markdown(one, cells))
         write_atomically(out / one.name / "table.tex", latex(one, cells))
         to.print(f"{out / one.name}/table.md, table.tex", markup=False)
@@ -141,15 +146,16 @@ def _parts(
     one: PaperTable,
     benchmarks: Sequence[str],
     rows: Sequence[str],
-    painted: bool,
+    painted: str | None,
     limit: int | None,
     seed: int,
     dry_run: bool,
 ) -> list[_Part]:
-    """What is asked: each benchmark; of painted scenes all families whose rows stand for the same."""
+    """What is asked: each benchmark; of a painted set all families whose rows stand for the same."""
     from tokenprune.core.errors import ConfigError
+    from tokenprune.data.items import CLIPS
     from tokenprune.data.own import BENCHMARKS, find_data
-    from tokenprune.data.scenes import QUESTION_FAMILIES
+    from tokenprune.data.scenes import CLIP_FAMILIES, QUESTION_FAMILIES
 
     def strategies(data: str) -> list[str | Mapping[str, Any]]:
         specs = {row: one.spec(row, data) for row in rows}
@@ -157,15 +163,17 @@ def _parts(
 
     if painted:
         groups: dict[str, list[str]] = {}
-        for family in (family for family in QUESTION_FAMILIES if family in benchmarks):
+        there = CLIP_FAMILIES if painted == CLIPS else QUESTION_FAMILIES
+        for family in (family for family in there if family in benchmarks):
             groups.setdefault(repr(strategies(family)), []).append(family)
         if not groups:
-            raise ConfigError(f"{one.name}: painted scenes have no questions like those of {', '.join(benchmarks)}")
+            raise ConfigError(f"{one.name}: painted {painted} have no questions like those of {', '.join(benchmarks)}")
         whole, share = sum(map(len, groups.values())), limit or QUESTIONS
         found = []
         for group in groups.values():
-            asked = DataOptions().questions(families=group, limit=max(1, share * len(group) // whole), seed=seed)
-            name = "scenes" if len(groups) == 1 else "+".join(group)
+            options = DataOptions(CLIPS if painted == CLIPS else None)
+            asked = options.questions(families=group, limit=max(1, share * len(group) // whole), seed=seed)
+            name = painted if len(groups) == 1 else "+".join(group)
             found.append(_Part(name, group, asked, len(asked.items), 3, strategies(group[0])))
         return found
     found, missing = [], []

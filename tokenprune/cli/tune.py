@@ -61,13 +61,14 @@ def tune(
     need_optuna()
     # mistakes are told before a model is loaded
     goal, searched = goal_of(budget, min_accuracy, max_ms, costs), Space.read(space)
+    name = default_model(model)
+    data = data.of(name)
     asked = data.questions(
         families=words_or_all("--families", families),
         limit=QUESTIONS if data.data is None and limit is None else limit,
         seed=seed,
     )
     divide(asked.items, seed)
-    name = default_model(model)
     loaded, processor = load_model(name, device, dtype, trust_remote_code=trust_remote_code)
     to = console()
     for note in notes_on(name) + asked.notes:

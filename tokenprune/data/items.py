@@ -5,14 +5,25 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from PIL import Image
 
 from tokenprune.core.errors import ConfigError, closest
+from tokenprune.data.video import Video
 
-__all__ = ["NATURAL", "SCENES", "Item", "default_model", "notes_on", "scene_items"]
+__all__ = [
+    "CLIPS",
+    "NATURAL",
+    "SCENES",
+    "Item",
+    "clip_items",
+    "default_model",
+    "notes_on",
+    "painted_set",
+    "scene_items",
+]
 
 SCENES = "scenes"
 """Name of the data set of painted scenes. Their tasks are named after the benchmarks whose questions they are like, but
@@ -20,6 +31,13 @@ not by that name alone: ``scenes-pope``."""
 
 NATURAL = "natural"
 """Name of the data set of painted scenes that are like photographs: ``natural-pope``."""
+
+CLIPS = "clips"
+"""Name of the data set of painted clips. Their tasks are named after the sets whose question types they are like:
+``clips-tgif``, ``clips-msvd`` and ``clips-msrvtt``."""
+
+_SEES_CLIPS = ("embedded-video",)
+"""Models that are asked about clips where nobody says about what."""
 
 
 def default_model(given: str | None = None) -> str:
@@ -37,6 +55,10 @@ def notes_on(model: str) -> list[str]:
             "shows that everything runs, what it costs, and how often pruning changes what the model says ('as full')."
         ]
     return []
+
+
+FRAMES_A_SECOND = 2.0
+"""Of painted clips."""
 
 
 @lru_cache(maxsize=64)
@@ -83,6 +105,47 @@ def scene_items(families: Sequence[str] | None, n: int, seed: int, style: str = 
         return Item(sample.id, name, paint, sample.question, data)
 
     return [item(sample) for sample in samples(families, n, seed, style=style)]
+
+
+def painted_set(model: str) -> str | None:
+    """Name of the painted set that a model is asked about where nobody says about what; None for plain scenes."""
+    return CLIPS if model in _SEES_CLIPS else None
+
+
+@lru_cache(maxsize=64)
+def _painted_clip(seed: int, index: int) -> Video:
+    from tokenprune.data.scenes import clip
+
+    shown = clip(seed, index)
+    return Video(shown.frames, tuple(range(len(shown.frames))), len(shown.frames), FRAMES_A_SECOND)
+
+
+def clip_items(families: Sequence[str] | None, n: int, seed: int) -> list[Item]:
+    """Questions about painted clips, balanced over sub-families.
+
+    Parameters
+    ----------
+    families : sequence of str, optional
+        Question types, as "tgif" or "clips-tgif"; all by default.
+    n : int
+        Questions in all.
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        An unknown family; names the closest.
+    """
+    from tokenprune.data.scenes import CLIP_FAMILIES, clip_samples
+
+    families = [family.removeprefix(f"{CLIPS}-") for family in families or CLIP_FAMILIES]
+    for family in families:
+        if family not in CLIP_FAMILIES:
+            raise ConfigError(f"--families: no {family!r}; {closest(family, CLIP_FAMILIES)}")
+    return [
+        Item(one.id, f"{CLIPS}-{seed}-{one.scene}", partial(_painted_clip, seed, one.scene), one.question, CLIPS)
+        for one in clip_samples(families, n, seed)
+    ]
 
 
 class Question(Protocol):
@@ -139,7 +202,7 @@ class Item:
     image_id : str
         Questions with the same one share the picture, and a cluster in the statistics.
     image : callable
-        Paints or opens the picture.
+        Paints or opens the picture, the pictures or the video.
     question : Question
     data : str
         Data set that it comes from, part of the name of its task; "" where the question's family says it all.
@@ -147,7 +210,7 @@ class Item:
 
     id: str
     image_id: str
-    image: Callable[[], Image.Image]
+    image: Callable[[], Any]
     question: Question
     data: str = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Column:
         "highest", "lowest", or "none" where no value is better than another.
     scenes : mapping
         "metric" and "scale" on painted scenes, where they differ.
+    clips : str
+        Questions about painted clips that are like those of the benchmark.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Column:
     family: str = "all"
     best: str = "highest"
     scenes: Mapping[str, Any] | None = None
+    clips: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class PaperTable:
         "answers", or "speed".
     geometry : str
         Sizes of the model, for speed.
+    tokens : int
+        Of a video, of which the budgets are counts.
     """
 
     name: str
@@ -108,6 +113,7 @@ class PaperTable:
     by_data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     measure: str = "answers"
     geometry: str = ""
+    tokens: int = 0
 
     @classmethod
     def read(cls, path: Path) -> PaperTable:
@@ -144,6 +150,20 @@ class PaperTable:
         if self.measure not in ("answers", "speed") or len({isinstance(budget, str) for budget in self.budgets}) > 1:
             raise ConfigError(f"{path}: measure is answers or speed, and budgets are counts or shares, not both")
 
+    def on_clips(self, tokens: int) -> PaperTable:
+        """The same, asked about painted clips of so many tokens, of which budgets are the same share.
+
+        Raises
+        ------
+        ConfigError
+            No column is about videos.
+        """
+        kept = tuple(replace(column, data=column.clips) for column in self.columns if column.clips)
+        if not kept or not self.tokens:
+            raise ConfigError(f"{self.name}: painted clips have no questions like those of {', '.join(self.data)}")
+        budgets = tuple(max(1, round(int(budget) * tokens / self.tokens)) for budget in self.budgets)
+        return replace(self, budgets=budgets, columns=kept, values={}, tokens=tokens)
+
     @property
     def shares(self) -> bool:
         """Whether budgets are shares of a picture's tokens."""
@@ -169,7 +189,7 @@ class PaperTable:
         return {budget: budget if isinstance(budget, int) else int(budget.rstrip("%")) for budget in self.budgets}
 
     def filled(
-        self, measured: Mapping[str, Sequence[SummaryRow]], scenes: bool = False
+        self, measured: Mapping[str, Sequence[SummaryRow]], scenes: str | None = None
     ) -> dict[tuple[str, int | str], list[Cell]]:
         """Our numbers beside the published ones.
 
@@ -177,8 +197,8 @@ class PaperTable:
         ----------
         measured : mapping of str to sequence of SummaryRow
             By benchmark; one that is missing leaves its columns empty.
-        scenes : bool, default False
-            Whether it was asked about painted scenes, which the paper's numbers are not about.
+        scenes : str, optional
+            Name of the painted set that was asked about, which the paper's numbers are not about.
         """
         found = {}
         for strategy, budget in self.rows:
@@ -188,7 +208,7 @@ class PaperTable:
             for i, column in enumerate(self.columns):
                 change = dict(column.scenes or {}) if scenes else {}
                 metric, scale = change.get("metric", column.metric), float(change.get("scale", column.scale))
-                task = f"scenes-{column.data}" if scenes and self.measure == "answers" else column.data
+                task = f"{scenes}-{column.data}" if scenes and self.measure == "answers" else column.data
                 wanted = (strategy, keep, task, column.family, metric)
                 row = next((r for r in measured.get(column.data, ()) if _key(r) == wanted), None)
                 paper = None if published is None or scenes else float(published[i])

@@ -17,12 +17,16 @@ from tokenprune.hf.adapters.base import adapter_for
 
 __all__ = ["BUILT_IN", "DTYPES", "check_named", "check_weights", "load_model", "usable_device"]
 
-BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded", "embedded-qwen")
+BUILT_IN = ("tiny", "tiny:MODEL_TYPE", "embedded", "embedded-qwen", "embedded-video")
 """``tiny``: a LLaVA of random weights, built in code, with 576 visual tokens an image. ``tiny:MODEL_TYPE``: a smaller
 model of any family (``tiny:qwen2_5_vl``). ``embedded``: the small trained LLaVA among the package data;
-``embedded-qwen``: the small Qwen3-VL."""
+``embedded-qwen``: the small Qwen3-VL; ``embedded-video``: one that sees clips."""
 
-_SHIPPED = {"embedded": "tokenprune.zoo.embedded", "embedded-qwen": "tokenprune.zoo.embedded_qwen"}
+_SHIPPED = {
+    "embedded": "tokenprune.zoo.embedded",
+    "embedded-qwen": "tokenprune.zoo.embedded_qwen",
+    "embedded-video": "tokenprune.zoo.embedded_video",
+}
 """Models among the package data, and what loads them."""
 
 TINY = "tiny:"

@@ -72,7 +72,7 @@ def _write(found: Sequence[Sample], folder: Path, seed: int, split: str, style: 
                 "task": f"{data}-{question.family}",
                 "family": question.subfamily,
                 "choices": list(question.choices),
-                "boxes": [list(box) for box in question.boxes],
+                "boxes": [list(box) for box in question.boxes or ()],
             }
             file.write(json.dumps(row) + "\n")
     return len(indices)

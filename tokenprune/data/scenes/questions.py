@@ -40,8 +40,9 @@ class Question:
         As in ``QUESTION_FAMILIES``.
     choices : tuple of str
         All possible answers: ("Yes", "No"), or letters; empty for an open question.
-    boxes : tuple of boxes
-        Left, top, right, bottom of what the question is about, in pixels; empty where that is nowhere in the picture.
+    boxes : tuple of boxes, or None
+        Left, top, right, bottom of what the question is about, in pixels; empty where that is nowhere in the picture,
+        None where it is not in one picture.
     """
 
     text: str
@@ -49,7 +50,7 @@ class Question:
     family: str
     subfamily: str
     choices: tuple[str, ...] = ()
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] | None = ()
 
     @property
     def binary(self) -> bool:

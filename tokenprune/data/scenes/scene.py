@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from tokenprune.data.scenes.questions import Question, ask
 from tokenprune.data.scenes.styles import PLAIN, Style, style_named
 from tokenprune.data.scenes.world import QUESTION_FAMILIES
 
-__all__ = ["Sample", "Scene", "samples", "scene", "subfamilies"]
+__all__ = ["Sample", "Scene", "named_subfamilies", "samples", "scene", "spread_questions", "subfamilies"]
 
 PER_SCENE = 8
 """Questions that a sample asks about one picture at most."""
@@ -132,13 +132,20 @@ def subfamilies(families: Iterable[str] | None = None) -> tuple[tuple[str, str],
     ------
     UnknownNameError
     """
-    known = {f"{family}/{sub}": (family, sub) for family, subs in QUESTION_FAMILIES.items() for sub in subs}
+    return named_subfamilies(QUESTION_FAMILIES, families)
+
+
+def named_subfamilies(
+    there: Mapping[str, Sequence[str]], families: Iterable[str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """The same among any families of questions."""
+    known = {f"{family}/{sub}": (family, sub) for family, subs in there.items() for sub in subs}
     if families is None:
         return tuple(known.values())
     wanted: set[str] = set()
     for name in families:
-        if name not in known and name not in QUESTION_FAMILIES:
-            raise UnknownNameError(f"no family of questions {name!r}; {closest(name, [*QUESTION_FAMILIES, *known])}")
+        if name not in known and name not in there:
+            raise UnknownNameError(f"no family of questions {name!r}; {closest(name, [*there, *known])}")
         wanted |= {key for key in known if name in (key, key.split("/")[0])}
     return tuple(pair for key, pair in known.items() if key in wanted)
 
@@ -181,19 +188,43 @@ def samples(
     wanted = subfamilies(families)
     if n < 1 or per_scene < 1 or not wanted:
         raise BudgetError(f"n={n} questions, {per_scene} a scene, of {len(wanted)} sub-families: each is at least 1")
+    prefix = style_named(style).prefix.replace("/", "-")
+
+    def found(index: int) -> Sequence[Question]:
+        return scene(seed, index, split, style).questions
+
+    return spread_questions(wanted, n, per_scene, found, f"{prefix}{split}-{seed}")
+
+
+def spread_questions(
+    wanted: Sequence[tuple[str, str]],
+    n: int,
+    per_scene: int,
+    asked: Callable[[int], Sequence[Question]],
+    prefix: str,
+) -> list[Sample]:
+    """Choose from the questions of scene 0, 1, ... until each sub-family has its share.
+
+    Parameters
+    ----------
+    wanted : sequence of (family, sub-family)
+    n, per_scene : int
+        As of :func:`samples`.
+    asked : callable
+        From the index of a scene to its questions.
+    prefix : str
+        Of the samples' ids.
+    """
     left = _quotas(wanted, n)
     found: list[Sample] = []
     index = 0
     while any(left.values()):
-        asked = [q for q in scene(seed, index, split, style).questions if left.get((q.family, q.subfamily))]
+        able = [q for q in asked(index) if left.get((q.family, q.subfamily))]
         # what is furthest from its quota comes first, so that rare questions are not crowded out
-        asked.sort(key=lambda q: -left[q.family, q.subfamily])
-        chosen = asked[:per_scene]
-        for question in sorted(chosen, key=lambda q: wanted.index((q.family, q.subfamily))):
+        able.sort(key=lambda q: -left[q.family, q.subfamily])
+        for question in sorted(able[:per_scene], key=lambda q: wanted.index((q.family, q.subfamily))):
             left[question.family, question.subfamily] -= 1
-            prefix = style_named(style).prefix.replace("/", "-")
-            name = f"{prefix}{split}-{seed}-{index}-{question.family}-{question.subfamily}"
-            found.append(Sample(name, index, question))
+            found.append(Sample(f"{prefix}-{index}-{question.family}-{question.subfamily}", index, question))
         index += 1
     return found
 

@@ -19,7 +19,7 @@ from tokenprune.data.scenes.questions import LETTERS, Question
 from tokenprune.data.scenes.styles import UNIT
 from tokenprune.data.scenes.world import NAMES, SIZE
 
-__all__ = ["FRAMES", "VIDEO_SUBFAMILIES", "Clip", "clip"]
+__all__ = ["EVENTS", "FRAMES", "VIDEO_SUBFAMILIES", "Clip", "clip"]
 
 FRAMES = 8
 """Frames of a clip."""
@@ -27,7 +27,7 @@ VIDEO_SUBFAMILIES = ("event", "actor", "direction")
 """Sub-families of the family "video"."""
 
 _STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_EVENTS = ("appears", "disappears", *(f"moves {way}" for way in _STEPS))
+EVENTS = ("appears", "disappears", *(f"moves {way}" for way in _STEPS))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _apart(a: Box, b: Box) -> bool:
 
 def _event_question(draws: Draws, actor: str, event: str, others: Sequence[str], boxes: tuple[Box, ...]) -> Question:
     """Ask what happens; wrong options are other events of the actor and, once, the same event of another thing."""
-    wrong = [f"the {actor} {other}" for other in draws.sample([e for e in _EVENTS if e != event], 2)]
+    wrong = [f"the {actor} {other}" for other in draws.sample([e for e in EVENTS if e != event], 2)]
     right = f"the {actor} {event}"
     options = [right, f"the {draws.pick(others)} {event}", *wrong]
     draws.shuffle(options)
@@ -118,7 +118,7 @@ def clip(seed: int, index: int, split: str = "test") -> Clip:
     draws = Draws(key_number(split, seed, index, "video/layout"))
     arrangement = draw_arrangement(draws)
     thing = draws.pick(arrangement.objects)
-    event = draws.pick(_EVENTS)
+    event = draws.pick(EVENTS)
     places = _path(draws, thing, event)
     seen = tuple(place.box for place in places if place is not None)
     # nothing of the actor's name, and nothing in its way, stays
