@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "tokenprune",
@@ -22,6 +22,8 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],  # says how busy the machine is
 )
+# where it only matters that something fails, no smaller example is looked for, which takes minutes
+settings.register_profile("fails", settings.get_profile("tokenprune"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("tokenprune")
 
 torch.set_num_threads(1)

@@ -119,6 +119,16 @@ def test_f1_and_yes_rate() -> None:
     assert yes_rate(["yes", "no", "no", "no"]) == 0.25
 
 
+def test_what_only_some_draws_add_up_to_is_left_out() -> None:
+    """Of the second draw one question of a picture is missing: MME counts pairs."""
+    asked = [(0, "0"), (0, "1"), (1, "0"), (1, "1")]
+    lines = [line("random", n, "yes", draw=d, keep=8, metric="mme", image="0", family="count") for d, n in asked]
+    assert {r.metric: r.value for r in summarize(lines)}["mme"] == 200
+    some = {r.metric for r in summarize(lines[:3])}
+    assert "mme" not in some
+    assert {"f1", "yes_rate"} <= some
+
+
 def test_costs_against_hand_derived_values() -> None:
     # LLaVA-1.5-7B: 32 layers, d 4096, 32 heads of 128, feed-forward 11008
     shape = DecoderShape(layers=32, width=4096, heads=32, kv_heads=32, head_width=128, hidden=11008)

@@ -5,6 +5,7 @@ On an accelerator a mask that hides nothing would choose another kernel, which r
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,8 +78,20 @@ def test_a_forward_pass_inside_attach(family: str, strategy: str, masked: bool) 
     assert torch.equal(kept, plain)
 
 
+@pytest.fixture
+def _unpacked_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four bits are taken apart here: quanto would compile a program for that, for two minutes."""
+    from optimum.quanto.library.extensions import get_extension
+
+    def unpack(packed: Tensor, bits: int) -> Tensor:
+        return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
+
+    monkeypatch.setattr(get_extension("quanto_cpp"), "_lib", SimpleNamespace(unpack=unpack))
+
+
 @families
 @ways
+@pytest.mark.usefixtures("_unpacked_by_torch")
 @pytest.mark.parametrize("mode", ["greedy", *(pytest.param(mode, marks=pytest.mark.slow) for mode in list(MODES)[1:])])
 def test_every_step_of_generation(family: str, way: Way, mode: str) -> None:
     model, inputs, options = model_of(family, dtype=BFLOAT16), unpadded(family), MODES[mode]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import io
 import multiprocessing
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -47,12 +50,32 @@ def survivors(mutants: Iterable[Mutant], processes: int) -> Iterator[tuple[Mutan
     # a forked process has torch and transformers already, which take longer to import than most tests take to run
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and transformers may import it
     import torch
-    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
+    for name in _libraries():
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what a collector looks at is copied in every process
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=fork, max_tasks_per_child=None) as pool:
-        yield from zip(asked, pool.map(_passes, asked), strict=True)
+    try:
+        with ProcessPoolExecutor(processes, mp_context=fork, max_tasks_per_child=None) as pool:
+            yield from zip(asked, pool.map(_passes, asked), strict=True)
+    finally:
+        gc.unfreeze()
+
+
+def _libraries() -> list[str]:
+    """Modules of others that the tests' set-up and the commands import, the first first."""
+    words = "import sys, matplotlib.figure, scipy.stats, tests.conftest, tests.support.llava, tokenprune.cli"
+    told = subprocess.run(
+        [sys.executable, "-c", f"{words}; print(*sys.modules, sep='\\n')"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    others = ("transformers", "scipy", "matplotlib", "PIL", "hypothesis", "triton", "einops", "torch._dynamo")
+    return [name for name in told.stdout.split() if name.startswith(others)]
 
 
 def _passes(mutant: Mutant) -> bool:
@@ -86,6 +109,7 @@ def _run(mutant: Mutant) -> int:
             del sys.modules[name]
         import pytest
 
-        words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *shlex.split(mutant.tests)]
+        words = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "fails", "-m", "not slow"]
+        words += shlex.split(mutant.tests)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return int(pytest.main(words))

@@ -298,7 +298,13 @@ def geometry(name: str) -> Geometry:
 
 
 def build_model(
-    name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, *, small: bool = False, attention: str = "sdpa"
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    small: bool = False,
+    attention: str = "sdpa",
+    layers: int | None = None,
 ) -> Any:
     """Make a model of random weights where it will run.
 
@@ -311,10 +317,14 @@ def build_model(
     small : bool, default False
         Few and narrow layers with all the parts and as many visual tokens, for a CPU.
     attention : str, default "sdpa"
+    layers : int, optional
+        Of the language model, where it is to have fewer than the published one; widths stay.
     """
     from transformers import AutoModelForImageTextToText
 
     config = geometry(name).config(small)
+    if layers is not None:
+        config.get_text_config().num_hidden_layers = layers
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)

@@ -94,6 +94,11 @@ class Entry:
     clashes: tuple[str, ...] = ()
     load: Callable[[], Any] = field(repr=False, compare=False, default=lambda: None)
 
+    @property
+    def ships(self) -> bool:
+        """Whether it is one of those that come with tokenprune."""
+        return self.target.partition(":")[0].partition(".")[0] in ("tokenprune", "tokenprune_strategies")
+
 
 class Registry:
     """Names of every kind. The module-level functions use one instance; make your own in tests."""
@@ -130,7 +135,7 @@ class Registry:
         _check_text("a wildcard pattern", pattern)
         merged = []
         for first, *others in self._claims(kind).values():
-            if _ships(first):
+            if first.ships:
                 merged += [first, *(replace(other, name=_address(other)) for other in others)]
             else:
                 merged.append(replace(first, clashes=tuple(f"{e.origin} ({e.target})" for e in others)))
@@ -150,7 +155,7 @@ class Registry:
             distinct: dict[str, Entry] = {}
             for entry in entries:
                 distinct.setdefault(entry.target, entry)
-            found[name] = sorted(distinct.values(), key=lambda entry: not _ships(entry))
+            found[name] = sorted(distinct.values(), key=lambda entry: not entry.ships)
         return found
 
     def _addresses(self, kind: str, name: str) -> bool:
@@ -278,11 +283,6 @@ def strategy_in(path: Path) -> str | Mapping[str, Any]:
     if not isinstance(given, str | Mapping) or not given:
         raise ConfigError(f"{path}: a strategy is a name or a mapping of parts, got {given!r}")
     return given
-
-
-def _ships(entry: Entry) -> bool:
-    """Whether an entry is one of those that come with tokenprune."""
-    return entry.target.partition(":")[0].partition(".")[0] in ("tokenprune", "tokenprune_strategies")
 
 
 def _address(entry: Entry) -> str:

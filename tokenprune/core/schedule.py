@@ -118,6 +118,11 @@ class LayerEvent:
         merger = self.strategy.merger
         return kept + (merger.added(present - kept) if isinstance(merger, Appending) else 0)
 
+    def passed(self, counts: tuple[int, ...], context: LayerContext) -> LayerContext:
+        """What is known after the event has kept ``counts`` of the tokens that are present in ``context``."""
+        left = tuple(self.left(*pair) for pair in zip(counts, context.present, strict=True))
+        return context.at(context.layer, left)
+
     def decide(self, features: Features, context: LayerContext) -> tuple[Selection, LayerContext]:
         """Choose which tokens stay.
 
@@ -151,8 +156,7 @@ class LayerEvent:
         # where nothing is dropped there is nothing to merge
         strategy = replace(self.strategy, merger=None) if counts == context.present else self.strategy
         selection = strategy.select(features, Budget(counts))
-        left = tuple(self.left(*pair) for pair in zip(counts, context.present, strict=True))
-        return selection, replace(context, present=left)
+        return selection, self.passed(counts, context)
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,30 @@ class Places:
         Text tokens behind them, -1 as padding.
     last : int64 Tensor, (U, 1)
         The last of these.
+    single : bool, default False
+        Every sample has one unit, in order, and its real tokens come first: less has to be looked up.
     """
 
     rows: Tensor
     visual: Tensor
     text: Tensor
     last: Tensor
+    single: bool = False
 
     def of(self, x: Tensor, places: Tensor) -> Tensor:
         """Gather (B, M, ...) at each unit's places: (U, K, ...), zero at padding."""
-        return gather_tokens(x[self.rows], places)
+        return gather_tokens(self.samples(x), places)
+
+    def samples(self, x: Tensor) -> Tensor:
+        """The sample of each unit, of (B, ...): (U, ...)."""
+        return x if self.single else x[self.rows]
+
+    def hidden(self, mask: Tensor, rows: Tensor) -> Tensor:
+        """Bool (U, R, M): what the tokens at ``rows`` do not see of the real ones in ``mask`` (B, M)."""
+        place = torch.arange(mask.shape[1], device=mask.device)
+        if self.single:  # what comes before a real token is real
+            return place > rows.unsqueeze(-1)
+        return ~((place <= rows.unsqueeze(-1)) & mask[self.rows].unsqueeze(1))
 
 
 @torch.no_grad()
@@ -82,15 +96,15 @@ def layer_signals(
         return found
     # padding rows repeat the last one, which is real; the text mask leaves them out
     rows = places.last if event.rows != "text" else places.text.where(places.text >= 0, places.last)
-    queries = working_precision(places.of(rearrange(query, "b h m k -> b m h k"), rows))
-    keys = working_precision(key[places.rows])
-    groups = rearrange(queries, "u r (g q) k -> u g q r k", g=keys.shape[1])
+    asking = rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+    queries = working_precision(places.samples(query).gather(2, asking))
+    keys = working_precision(places.samples(key))
+    groups = rearrange(queries, "u (g q) r k -> u g q r k", g=keys.shape[1])
     logits = groups @ keys.unsqueeze(2).mT * scaling
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    before = torch.arange(keys.shape[2], device=keys.device) <= rows.unsqueeze(-1)
-    visible = before & mask[places.rows].unsqueeze(1)
-    weights = rearrange(logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(-1), "u g q r m -> u (g q) r m")
+    unseen = places.hidden(mask, rows)[:, None, None]
+    weights = rearrange(logits.masked_fill(unseen, -torch.inf).softmax(-1), "u g q r m -> u (g q) r m")
     columns = places.visual.clamp_min(0)[:, None, None, :].expand(*weights.shape[:3], -1)
     found["attention"] = weights.gather(-1, columns)
     return found

@@ -206,5 +206,5 @@ def signals_for(adapter: ModelAdapter, strategies: Iterable[AnyStrategy]) -> fro
 
 def usable_strategies(adapter: ModelAdapter) -> list[str]:
     """Names of the strategies that ship with tokenprune and run on a model."""
-    own = [e for e in registry.entries("strategies") if e.target.startswith("tokenprune_strategies.")]
-    return [e.name for e in own if not e.clashes and refusal(adapter, registry.build(e.name)) is None]
+    own = [entry.name for entry in registry.entries("strategies") if entry.ships]
+    return [name for name in own if refusal(adapter, registry.build(name)) is None]

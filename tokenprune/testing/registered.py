@@ -45,7 +45,8 @@ def fault(spec: str) -> str | None:
 
     Strategies that ship are not tried again: their own tests have done so, and no model changes what they do.
     """
-    if _ships(spec.partition(":")[0]):
+    name = spec.partition(":")[0]
+    if any(entry.ships and entry.name == name for entry in registry.entries("strategies")):
         return None
     try:
         check(build(spec), largest=QUICK)
@@ -54,11 +55,6 @@ def fault(spec: str) -> str | None:
     except TokenPruneError:
         return None
     return None
-
-
-def _ships(name: str) -> bool:
-    own = (e for e in registry.entries("strategies") if e.target.startswith("tokenprune_strategies."))
-    return any(entry.name == name and not entry.clashes for entry in own)
 
 
 def tried(kind: str, name: str) -> tuple[bool, str]:

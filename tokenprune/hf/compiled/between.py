@@ -32,7 +32,7 @@ from tokenprune.hf.splice import rotary_at
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
 
-__all__ = ["Between", "Pass", "decoding", "read_prompt_between", "reading"]
+__all__ = ["Between", "Pass", "Stretch", "decoding", "read_prompt_between", "reading"]
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,17 @@ class Between:
         """First layers of the stretches that see the same tokens."""
         context, found = self.context, [0]
         for layer, event in self.events.items():
-            context = replace(context, layer=layer)
+            context = context.at(layer)
             counts = event.counts(context)
-            left = tuple(event.left(*pair) for pair in zip(counts, context.present, strict=True))
             if counts != context.present:
                 found.append(layer + 1)
-            context = replace(context, present=left)
+            context = event.passed(counts, context)
         return tuple(found)
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Layers that see the same tokens.
+class Stretch:
+    """Layers that see the same tokens, which stand in front of padding.
 
     Attributes
     ----------
@@ -117,13 +116,23 @@ class Pass:
         self.between, self.model, self.units = between, model, units
         self.context = between.context
         source = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-        self.stretches = [_Stretch(0, mask, positions, source, units.text, units.places, units.origin)]
+        self.stretches = [Stretch(0, mask, positions, source, units.text, units.places, units.origin)]
         self.captured: dict[str, Tensor] = {}
         self._sliced: dict[str, Any] = {}
-        self._stand: tuple[_Stretch, Places] | None = None
+        self._stand: tuple[Stretch, Places] | None = None
 
     @property
-    def now(self) -> _Stretch:
+    def skipped(self) -> int:
+        """How many of the first layers another program has run."""
+        return 0
+
+    @property
+    def single(self) -> bool:
+        """Whether every sample has one unit, in order."""
+        return self.units.owners == tuple(range(self.now.mask.shape[0]))
+
+    @property
+    def now(self) -> Stretch:
         """The stretch of the layer that runs next."""
         return self.stretches[-1]
 
@@ -132,7 +141,7 @@ class Pass:
         measures = self.between.schedule.measures
         if measures:
             needs = frozenset().union(*(measure.required_signals() for measure in measures))
-            features = self._features(needs, embeds, reads_text(needs))
+            features = self.features(needs, embeds, reads_text(needs))
             self.context = self.between.schedule.measure(features, self.context)
 
     def before_layer(
@@ -180,18 +189,34 @@ class Pass:
         behind = now.text[rows] & (place > end)
         text = place.where(behind, NOWHERE).sort(1).values[:, : self.between.text]
         text = text.where(text < NOWHERE, -1)
-        places = Places(rows, now.visual, text, torch.maximum(end, text.amax(1, keepdim=True)))
-        self._stand = now, places
+        last = torch.maximum(end, text.amax(1, keepdim=True))
+        return self.stand(Places(rows, now.visual, text, last, self.single))
+
+    def stand(self, places: Places) -> Places:
+        """Note where tokens of this stretch stand."""
+        self._stand = self.now, places
         return places
 
-    def _features(self, needs: frozenset[str], states: Tensor, text: bool) -> Features:
+    def features(self, needs: frozenset[str], states: Tensor, text: bool, *, bare: bool = False) -> Features:
+        """What a strategy or a measure that ``needs`` some signals may look at between layers.
+
+        Parameters
+        ----------
+        needs : frozenset of str
+        states : Tensor, (B, M, d)
+        text : bool
+            Whether text behind the units is looked at.
+        bare : bool, default False
+            Tokens that are not among the needs are not looked up; there are as many, of width 1.
+        """
         places = self._places()
+        bare = bare and not needs & {"visual", "text"}
         given: dict[str, Any] = {}
         extra: dict[str, Tensor] = {}
         for name, value in self.captured.items():
             (given if is_signal(name) else extra)[name] = value
         if text:
-            given["text"] = places.of(states, places.text)
+            given["text"] = _nothing(states, places.text) if bare else places.of(states, places.text)
         ids = self.now.positions[-1].unsqueeze(-1)
         if "visual_positions" in needs:
             extra["visual_positions"] = places.of(ids, places.visual).squeeze(-1)
@@ -208,7 +233,7 @@ class Pass:
             given[name] = signal
         sizes = self.context.present if self.sized else None
         return Features(
-            places.of(states, places.visual),
+            _nothing(states, places.visual) if bare else places.of(states, places.visual),
             visual_mask=places.visual >= 0 if sizes is None or len(set(sizes)) > 1 else None,
             text_mask=places.text >= 0 if "text" in given else None,
             extra=extra,
@@ -244,7 +269,7 @@ class Pass:
     def features_of(self, event: LayerEvent, hidden: Tensor) -> Features:
         """What an event reads of hidden states and of the layer that has just run."""
         states = self.model.norm(hidden) if event.normed else hidden
-        return self._features(event.requires, states, event.reads_text)
+        return self.features(event.requires, states, event.reads_text)
 
     def shortened(
         self,
@@ -285,7 +310,7 @@ class Pass:
         index = source[:, :length].gather(1, order)[:, :width]
         inverse = torch.cat([order.argsort(dim=1), order.new_full((batch, 1), -1)], 1)
         visual = inverse[rows.unsqueeze(1), seats.clamp_max(length)]
-        after = _Stretch(
+        after = Stretch(
             layer + 1,
             mask,
             positions_left(now.positions.gather(2, index.expand(len(now.positions), -1, -1)), mask, self._how),
@@ -294,14 +319,18 @@ class Pass:
             visual,
             gather_tokens(now.origin, sequence).masked_fill(sequence < 0, -1),
         )
-        self.stretches.append(after)
-        self._sliced = {}
+        self.follow(after)
         hidden = gather_tokens(hidden, index)
         if made is not None:
             kept = torch.cat([hidden, hidden.new_zeros(batch, 1, hidden.shape[-1])], 1)
             here = visual.where(visual >= 0, width)
             hidden = kept.index_put((rows.unsqueeze(1), here), made.to(hidden.dtype))[:, :width]
         return hidden
+
+    def follow(self, after: Stretch) -> None:
+        """Go on with the next stretch."""
+        self.stretches.append(after)
+        self._sliced = {}
 
     @property
     def _how(self) -> str:
@@ -318,7 +347,12 @@ class Pass:
         """Rotary embeddings, position ids and mask of the tokens that are left."""
         now, positions = self.now, self.now.positions
         plain = positions[0] if len(positions) == 1 else positions
-        if self._how == "compact" and len(positions) == 1:
+        if self.between.schedule.positions == self._how == "compact" and len(positions) == 1:
+            # consecutive from the start, so what belongs to them has been made
+            place = (positions[0] - self.stretches[0].positions[0, :, :1]).unsqueeze(-1)
+            tables = (part.expand(len(place), -1, -1) for part in kwargs["position_embeddings"])
+            rotary = tuple(table.gather(1, place.expand(-1, -1, table.shape[-1])) for table in tables)
+        elif self._how == "compact" and len(positions) == 1:
             rotary = self.model.rotary_emb(hidden, position_ids=plain)
         else:
             rotary = tuple(rotary_at(part, now.source) for part in kwargs["position_embeddings"])
@@ -327,6 +361,16 @@ class Pass:
             "position_ids": plain,
             "attention_mask": of_prompt(self.model.config, now.mask, hidden.dtype),
         }
+
+
+def _nothing(states: Tensor, places: Tensor) -> Tensor:
+    """As many tokens as there are places, of width 1: for what is not looked at."""
+    return states.new_zeros(1, 1, 1).expand(*places.shape, 1)
+
+
+def _passing(hidden_states: Tensor, *_args: Any, **_more: Any) -> Tensor:
+    """A layer that another program has run."""
+    return hidden_states
 
 
 def read_prompt_between(
@@ -380,6 +424,8 @@ def _acting(run: Pass, model: Any) -> Iterator[None]:
         for number, layer in enumerate(model.layers):
             hook = layer.register_forward_pre_hook(partial(run.before_layer, number), with_kwargs=True)
             stack.callback(hook.remove)
+            if number < run.skipped:
+                stack.enter_context(replaced(vars(layer), "forward", _passing))
         if hasattr(model, "_deepstack_process"):
             stack.enter_context(replaced(vars(model), "_deepstack_process", run.deepstack))
         taps: dict[nn.Module, Tap] = {

@@ -22,6 +22,7 @@ from tokenprune.hf.adapters.base import ModelAdapter
 from tokenprune.hf.attention_tap import PREFIX, implementation, named, watched
 from tokenprune.hf.compiled import segments
 from tokenprune.hf.compiled.known import paused
+from tokenprune.hf.compiled.norms import fused_norm
 from tokenprune.hf.patching import replaced, standing_in, turn_of
 from tokenprune.kernels import usable
 
@@ -160,9 +161,9 @@ def _unrecorded(layer: nn.Module) -> Iterator[None]:
 def quicker(module: Any) -> Callable[..., Any] | None:
     """What does a module's work with fewer programs; None for most modules."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
-        return _patches(module) if _apart(module) else None
-    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        return _rms_norm(module)
+        return _patches(module) if _apart(module) and not _rounded(module) else None
+    if (norm := fused_norm(module)) is not None:
+        return norm
     if _packs(module) and all(hasattr(module, name) for name in ("qkv", "proj", "num_heads", "scaling", "config")):
         return _attention(module)
     if all(isinstance(getattr(module, name, None), nn.Linear) for name in GATED) and hasattr(module, "act_fn"):
@@ -176,6 +177,15 @@ def _apart(convolution: nn.Conv2d | nn.Conv3d) -> bool:
     unpadded = padding == "valid" if isinstance(padding, str) else not any(padding)
     plain = unpadded and convolution.groups == 1 and set(convolution.dilation) == {1}
     return plain and tuple(convolution.stride) == tuple(convolution.kernel_size)
+
+
+def _rounded(convolution: nn.Conv2d | nn.Conv3d) -> bool:
+    """Whether a convolution's float32 is rounded to the 10 bits of TF32, which a matrix product's is not.
+
+    Answers would then be nearer to those on a CPU, and no longer those of the model itself.
+    """
+    weight = convolution.weight
+    return weight.is_cuda and weight.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
 
 
 def _patches(convolution: nn.Conv2d | nn.Conv3d) -> Callable[..., Tensor]:
@@ -201,13 +211,6 @@ def _gated(mlp: Any) -> Callable[..., Tensor]:
     def forward(hidden: Tensor) -> Tensor:
         inner = mlp.act_fn(wide(mlp.gate_proj, hidden)) * wide(mlp.up_proj, hidden)
         return F.linear(inner, F.pad(mlp.down_proj.weight, (0, more)), mlp.down_proj.bias)
-
-    return forward
-
-
-def _rms_norm(norm: Any) -> Callable[..., Tensor]:
-    def forward(hidden_states: Tensor) -> Tensor:
-        return F.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
     return forward
 

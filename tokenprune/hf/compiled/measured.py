@@ -1,7 +1,7 @@
 """Strategies between layers whose counts follow from what they measure, in fixed shapes.
 
 One program runs up to the last measurement, and the host reads what was found: a few numbers for each unit. All counts
-follow from them. A second program runs the whole prompt in rooms that hold the counts of any picture, and is told by a
+follow from them. A second program goes on from there in rooms that hold the counts of any picture, and is told by a
 tensor how many tokens stay after each layer; what is behind them is masked.
 """
 
@@ -9,30 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokenprune.components.layerwise.attention import AttentionRows
+from tokenprune.components.layerwise.recycle import Recycle
 from tokenprune.core.features import Features
 from tokenprune.core.indexing import as_mask, gather_tokens
 from tokenprune.core.kinds import Scorer
 from tokenprune.core.layer_kinds import Counted, LayerContext
 from tokenprune.core.ranking import TopK, relevance, top_k
 from tokenprune.core.schedule import LayerEvent, LayerSchedule, with_extra
-from tokenprune.hf.compiled.between import Between, Pass, reading
+from tokenprune.hf.compiled.between import Between, Pass, Stretch, reading
 from tokenprune.hf.compiled.plan import round_up
 from tokenprune.hf.compiled.stages import Read, Units
+from tokenprune.hf.layer_signals import Places
 from tokenprune.hf.request import Request
+from tokenprune.kernels import usable
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from tokenprune.hf.compiled.cache import FixedCache
 
-__all__ = ["Counting", "Rooms", "measure_prompt", "read_counted", "unknown"]
+__all__ = ["Begun", "Counting", "Rooms", "measure_prompt", "read_counted", "unknown"]
 
 ROOM = 8
 """Rooms are multiples of this."""
+
+MOST_ROWS = 128
+"""Longer texts likewise."""
+
+SPOKEN = "spoken"
+"""Under which scores of all places are noted."""
+
+WIDTH = 32
+"""Shortened sequences are padded to multiples of this: matrix products of other lengths find slower kernels."""
+
+LONGEST = 2048
+"""Longer sequences are shortened by tensor operations: one multiprocessor does all of it."""
 
 
 def unknown(schedule: LayerSchedule) -> str | None:
@@ -115,8 +131,8 @@ class Counting:
         for layer, event in events.items():
             if layer >= last:
                 break
-            context = replace(context, layer=layer)
-            context = replace(context, present=_left(event, event.counts(context), context.present))
+            context = context.at(layer)
+            context = event.passed(event.counts(context), context)
         return cls(between, last, context)
 
     @property
@@ -150,15 +166,15 @@ class Counting:
         context = replace(self.context, measured=measured)
         kept, used, made, lefts = [], [], [], []
         for layer, event in self.told.items():
-            context = replace(context, layer=layer)
+            context = context.at(layer)
             counts, merger = event.counts(context), event.strategy.merger
             dropped = [present - count for count, present in zip(counts, context.present, strict=True)]
             told = merger if isinstance(merger, Counted) else None
             used.append([0 if told is None else told.recycled(n) for n in dropped])
             made.append([0 if told is None else told.added(n) for n in dropped])
             kept.append(list(counts))
-            lefts.append(_left(event, counts, context.present))
-            context = replace(context, present=lefts[-1])
+            context = event.passed(counts, context)
+            lefts.append(context.present)
         rooms = Rooms(tuple(lefts), tuple(map(max, used)), tuple(map(max, made)))
         return torch.tensor([kept, used, made]), rooms
 
@@ -173,19 +189,60 @@ class Counting:
         return rooms
 
 
-def _left(event: LayerEvent, counts: tuple[int, ...], present: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(event.left(*pair) for pair in zip(counts, present, strict=True))
-
-
 class _Enough(Exception):
     """Everything has been measured: no further layer is needed."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prefill up to where everything has been measured: what a program leaves to the next one.
+
+    Attributes
+    ----------
+    measured : dict of str to Tensor
+    hidden : Tensor, (B, M, d), or None
+        Before the event that measures; None where nothing of the language model has run.
+    stretches : tuple of Stretch
+    captured : dict of str to Tensor
+        What that event reads of the layer before it.
+    """
+
+    measured: dict[str, Tensor]
+    hidden: Tensor | None = None
+    stretches: tuple[Stretch, ...] = ()
+    captured: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What the next program reads, by name."""
+        if self.hidden is None:
+            return {}
+        found = {"begun hidden": self.hidden}
+        for number, stretch in enumerate(self.stretches):
+            found |= {f"begun {number} {name}": getattr(stretch, name) for name in _SEEN}
+        return found | {f"captured {name}": value for name, value in self.captured.items()}
+
+    def recalled(self, given: Mapping[str, Tensor]) -> Begun:
+        """The same with what a program was given for :attr:`tensors`."""
+        if self.hidden is None:
+            return self
+        stretches = tuple(
+            Stretch(stretch.first, *(given[f"begun {number} {name}"] for name in _SEEN))
+            for number, stretch in enumerate(self.stretches)
+        )
+        captured = {name: given[f"captured {name}"] for name in self.captured}
+        return Begun(self.measured, given["begun hidden"], stretches, captured)
+
+
+_SEEN = tuple(f.name for f in fields(Stretch)[1:])
+"""Tensors of a stretch; its number of the first layer comes first."""
 
 
 class _Measuring(Pass):
     """A prefill that ends when everything has been measured."""
 
     last: int
-    found: dict[str, Tensor]
+    begun: Begun
 
     def act(self, layer: int, hidden: Tensor) -> Tensor:
         """Act as ever, or measure."""
@@ -193,25 +250,67 @@ class _Measuring(Pass):
             return super().act(layer, hidden)
         event = self.between.events[layer]
         features = self.features_of(event, hidden)
-        self.found = dict(self.context.measured)
+        found = dict(self.context.measured)
         for measure in event.measures:
-            features = with_extra(features, self.found)
-            self.found[measure.name] = measure.measure(features)
+            features = with_extra(features, found)
+            found[measure.name] = measure.measure(features)
+        self.begun = Begun(found, hidden, tuple(self.stretches), self.captured)
         raise _Enough
 
 
 class _Told(Pass):
-    """A prefill that is told how many tokens to keep."""
+    """A prefill that goes on from there, told how many tokens to keep."""
 
     first: int
     told: dict[int, LayerEvent]
     counts: Tensor
     rooms: Rooms
+    hidden: Tensor | None
+    layer: int = -1
+    _sequence: tuple[Stretch, Any] | None = None
+
+    def take(self, begun: Begun, present: tuple[int, ...]) -> None:
+        """Go on from what another program has done, which left so many tokens of each unit."""
+        self.hidden = begun.hidden
+        if begun.hidden is not None:
+            self.stretches, self.captured = list(begun.stretches), dict(begun.captured)
+            self.context = replace(self.context, present=present)
+
+    @property
+    def skipped(self) -> int:
+        """Layers up to where all was measured."""
+        return 0 if self.hidden is None else self.first + 1
 
     @property
     def sized(self) -> bool:
         """Whether the host knows how many tokens there are."""
         return len(self.stretches) == 1 or self.now.first <= self.first
+
+    def before_layer(
+        self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Act, on hidden states of the program before where it has run the layers."""
+        self.layer = number
+        if self.hidden is not None and number <= self.skipped:
+            args = (self.hidden, *args[1:]) if args else args
+            kwargs = kwargs if args else {**kwargs, "hidden_states": self.hidden}
+            if number < self.skipped:
+                return args, kwargs
+        return super().before_layer(number, module, args, kwargs) or (args, kwargs)
+
+    def tap(self, event: LayerEvent, query: Tensor, key: Tensor, scaling: float, more: Mapping[str, Any]) -> None:
+        """Note what an event reads of the layer before it: no more than scores, where that is all."""
+        soft = more.get("softcap") is not None
+        if soft or self.layer < self.first or not self._at_once(event, self.layer, query):
+            super().tap(event, query, key, scaling, more)
+            return
+        from tokenprune.kernels.spoken import spoken  # needs Triton
+
+        rows = self.sequence.rows
+        if event.rows == "last":
+            rows = rows[:, -1:]
+        paid = spoken(query, key, rows, self.sequence.behind if event.rows == "text" else rows, scaling)
+        self.captured = {SPOKEN: paid}
 
     def act(self, layer: int, hidden: Tensor) -> Tensor:
         """Act as ever, or by the tensor."""
@@ -219,6 +318,8 @@ class _Told(Pass):
             return super().act(layer, hidden)
         number = list(self.told).index(layer)
         event, before = self.told[layer], self.context.present
+        if self._at_once(event, layer, hidden):
+            return self._shortened_at_once(layer, event, number, hidden)
         features = self.features_of(event, hidden)
         measured = dict(self.context.measured)
         for measure in event.measures:
@@ -228,6 +329,63 @@ class _Told(Pass):
         self.captured = {}
         sequence, made = self._chosen(with_extra(features, measured), event, number)
         return self.shortened(layer, hidden, sequence, made, before, aligned=True)
+
+    def _at_once(self, event: LayerEvent, layer: int, like: Tensor) -> bool:
+        """Whether programs of :mod:`tokenprune.kernels.shortening` do all that an event does."""
+        strategy, merger, now = event.strategy, event.strategy.merger, self.now
+        heard = strategy.scorer == AttentionRows() and type(strategy.scorer) is AttentionRows and not event.ahead
+        plain = merger is None or (type(merger) is Recycle and merger.scorer == strategy.scorer)
+        compact = self._how == "compact" and len(now.positions) == 1
+        number = list(self.told).index(layer)
+        fits = now.mask.shape[1] <= LONGEST and self.rooms.added[number] <= 1 and 0 < self.between.text <= MOST_ROWS
+        return heard and plain and compact and fits and self.single and usable(like)
+
+    @property
+    def sequence(self) -> Any:
+        """Where tokens stand, as those programs have it."""
+        now, places = self.now, self._places()
+        if self._sequence is None or self._sequence[0] is not now:
+            from tokenprune.kernels.shortening import Sequence  # needs Triton
+
+            length = now.mask.shape[1]
+            order = torch.arange(now.visual.shape[1], device=now.mask.device).expand(now.visual.shape)
+            order = order.where(now.visual >= 0, -1)
+            numbers = order.new_full((len(order), length + 1), -1)
+            numbers = numbers.scatter(1, now.visual.where(now.visual >= 0, length), order)[:, :length]
+            rows = places.text.where(places.text >= 0, places.last)
+            own = (now.mask, now.text, now.source, now.positions[0], numbers, now.visual, now.origin)
+            self._sequence = now, Sequence(*own, places.text, rows)
+        return self._sequence[1]
+
+    def _shortened_at_once(self, layer: int, event: LayerEvent, number: int, hidden: Tensor) -> Tensor:
+        from tokenprune.kernels.shortening import shortened  # needs Triton
+
+        assert event.strategy.scorer is not None
+        before, now = self.context.present, self.now
+        if SPOKEN in self.captured:
+            scores = self.captured[SPOKEN]
+        else:  # the program before saw the layer
+            features = self.features(event.requires, hidden, event.reads_text, bare=True)
+            own = relevance(event.strategy.scorer, features).float()
+            scores = own.gather(1, self.sequence.number.clamp_min(0))
+        self.context = replace(self.context, layer=layer, present=self.rooms.left[number])
+        self.captured = {}
+        after, hidden = shortened(
+            self.sequence,
+            hidden,
+            scores,
+            self.counts[:, number],
+            room=max(self.rooms.left[number]),
+            width=min(now.mask.shape[1], round_up(now.mask.shape[1] - min(self._dropped(before)), WIDTH)),
+            most=self.rooms.recycled[number],
+        )
+        positions = after.positions.unsqueeze(0)
+        self.follow(
+            Stretch(layer + 1, after.mask, positions, after.source, after.text, after.visual, after.origin),
+        )
+        self.stand(Places(self.units.rows, after.visual, after.behind, after.rows[:, -1:], single=True))
+        self._sequence = self.now, after
+        return hidden
 
     def _chosen(self, features: Features, event: LayerEvent, number: int) -> tuple[Tensor, Tensor | None]:
         """Places that stay (U, K) in order, -1 as padding, and the tokens there where a merger makes some."""
@@ -270,27 +428,27 @@ def _ranked(scorer: Scorer, features: Features, available: Tensor) -> Tensor:
 
 def measure_prompt(
     request: Request, cache: FixedCache, counting: Counting, owners: tuple[int, ...]
-) -> Callable[..., dict[str, Tensor]]:
-    """What is measured of prompts: a function of :attr:`~tokenprune.hf.compiled.stages.Prompt.tensors`."""
+) -> Callable[..., Begun]:
+    """The prefill up to the last measurement: a function of :attr:`~tokenprune.hf.compiled.stages.Prompt.tensors`."""
     adapter = request.adapter
 
-    def measured(embeds: Tensor, mask: Tensor, positions: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    def measured(embeds: Tensor, mask: Tensor, positions: Tensor, **more: Tensor) -> Begun:
         run = _Measuring(counting.between, adapter.language_model, Units.recalled(more, owners), mask, positions)
-        run.last, run.found = counting.measured_at, {}
+        run.last = counting.measured_at
         run.measure(embeds)
         if counting.measured_at < 0:
-            return dict(run.context.measured)
+            return Begun(dict(run.context.measured))
         with suppress(_Enough):
             reading(run, cache, embeds, mask, positions, more)
-        return run.found
+        return run.begun
 
     return measured
 
 
 def read_counted(
-    request: Request, cache: FixedCache, counting: Counting, rooms: Rooms, owners: tuple[int, ...]
+    request: Request, cache: FixedCache, counting: Counting, rooms: Rooms, owners: tuple[int, ...], begun: Begun
 ) -> Callable[..., Read]:
-    """The prefill: a function of :attr:`~tokenprune.hf.compiled.stages.Prompt.tensors` and ``counts``."""
+    """The rest of it: a function of the prompt's tensors, :attr:`Begun.tensors` and ``counts``."""
     adapter = request.adapter
     head: Any = adapter.model.get_output_embeddings()
 
@@ -299,6 +457,7 @@ def read_counted(
         run.first, run.told = counting.measured_at, counting.told
         run.counts, run.rooms = counts, rooms
         run.measure(embeds)
+        run.take(begun.recalled(more), counting.context.present)
         hidden = reading(run, cache, embeds, mask, positions, more)
         return run.read(head, hidden)
 

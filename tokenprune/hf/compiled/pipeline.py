@@ -26,6 +26,7 @@ from tokenprune.hf.compiled.between import Between, decoding, read_prompt_betwee
 from tokenprune.hf.compiled.encoder import Fused, quick_encoder
 from tokenprune.hf.compiled.greedy import beyond, copies_of, cut, ends_of, new_tokens, not_greedy
 from tokenprune.hf.compiled.measured import Counting, Rooms, measure_prompt, read_counted, unknown
+from tokenprune.hf.compiled.norms import fused_norms
 from tokenprune.hf.compiled.plan import Plan, plan_prompts, round_up, sizes_only
 from tokenprune.hf.compiled.programs import Backend, Program
 from tokenprune.hf.compiled.shelf import Entry, Key, Shelf
@@ -35,6 +36,7 @@ from tokenprune.hf.masks import SLIDING, narrow_layers, window_of
 from tokenprune.hf.patching import cache_argument
 from tokenprune.hf.prompt_text import Text
 from tokenprune.hf.request import Request
+from tokenprune.kernels import usable
 
 if TYPE_CHECKING:
     from tokenprune.hf.compiled.cache import FixedCache
@@ -374,9 +376,11 @@ class Compiled:
         room : int, default 1
             How many tokens are to follow.
         """
-        return self._read(prompt, room).logits
+        return self.read(prompt, room).logits
 
-    def _read(self, prompt: Prompt, room: int) -> Read:
+    @torch.no_grad()
+    def read(self, prompt: Prompt, room: int) -> Read:
+        """As :meth:`prefill`, with where tokens stand in the cache, for :meth:`say`."""
         decoder, between = self._decoder(prompt, room), prompt.between
         if between is not None and (counting := Counting.of(between)) is not None:
             return self._read_counted(prompt, decoder, counting)
@@ -391,7 +395,7 @@ class Compiled:
             run = self._compiled(read_prompt(self.request.adapter, decoder.cache, traced=traced))
         else:
             assert prompt.units is not None
-            run = read_prompt_between(self.request, decoder.cache, between, prompt.units.owners)
+            run = self._quick(read_prompt_between(self.request, decoder.cache, between, prompt.units.owners))
         batch, length = prompt.embeds.shape[:2]
         entry = self._build(key, run, prompt.tensors, f"{batch} x {length} tokens", needs=[decoder.mark])
         made: Read = entry.program.output
@@ -407,25 +411,28 @@ class Compiled:
         first = ("prefill", *kind, "measured")
         if first in self._shelf:
             entry = self._shelf[first]
-            measured = entry.program(**given)
+            begun = entry.program(**given)
         else:
-            measure = measure_prompt(self.request, decoder.cache, counting, owners)
+            measure = self._quick(measure_prompt(self.request, decoder.cache, counting, owners))
             shape = f"{batch} x {length} tokens, measured"
             entry = self._build(first, measure, given, shape, needs=[decoder.mark])
             entry.notes["rooms"] = counting.rooms().rounded(counting.context.present)
-            measured = entry.program.output
-        counts, needed = counting.counts({name: value.cpu() for name, value in measured.items()})
+            begun = entry.program.output
+        counts, needed = counting.counts({name: value.cpu() for name, value in begun.measured.items()})
         rooms: Rooms = entry.notes["rooms"]
         if not rooms.hold(needed):
             rooms = rooms.with_room_for(needed).rounded(counting.context.present)
             entry.notes["rooms"] = rooms
         key = ("prefill", *kind, rooms)
-        told = {**given, "counts": counts}
+        # what the first program was given and has found lies where it lies
+        stays = {**entry.program.inputs, **(begun.tensors if entry.program.captured else {})}
+        told = {**begun.tensors, **stays, "counts": counts}
         if key in self._shelf:
             read: Read = self._shelf[key].program(**told)
             return read
-        run = read_counted(self.request, decoder.cache, counting, rooms, owners)
-        made: Read = self._build(key, run, told, f"{batch} x {length} tokens", needs=[decoder.mark]).program.output
+        run = self._quick(read_counted(self.request, decoder.cache, counting, rooms, owners, begun))
+        needs = [decoder.mark, first]
+        made: Read = self._build(key, run, told, f"{batch} x {length} tokens", stays, needs=needs).program.output
         return made
 
     @torch.no_grad()
@@ -434,12 +441,18 @@ class Compiled:
 
         ``heard`` is called with each step's tokens, (B,), on the host.
         """
+        return self.say(prompt, self.read(prompt, max_new_tokens), max_new_tokens, heard)
+
+    @torch.no_grad()
+    def say(
+        self, prompt: Prompt, read: Read, max_new_tokens: int, heard: Callable[[Tensor], object] | None = None
+    ) -> Tensor:
+        """Answer prompts that were :meth:`read` last, with room for as many tokens; otherwise as :meth:`decode`."""
         model = self.request.adapter.model
         ends = ends_of(model.generation_config)
         pad = model.generation_config.pad_token_id
         pad = (ends[0] if ends else 0) if pad is None else pad
         stop = torch.tensor(ends, dtype=torch.int64, device=self.device)
-        read = self._read(prompt, max_new_tokens)
         decoder = self._decoder(prompt, max_new_tokens)
         step, cache = decoder.step, decoder.cache
         step.begin(read)
@@ -466,7 +479,7 @@ class Compiled:
 
         model = self.request.adapter.model
         copies = copies_of(model.generation_config, options)
-        read = self._read(prompt, new if copies == 1 else 1).repeated(copies)
+        read = self.read(prompt, new if copies == 1 else 1).repeated(copies)
         decoder = self._decoder(prompt, new, copies)
         length = prompt.mask.shape[1]
         if copies > 1:
@@ -492,7 +505,7 @@ class Compiled:
         """Make the program of a step; trying it out moves the state, which is put back."""
         state = (decoder.cache.place, *decoder.step.tensors)
         before = [value.clone() for value in state]
-        run = step if len(decoder.firsts) > 1 else self._compiled(step)
+        run = self._quick(step) if len(decoder.firsts) > 1 else self._compiled(step)
         shape = f"{len(decoder.step.token)} rows, cache of {decoder.cache.capacity}"
         self._build(key, run, {}, shape, needs=[decoder.mark])
         for value, old in zip(state, before, strict=True):
@@ -522,7 +535,19 @@ class Compiled:
         return made
 
     def _compiled(self, function: Any) -> Any:
-        return torch.compile(function, dynamic=False) if self.backend == "inductor" else function
+        """A function of the language model as a compiler makes it, or with norms of one program each."""
+        return torch.compile(function, dynamic=False) if self.backend == "inductor" else self._quick(function)
+
+    def _quick(self, function: Any) -> Any:
+        model = self.request.adapter.language_model
+        if self.backend == "none" or not usable(*model.parameters()):
+            return function
+
+        def run(**inputs: Tensor) -> Any:
+            with fused_norms(model):
+                return function(**inputs)
+
+        return run
 
     def _build(
         self,

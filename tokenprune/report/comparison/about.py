@@ -76,19 +76,15 @@ def _about(label: str, record: Mapping[str, Any]) -> About:
 def is_own(label: str) -> bool:
     """Whether a row is somebody's own: not one of the strategies that ship, whatever their options, nor a scale."""
     entry = _entries().get(label.partition(":")[0])
-    return label not in _SCALE and (entry is None or not _ships(entry))
+    return label not in _SCALE and (entry is None or not entry.ships)
 
 
 def _entries() -> dict[str, Entry]:
     return {entry.name: entry for entry in all_entries(["strategies"])}
 
 
-def _ships(entry: Entry) -> bool:
-    return entry.target.partition(".")[0] == "tokenprune_strategies"
-
-
 def _url(entry: Entry) -> str:
-    if _ships(entry):
+    if entry.ships:
         site = _links("tokenprune-vlm").get("documentation", "")
         return f"{site.rstrip('/')}/strategies/#{entry.name}" if site else ""
     links = _links(entry.origin.partition(" ")[0])
