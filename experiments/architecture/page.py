@@ -109,10 +109,10 @@ def way() -> list[str]:
     message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is this ?"}]}]
     prompt = processor.apply_chat_template(message, add_generation_prompt=True)
     inputs = processor(images=picture(), text=prompt, return_tensors="pt")
-    strategy = tp.build("mi-pruner")
+    strategy, attach = tp.build("mi-pruner"), tp.attach  # read here: reading it loads modules, which is no way
 
     def run() -> None:
-        with tp.attach(model, strategy, keep=9, processor=processor):
+        with attach(model, strategy, keep=9, processor=processor):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
 
     return [path for path in entered(run) if not path.startswith("tokenprune/zoo/")]
