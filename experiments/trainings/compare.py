@@ -1,25 +1,24 @@
-"""Every strategy at every budget on one training: ``python -m experiments.trainings.compare CHECKPOINT --out DIR``.
+"""Every strategy at every budget on trainings: ``python -m experiments.trainings.compare CHECKPOINT ... --out DIR``.
 
-What ``tokenprune compare`` does, on a checkpoint and on both sets of scenes. DIR holds an ordinary folder of results
-for each set, which resumes; ``experiments.trainings.collect`` makes one table of several. Several processes fill it
+What ``tokenprune compare`` does, on checkpoints and on the sets of scenes that they were trained on. DIR holds a folder
+for each training, and in it an ordinary folder of results for each set, which resumes;
+``experiments.trainings.collect`` makes one table of several. Several processes fill it
 together where RANK and WORLD_SIZE say so.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import torch
 
-from experiments.trainings.package import read_model, write_processor
+from experiments.trainings.package import kind_of, read_model
 from tokenprune.core.registry import build, list_strategies
 from tokenprune.core.strategy import Strategy
 from tokenprune.data.items import scene_items
 from tokenprune.evaluation.compare import comparison, environment
 from tokenprune.results.team import Team
-from tokenprune.zoo.embedded_qwen import read_processor
 
 
 def strategies() -> list[str]:
@@ -33,47 +32,47 @@ def strategies() -> list[str]:
     return found
 
 
-BUDGETS = (72, 36, 18)
-"""A half, a quarter and an eighth of 144 tokens."""
-
-
 def main() -> None:
     """Ask."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--styles", nargs="+", default=["plain", "natural"])
+    parser.add_argument("--styles", nargs="+", help="sets of scenes; default those that the kind was trained on")
     parser.add_argument("--families", nargs="+", help="question types; default all")
     parser.add_argument("--strategies", nargs="+", help="default all that choose within a picture")
-    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--budgets", nargs="+", type=int, help="default those of the kind")
     parser.add_argument("--questions", type=int, default=340, help="of each set of scenes")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
-    model = read_model(arguments.checkpoint).to(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        write_processor(Path(folder))
-        processor = read_processor(Path(folder))
     torch.set_grad_enabled(False)
-    for style in arguments.styles:
-        out = arguments.out / style
+    for checkpoint in arguments.checkpoints:
+        ask(checkpoint, arguments)
+
+
+def ask(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    """All about one training."""
+    kind = kind_of(checkpoint)
+    model, processor = read_model(checkpoint).to(arguments.device), kind.processor()
+    for style in arguments.styles or kind.styles:
         found = comparison(
             model,
             processor,
             scene_items(arguments.families, arguments.questions, arguments.seed, style),
-            out,
-            {"model": "embedded-qwen", "training": arguments.checkpoint.name, "scenes": style},
+            arguments.out / checkpoint.name / style,
+            {"model": kind.model, "training": checkpoint.name, "scenes": style},
             strategies=arguments.strategies or strategies(),
-            budgets=arguments.budgets,
+            budgets=arguments.budgets or kind.budgets,
             batch_size=arguments.batch_size,
             note=print,
             team=Team.from_environment(),
-            facts=environment("embedded-qwen", arguments.device, "float32", arguments.seed),
+            facts=environment(kind.model, arguments.device, "float32", arguments.seed),
         )
         for row in found.rows:
             if (row.task, row.metric) == ("all", "accuracy"):
-                print(f"{style:8} {row.strategy:16} {row.keep:4} {100 * row.value:6.1f}  {row.n}", flush=True)
+                told = f"{row.strategy:16} {row.keep:4} {100 * row.value:6.1f}  {row.n}"
+                print(f"{checkpoint.name} {style:8} {told}", flush=True)
         for failure in found.failed:
             print(failure)
 

@@ -26,12 +26,13 @@ STARVED = 8
 """One row in so many asks its questions with few visual tokens in sight."""
 
 
-def _read(x: Tensor, state: State, head: str) -> Tensor:
+def reading(x: Tensor, state: State, head: str) -> Tensor:
+    """What a linear head reads from x (K, ..., d), in float32: (K, n, classes)."""
     weight, bias = (state[f"heads.{head}.{part}"].float() for part in ("weight", "bias"))
     return torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.mT)
 
 
-def _entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean cross-entropy: logits (K, n, classes), targets and weights (n,)."""
     models = len(logits)
     each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(models), reduction="none").unflatten(0, (models, -1))
@@ -51,27 +52,25 @@ def dense_loss(state: State, features: Tensor, batch: Mapping[str, Tensor], orde
     objects, colors, characters = (labels[name] for name in ("objects", "colors", "characters"))
     seen, letter = (objects > 0).float(), (characters > 0).float()
     blank = ((objects == SIGN) & (characters == 0)).float()
-    by_object = _read(features, state, "object")
-    by_character = _read(features, state, "character")
+    by_object = reading(features, state, "object")
+    by_character = reading(features, state, "character")
     loss = (
-        _entropy(by_object, objects, seen)
-        + _entropy(by_object, objects, 1 - seen)
-        + 0.5 * _entropy(_read(features, state, "color"), colors, seen)
-        + 0.7 * _entropy(by_character, characters, letter)
-        + 0.2 * _entropy(by_character, characters, blank)
+        entropy(by_object, objects, seen)
+        + entropy(by_object, objects, 1 - seen)
+        + 0.5 * entropy(reading(features, state, "color"), colors, seen)
+        + 0.7 * entropy(by_character, characters, letter)
+        + 0.2 * entropy(by_character, characters, blank)
     )
     if "motions" in labels:
         moved = (labels["motions"] > 0).float()
-        by_motion = _read(features, state, "motion")
-        loss = (
-            loss + _entropy(by_motion, labels["motions"], moved) + _entropy(by_motion, labels["motions"], seen - moved)
-        )
+        by_motion = reading(features, state, "motion")
+        loss = loss + entropy(by_motion, labels["motions"], moved) + entropy(by_motion, labels["motions"], seen - moved)
     return loss
 
 
 def place_loss(state: State, visual: Tensor, centres: Tensor) -> Tensor:
     """Squared error of a token's row and column, both from -1 to 1."""
-    read = _read(visual.float(), state, "place")
+    read = reading(visual.float(), state, "place")
     target = centres.repeat(read.shape[1] // len(centres), 1)
     return (read - target).square().mean((1, 2))
 
@@ -98,7 +97,7 @@ def answer_losses(logits: Tensor, targets: Tensor, starved: Tensor) -> tuple[Ten
     """
     logits = logits.float()
     said = (targets != IGNORED).float()
-    full = _entropy(logits.flatten(1, 2), targets.clamp_min(0).flatten(), (said * ~starved[:, None]).flatten())
+    full = entropy(logits.flatten(1, 2), targets.clamp_min(0).flatten(), (said * ~starved[:, None]).flatten())
     everything = logits.logsumexp(-1)
     others = torch.cat([logits[..., :EOS], logits[..., EOS + 1 :]], -1).logsumexp(-1)
     ends = (targets == EOS).float()

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from experiments.embedded.batches import Batch, Feeder, Shown, write_training_scene
 from experiments.embedded.losses import IGNORED
-from experiments.trainings.losses import LOSSES, Compiled, starved_rows
-from experiments.trainings.network import Seen, Stack, build, heads_of, patches_of
+from experiments.trainings.kinds import KINDS as FAMILIES
+from experiments.trainings.kinds import Kind
+from experiments.trainings.losses import starved_rows
+from experiments.trainings.network import Stack
 from experiments.trainings.step import CapturedStep, Step, adam_step
 from experiments.trainings.train import CLIP, CYCLE, PICTURES, TRAIN_LENGTH
 from tokenprune.data.scenes.styles import NATURAL
@@ -26,26 +28,27 @@ KINDS = {"plain": Shown(), "small": Shown(NATURAL, (336, 224)), "clips": CLIP}
 PAINTED = 16
 
 
-def given_for(shown: Shown, rows: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def given_for(kind: Kind, shown: Shown, rows: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Inputs of a step: few pictures, repeated."""
     few = min(rows, PAINTED)
-    batch = Batch.views(bytearray(Batch.nbytes(few, TRAIN_LENGTH, shown)), few, TRAIN_LENGTH, shown)
+    length = kind.lengths[0]
+    batch = Batch.views(bytearray(Batch.nbytes(few, length, shown)), few, length, shown)
     for row in range(few):
         write_training_scene(batch, row, "train", 0, shown.index(row), [100] * len(PICTURES), shown)
     tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in batch.items()}
     tensors = {
         name: tensor.repeat(-(-rows // few), *[1] * (tensor.dim() - 1))[:rows] for name, tensor in tensors.items()
     }
-    seen = Seen(shown).tensors(device)
+    seen = kind.tensors(shown, device)
     sight, starved = starved_rows(rows, len(seen["visual"]), device)
     images = tensors.pop("images")
     return {
-        "patches": patches_of(images, seen, dtype),
+        "patches": kind.patches_of(images, seen, dtype),
         **tensors,
         **seen,
         "sight": sight,
         "starved": starved,
-        "counts": torch.ones(len(LOSSES), device=device),
+        "counts": torch.ones(len(kind.names), device=device),
         "rate": torch.tensor(1e-3, device=device),
         "step": torch.tensor(1.0, device=device),
     }
@@ -54,9 +57,9 @@ def given_for(shown: Shown, rows: int, device: str, dtype: torch.dtype) -> dict[
 def made(arguments: argparse.Namespace, device: str, dtype: torch.dtype, compiled: bool) -> Step:
     """Models with fresh weights, and their step."""
     torch.manual_seed(0)
-    shape = dict(arguments.shape)
-    models = [build(**shape) for _ in range(arguments.models)]
-    stack = Stack(models, [heads_of(model) for model in models])
+    shape, kind = dict(arguments.shape), FAMILIES[arguments.kind]
+    models = [kind.build(**shape) for _ in range(arguments.models)]
+    stack = Stack(models, [kind.heads_of(model) for model in models])
     flat = stack.flat.to(device)
     zeros = torch.zeros(flat.shape[1], device=device)
     return Step(
@@ -68,8 +71,9 @@ def made(arguments: argparse.Namespace, device: str, dtype: torch.dtype, compile
         zeros,
         zeros,
         dtype,
-        Compiled.made() if compiled else Compiled(),
+        kind.compiled() if compiled else kind.eager(),
         torch.compile(adam_step, dynamic=False) if compiled else adam_step,
+        kind.losses,
     )
 
 
@@ -138,6 +142,7 @@ def painters(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=FAMILIES, default="qwen", help="family of the models")
     parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--times", type=int, default=20)
@@ -158,7 +163,7 @@ def main() -> None:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     torch.set_float32_matmul_precision("high")
     if arguments.same:
-        given = given_for(KINDS[arguments.kinds[0]], arguments.batch, device, dtype)
+        given = given_for(FAMILIES[arguments.kind], KINDS[arguments.kinds[0]], arguments.batch, device, dtype)
         differences(arguments, given, device, dtype)
         return
     began = time.perf_counter()
@@ -166,7 +171,7 @@ def main() -> None:
     run = CapturedStep(step, print) if arguments.capture else step
     for kind in arguments.kinds:
         for answers in (False, True):
-            given = given_for(KINDS[kind], arguments.batch, device, dtype)
+            given = given_for(FAMILIES[arguments.kind], KINDS[kind], arguments.batch, device, dtype)
             assert int((given["targets"] != IGNORED).sum())
             took = seconds(lambda: run(given, answers), arguments.times, device)  # noqa: B023
             print(

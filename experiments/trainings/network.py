@@ -22,7 +22,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from experiments.embedded.batches import Shown
 from experiments.embedded.clips import MOTIONS
-from experiments.embedded.network import PATCH, Branches
+from experiments.embedded.network import PATCH, Branches, plain_state
 from experiments.embedded.vocabulary import (
     ALL_WORDS,
     BOS,
@@ -34,6 +34,7 @@ from experiments.embedded.vocabulary import (
     VISION_START,
     encode,
 )
+from experiments.trainings.layers import State, attention, layer_norm, linear, parts_of, rms_norm, turn
 from tokenprune.data.scenes.atlas import CHARACTERS
 from tokenprune.data.scenes.world import COLORS, NAMES
 
@@ -45,9 +46,6 @@ SECTIONS = (12, 10, 10)
 """Rotary frequencies of time, row and column."""
 THETA = 10000.0
 ALIGNED = 64
-
-State = Mapping[str, Tensor]
-"""Parameters by name, each with the axis of the models in front."""
 
 
 def build(width: int = 256, seen: int = 192, depth: int = 8, layers: int = 6) -> Any:
@@ -136,7 +134,7 @@ class Stack:
 
     def __init__(self, models: Sequence[Any], heads: Sequence[Mapping[str, nn.Linear]]) -> None:
         named = [
-            dict(model.named_parameters())
+            plain_state(model)
             | {f"heads.{head}.{name}": p for head, layer in own.items() for name, p in layer.named_parameters()}
             for model, own in zip(models, heads, strict=True)
         ]
@@ -277,40 +275,6 @@ class Seen:
         return {name: tensor.to(device) for name, tensor in made.items()}
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    flat = x.flatten(1, -2)
-    made = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
-    return made.unflatten(1, x.shape[1:-1])
-
-
-def _over_models(weight: Tensor, x: Tensor) -> Tensor:
-    return weight.view(len(weight), *[1] * (x.dim() - 2), -1)
-
-
-def _layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * _over_models(scale, x) + _over_models(shift, x)
-
-
-def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * _over_models(scale, x)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
-    """Attention of (K, B, N, heads, d), for the models as so many more rows."""
-    parts = (w.flatten(0, 1).transpose(1, 2) for w in (q, k, v))
-    return F.scaled_dot_product_attention(*parts, **how).transpose(1, 2).flatten(2).unflatten(0, q.shape[:2])
-
-
-def _parts(state: State, name: str, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """Parameters of a layer in a fixed order, so that one compiled function serves all layers."""
-    return tuple(state[f"{name}.{part}"] for part in names)
-
-
 ENCODER_LAYER = tuple(
     f"{layer}.{part}"
     for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.linear_fc1", "mlp.linear_fc2")
@@ -321,12 +285,12 @@ ENCODER_LAYER = tuple(
 def encoder_layer(x: Tensor, parts: tuple[Tensor, ...], cos: Tensor, sin: Tensor) -> Tensor:
     """One layer of the encoder: x (K, B, N, seen), parameters in the order of ``ENCODER_LAYER``."""
     norm1, norm1_, qkv, qkv_, proj, proj_, norm2, norm2_, fc1, fc1_, fc2, fc2_ = parts
-    h = _linear(_layer_norm(x, norm1, norm1_), qkv, qkv_)
+    h = linear(layer_norm(x, norm1, norm1_), qkv, qkv_)
     q, k, v = h.unflatten(-1, (3, -1, 64)).unbind(3)
-    q, k = (_turn(w, cos[:, None], sin[:, None]) for w in (q, k))
-    x = x + _linear(_attention(q, k, v), proj, proj_)
-    h = _linear(_layer_norm(x, norm2, norm2_), fc1, fc1_)
-    return x + _linear(F.gelu(h, approximate="tanh"), fc2, fc2_)
+    q, k = (turn(w, cos[:, None], sin[:, None]) for w in (q, k))
+    x = x + linear(attention(q, k, v), proj, proj_)
+    h = linear(layer_norm(x, norm2, norm2_), fc1, fc1_)
+    return x + linear(F.gelu(h, approximate="tanh"), fc2, fc2_)
 
 
 MERGER = tuple(f"{layer}.{part}" for layer in ("norm", "linear_fc1", "linear_fc2") for part in ("weight", "bias"))
@@ -336,10 +300,10 @@ def merged(x: Tensor, parts: tuple[Tensor, ...], deep: bool) -> Tensor:
     """Tokens of patches: x (K, B, N, seen) to (K, B, N / 4, width); parameters in the order of ``MERGER``."""
     norm, norm_, fc1, fc1_, fc2, fc2_ = parts
     if deep:
-        x = _layer_norm(x.unflatten(2, (-1, MERGE**2)).flatten(3), norm, norm_)
+        x = layer_norm(x.unflatten(2, (-1, MERGE**2)).flatten(3), norm, norm_)
     else:
-        x = _layer_norm(x, norm, norm_).unflatten(2, (-1, MERGE**2)).flatten(3)
-    return _linear(F.gelu(_linear(x, fc1, fc1_)), fc2, fc2_)
+        x = layer_norm(x, norm, norm_).unflatten(2, (-1, MERGE**2)).flatten(3)
+    return linear(F.gelu(linear(x, fc1, fc1_)), fc2, fc2_)
 
 
 DECODER_LAYER = (
@@ -356,15 +320,15 @@ def decoder_layer(x: Tensor, parts: tuple[Tensor, ...], cos: Tensor, sin: Tensor
     The first ``start`` places are the context and see what is before them; what the others see is in the mask.
     """
     norm, wq, wk, wv, q_norm, k_norm, wo, norm2, gate, up, down = parts
-    h = _rms_norm(x, norm)
-    q, k, v = (_linear(h, w).unflatten(-1, (-1, 64)) for w in (wq, wk, wv))
-    q, k = _rms_norm(q, q_norm), _rms_norm(k, k_norm)
-    q, k = (_turn(w, cos[:, :, None], sin[:, :, None]) for w in (q, k))
-    context = _attention(q[:, :, :start], k[:, :, :start], v[:, :, :start], is_causal=True)
-    questions = _attention(q[:, :, start:], k, v, attn_mask=mask)
-    x = x + _linear(torch.cat([context, questions], 2), wo)
-    h = _rms_norm(x, norm2)
-    return x + _linear(F.silu(_linear(h, gate)) * _linear(h, up), down)
+    h = rms_norm(x, norm)
+    q, k, v = (linear(h, w).unflatten(-1, (-1, 64)) for w in (wq, wk, wv))
+    q, k = rms_norm(q, q_norm), rms_norm(k, k_norm)
+    q, k = (turn(w, cos[:, :, None], sin[:, :, None]) for w in (q, k))
+    context = attention(q[:, :, :start], k[:, :, :start], v[:, :, :start], is_causal=True)
+    questions = attention(q[:, :, start:], k, v, attn_mask=mask)
+    x = x + linear(torch.cat([context, questions], 2), wo)
+    h = rms_norm(x, norm2)
+    return x + linear(F.silu(linear(h, gate)) * linear(h, up), down)
 
 
 @dataclass(frozen=True)
@@ -443,10 +407,10 @@ def encode_pictures(
     cos, sin = seen["turns"].cos(), seen["turns"].sin()
     deep = []
     for i in range(vision.depth):
-        x = blocks.encoder(x, _parts(state, f"{name}.blocks.{i}", ENCODER_LAYER), cos, sin)
+        x = blocks.encoder(x, parts_of(state, f"{name}.blocks.{i}", ENCODER_LAYER), cos, sin)
         if i in vision.deepstack_visual_indexes:
-            deep.append(blocks.merger(x, _parts(state, f"{name}.deepstack_merger_list.{len(deep)}", MERGER), True))
-    tokens = torch.stack([blocks.merger(x, _parts(state, f"{name}.merger", MERGER), False), *deep])
+            deep.append(blocks.merger(x, parts_of(state, f"{name}.deepstack_merger_list.{len(deep)}", MERGER), True))
+    tokens = torch.stack([blocks.merger(x, parts_of(state, f"{name}.merger", MERGER), False), *deep])
     return tokens.unflatten(2, (b, -1)).flatten(3, 4), x.unflatten(1, (b, -1)).flatten(2, 3)
 
 
@@ -492,7 +456,7 @@ def answer(
     ids = torch.cat([seen["ids"].expand(rows, -1), branches.tokens], 1)
     # a product, since the gradient of a lookup adds one row after the other where a word is as frequent as here
     spoken = F.one_hot(ids, table.shape[1]).to(table.dtype)
-    x = _linear(spoken.expand(models, -1, -1, -1), table.mT).index_copy(2, places, visual[0])
+    x = linear(spoken.expand(models, -1, -1, -1), table.mT).index_copy(2, places, visual[0])
     asked = (seen["first"] + branches.offset).expand(3, -1, -1)
     positions = torch.cat([seen["positions"][:, None].expand(-1, rows, -1), asked], 2)
     angles = _angles(positions)
@@ -506,7 +470,7 @@ def answer(
     mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, float("-inf"))
     mask = mask.expand(models, -1, -1, -1).flatten(0, 1)[:, None]
     for i in range(config.text_config.num_hidden_layers):
-        x = blocks.decoder(x, _parts(state, f"{name}.layers.{i}", DECODER_LAYER), cos, sin, mask, start)
+        x = blocks.decoder(x, parts_of(state, f"{name}.layers.{i}", DECODER_LAYER), cos, sin, mask, start)
         if i + 1 < len(visual):
             x = x.index_add(2, places, visual[i + 1])
-    return _linear(_rms_norm(x[:, :, start:], state[f"{name}.norm.weight"]), state["lm_head.weight"])
+    return linear(rms_norm(x[:, :, start:], state[f"{name}.norm.weight"]), state["lm_head.weight"])

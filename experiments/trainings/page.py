@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from tokenprune.evaluation.paper_tables import PaperTable, paper_tables
 from tokenprune.evaluation.statistics import Ranked, ranked
@@ -19,7 +21,7 @@ from tokenprune.evaluation.statistics import Ranked, ranked
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results" / "trainings.md"
 ABOUT = (
-    "The {trainings} models are of Qwen3-VL's kind; `experiments/trainings/README.md` says how they were trained and "
+    "The {trainings} models are of {kind} kind; `experiments/trainings/README.md` says how they were trained and "
     "what each has learnt. {asked}. Random is the mean of three draws. Unpruned, they answer {full} rightly. With so "
     "few trainings an interval can be too narrow. What is undecided here is undecided."
 )
@@ -38,8 +40,6 @@ questions of several models of one recipe that differ in their first weights, an
 pictures**: both are drawn again, with replacement, {draws:,} times. "Best" is the share of these draws in which a
 strategy is the best of all (ties share), "rank" its mean rank. p-values are two-sided, and corrected for the number of
 pairs (Benjamini and Hochberg).
-
-{about}
 
 ```console
 python -m experiments.trainings.page
@@ -134,14 +134,22 @@ def decided(found: Ranked, first: int, second: int) -> str:
     return "better" if found.wins[first, second] > 0.5 else "worse"
 
 
-def section(answers: Table, scenes: str, keep: int, draws: int) -> str:
+def agreement(accuracies: NDArray[np.float64]) -> list[float]:
+    """Rank correlation (Spearman) of strategies between each two trainings: accuracies (T, S)."""
+    return [
+        float(stats.spearmanr(one, other).statistic)
+        for one, other in itertools.combinations(np.round(accuracies, 9), 2)  # so that equal sums are ties
+    ]
+
+
+def section(answers: Table, title: str, keep: int, draws: int) -> str:
     """Table of one budget, best mean rank first, and which pairs are decided."""
     found = ranked(answers.sums, answers.sizes, draws=draws)
     names, each = answers.strategies, answers.by_training
     order = sorted(range(len(names)), key=lambda i: (found.rank[i], names[i]))
     marks = " | ".join(answers.trainings)
     lines = [
-        f"## {scenes.capitalize()} scenes, {keep} tokens",
+        f"### {title}, {keep} tokens",
         "",
         f"| strategy | {marks} | mean | 95 % | rank | best | against random | better / worse than |",
         "|---|" + "---:|" * len(answers.trainings) + "---:|---|---:|---:|---|---|",
@@ -158,7 +166,13 @@ def section(answers: Table, scenes: str, keep: int, draws: int) -> str:
         )
     pairs = len(names) * (len(names) - 1) // 2
     sure = sum(decided(found, i, j) != "undecided" for i in range(len(names)) for j in range(i))
-    lines += ["", f"Of {pairs} pairs, {sure} are decided at {LEVEL}.", ""]
+    alike = agreement(each)
+    lines += [
+        "",
+        f"Of {pairs} pairs, {sure} are decided at {LEVEL}. Ranks in two of the trainings correlate at "
+        f"{np.mean(alike):.2f} on average ({min(alike):.2f} to {max(alike):.2f}).",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -188,7 +202,7 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
     """
     (column,) = (i for i, c in enumerate(published.columns) if (c.family, c.metric) == ("all", "accuracy"))
     lines = [
-        f"## {published.title}",
+        f"### {published.title}",
         "",
         f"{published.source}: difference of accuracy over POPE's three settings, in points, and the same on questions",
         "about painted scenes. **agrees**: ours has the paper's sign beyond chance (corrected p below 0.05);",
@@ -217,8 +231,31 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
     return "\n".join([*lines, "", f"{n} questions, {len(one.trainings)} trainings.", ""])
 
 
-def page(rows: Sequence[Row], draws: int = 2000) -> str:
-    """The whole page."""
+@dataclass(frozen=True)
+class Family:
+    """Trainings of one kind of model, and what the page says of them.
+
+    Attributes
+    ----------
+    kind, heading : str
+    answers : Path
+        What ``collect`` wrote.
+    published : str
+        Table of the paper that is held against answers to POPE-like questions, where this page does so.
+    """
+
+    kind: str
+    heading: str
+    answers: Path
+    published: str = ""
+
+
+RESULTS = HERE / "results"
+FAMILIES = (Family("Qwen3-VL's", "Qwen3-VL", RESULTS / "answers.csv.gz", "9-2b"),)
+
+
+def family_page(family: Family, rows: Sequence[Row], draws: int) -> str:
+    """All about one family."""
     pruned = [row for row in rows if row["strategy"] not in NOT_RANKED]
     whole = [row for row in rows if row["strategy"] == "full"]
     sets = [name for name in ("plain", "natural") if any(scenes_of(row["sample"]) == name for row in whole)]
@@ -226,7 +263,8 @@ def page(rows: Sequence[Row], draws: int = 2000) -> str:
     for scenes in sets:
         own = [row for row in pruned if scenes_of(row["sample"]) == scenes]
         keeps = sorted({int(row["keep"]) for row in own}, reverse=True)
-        parts += [section(table(own, keep), scenes, keep, draws) for keep in keeps]
+        title = f"{family.heading}, {scenes} scenes"
+        parts += [section(table(own, keep), title, keep, draws) for keep in keeps]
         samples = {row["sample"] for row in whole if scenes_of(row["sample"]) == scenes}
         families, pictures = sorted(set(map(family_of, samples))), len(set(map(picture_of, samples)))
         told.append(f"{len(samples)} questions ({', '.join(families)}) about {pictures} {scenes} scenes")
@@ -238,24 +276,31 @@ def page(rows: Sequence[Row], draws: int = 2000) -> str:
         full.append(f"{each} of those about {scenes} scenes")
     about = ABOUT.format(
         trainings=len({row["training"] for row in whole}),
+        kind=family.kind,
         asked=f"Each was asked {' and '.join(told)}",
         full="; ".join(full),
     )
-    head = HEAD.format(draws=draws, about=textwrap.fill(about, 118))
     stops = sum(int(row["stops"]) for row in pruned) / len(pruned)
     ending = f"Of all {len(pruned):,} answers from pruned prompts, {100 * stops:.2f} % are one word and stop.\n"
-    pope = [row for row in pruned if (scenes_of(row["sample"]), family_of(row["sample"])) == ("plain", "pope")]
-    compared = directions(pope, paper_tables("9-2b")[0], draws)
-    return "\n".join([head, compared, *parts, ending])
+    head = f"## {family.heading}\n\n{textwrap.fill(about, 118)}\n"
+    if family.published:
+        pope = [row for row in pruned if (scenes_of(row["sample"]), family_of(row["sample"])) == ("plain", "pope")]
+        parts.insert(0, directions(pope, paper_tables(family.published)[0], draws))
+    return "\n".join([head, *parts, ending])
+
+
+def page(families: Sequence[Family] = FAMILIES, draws: int = 2000) -> str:
+    """The whole page."""
+    parts = [family_page(one, read(one.answers), draws) for one in families]
+    return "\n".join([HEAD.format(draws=draws), *parts])
 
 
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--answers", type=Path, default=HERE / "results" / "answers.csv.gz")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    arguments.out.write_text(page(read(arguments.answers)))
+    arguments.out.write_text(page())
     print(arguments.out)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.trainings.losses import EAGER, Compiled, losses
+from experiments.trainings.losses import EAGER, losses
 from experiments.trainings.network import Stack
 
 Given = Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class Step:
     ----------
     stack : Stack
         Shapes of the parameters.
-    config : Qwen3VLConfig
+    config : PretrainedConfig
     flat : Tensor of shape (K, all)
         Parameters; changed in place.
     first, second : Tensor of shape (K, all)
@@ -61,8 +61,11 @@ class Step:
     dtype : torch.dtype
         Of the computation.
     compiled : Compiled
+        Of the models' kind.
     adam : callable
         :func:`adam_step`, or it compiled.
+    losses : callable
+        All losses of the models' kind, (losses, K).
     """
 
     stack: Stack
@@ -73,15 +76,16 @@ class Step:
     decay: Tensor
     slowed: Tensor
     dtype: torch.dtype
-    compiled: Compiled = EAGER
+    compiled: Any = EAGER
     adam: Callable[..., tuple[Tensor, Tensor, Tensor]] = adam_step
+    losses: Callable[..., Tensor] = losses
 
     def __call__(self, given: Given, answers: bool) -> Tensor:
         """Do one step; returns the losses (losses, K)."""
         flat = self.flat.detach().requires_grad_()
         state = self.stack.state(flat.to(self.dtype))
         sight = (given["sight"], given["starved"])
-        values = losses(state, self.config, given["patches"], given, given, sight, answers, self.compiled)
+        values = self.losses(state, self.config, given["patches"], given, given, sight, answers, self.compiled)
         (grad,) = torch.autograd.grad((values.sum(1) * given["counts"]).sum(), flat)
         with torch.no_grad():
             rate = given["rate"] * (1 - self.slowed if answers else torch.ones_like(self.slowed))
@@ -115,10 +119,13 @@ class CapturedStep:
         On an accelerator.
     log : callable
         Told what was captured, and where that failed: the step is then launched as it is.
+    ready : bool
+        Whether the last call was done as later ones of its shape are: nothing was compiled or captured in it.
     """
 
     step: Step
     log: Callable[[str], None] = lambda text: None
+    ready: bool = True
     _made: dict[Any, _Graph] = field(default_factory=dict)
     _pool: Any = None
     _stream: Any = None
@@ -126,6 +133,7 @@ class CapturedStep:
 
     def __call__(self, given: Given, answers: bool) -> Tensor:
         """Do one step; returns the losses (losses, K)."""
+        self.ready = self._failed
         if self._failed:
             return self.step(given, answers)
         key = (answers, *((name, tensor.shape, tensor.dtype) for name, tensor in given.items()))
@@ -137,6 +145,7 @@ class CapturedStep:
         if one.graph is None and one.launched < WARM:
             one.launched += 1
             return self._aside(one.given, answers)
+        self.ready = one.graph is not None
         if one.graph is None:
             try:
                 self._capture(one, answers)

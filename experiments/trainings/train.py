@@ -29,14 +29,15 @@ from experiments.embedded.batches import IGNORED, KINDS_OF_QUESTIONS, SUBFAMILIE
 from experiments.embedded.ending import train, write_folder, write_tensors, write_text
 from experiments.embedded.losses import branches_of
 from experiments.embedded.train import Log, by_family, elapsed, to_device
-from experiments.trainings.losses import LOSSES, Compiled, starved_rows
-from experiments.trainings.network import Seen, Stack, answer, build, encode_pictures, heads_of, patches_of
+from experiments.trainings.kinds import KINDS, QWEN, Kind
+from experiments.trainings.losses import starved_rows
+from experiments.trainings.network import Stack
 from experiments.trainings.step import CapturedStep, Step, adam_step
 from tokenprune.data.scenes.styles import NATURAL
 
 NAMES = ["/".join(pair) for pair in KINDS_OF_QUESTIONS]
 PICTURES = ["/".join(pair) for pair in SUBFAMILIES]
-TRAIN_LENGTH, TEST_LENGTH = 187, 459
+TRAIN_LENGTH, TEST_LENGTH = QWEN.lengths
 WARM_UP = 300
 CLIP = Shown(frames=8, size=(224, 224), rows=32)
 WIDE = tuple(Shown(NATURAL, size) for size in NATURAL.sizes)
@@ -49,12 +50,9 @@ GROUPS = {"plain": (Shown(),), "natural": WIDE, "clips": (CLIP,)}
 """What is measured apart."""
 
 
-STAGES = Path(__file__).with_name("stages.yaml")
-
-
-def recipe(total: float | None, file: Path = STAGES) -> dict[str, dict[str, Any]]:
-    """Stages by name, stretched over ``total`` seconds."""
-    stages: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text())
+def recipe(total: float | None, kind: Kind = QWEN, file: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Stages of a kind, or of a file, by name, stretched over ``total`` seconds."""
+    stages: dict[str, dict[str, Any]] = yaml.safe_load((file or kind.recipe).read_text())
     whole = sum(stage["seconds"] for stage in stages.values())
     for stage in stages.values():
         stage["seconds"] *= (total or whole) / whole
@@ -83,7 +81,8 @@ class Trainings:
 
     Attributes
     ----------
-    stages_file : Path
+    stages_file : Path, optional
+        By default the kind's.
     cycle, groups : as ``CYCLE`` and ``GROUPS``
     tested : mapping
         Share of the scenes that are asked for that a group is measured on.
@@ -91,7 +90,7 @@ class Trainings:
         Group whose validation scenes tell which seed is the best.
     """
 
-    stages_file = STAGES
+    stages_file: Path | None = None
     cycle: Sequence[Shown] = CYCLE
     groups: Mapping[str, Sequence[Shown]] = GROUPS
     tested: Mapping[str, float] = {"plain": 1, "natural": 1, "clips": 0.25}
@@ -99,7 +98,8 @@ class Trainings:
 
     def __init__(self, arguments: argparse.Namespace, log: Log) -> None:
         self.arguments, self.log = arguments, log
-        self.stages = recipe(arguments.total, self.stages_file)
+        self.kind = KINDS[arguments.kind]
+        self.stages = recipe(arguments.total, self.kind, self.stages_file)
         self.device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
         state_file = arguments.out / "state.json"
         self.progress: dict[str, Any] = {"seconds": 0.0, "steps": 0, "batches": 0, "replays": 0, "seen": {}}
@@ -127,7 +127,7 @@ class Trainings:
         self.feeder = Feeder(
             a.workers,
             a.batch,
-            TRAIN_LENGTH,
+            self.kind.lengths[0],
             "train",
             a.data_seed,
             start,
@@ -140,8 +140,9 @@ class Trainings:
         # what no stage shows is not measured either
         able = {kind_of(one) for stage in self.stages.values() for one in shown_by(stage, self.cycle)}
         self.groups = {name: cycle for name, cycle in self.groups.items() if name in able}
+        length, first = self.kind.lengths[1], self.progress["steps"] * a.batch
         self.checkers = {
-            name: Feeder(2, a.batch, TEST_LENGTH, "validation", a.data_seed, self.progress["steps"] * a.batch, cycle=c)
+            name: Feeder(2, a.batch, length, "validation", a.data_seed, first, cycle=c)
             for name, c in self.groups.items()
         }
 
@@ -152,7 +153,7 @@ class Trainings:
         for seed in self.seeds:
             torch.manual_seed(1000 + seed)
             models.append(self.first_model())
-            heads.append(heads_of(models[-1]))
+            heads.append(self.kind.heads_of(models[-1]))
         self.config = models[0].config
         self.stack = Stack(models, heads)
         flat = self.stack.flat
@@ -165,12 +166,11 @@ class Trainings:
         self.moments = {name: value.to(self.device) for name, value in moments.items()}
         shapes = self.stack.shapes
         self.decay = self.stack.spread({n: 0.05 if len(s) > 1 else 0.0 for n, s in shapes.items()}).to(self.device)
-        slow = ("model.visual.patch_embed", "model.visual.pos_embed", "model.visual.blocks")
-        self.slowed = self.stack.spread({n: 0.5 * float(n.startswith(slow)) for n in shapes}).to(self.device)
+        self.slowed = self.stack.spread({n: 0.5 * float(n.startswith(self.kind.slow)) for n in shapes}).to(self.device)
 
     def first_model(self) -> Any:
         """A model to begin with, drawn by the seed that was set."""
-        return build(**self.shape)
+        return self.kind.build(**self.shape)
 
     def _made_step(self) -> Step | CapturedStep:
         compiled = self.arguments.compile
@@ -182,8 +182,9 @@ class Trainings:
             self.decay,
             self.slowed,
             self.dtype,
-            Compiled.made() if compiled else Compiled(),
+            self.kind.compiled() if compiled else self.kind.eager(),
             torch.compile(adam_step, dynamic=False) if compiled else adam_step,
+            self.kind.losses,
         )
         return CapturedStep(step, self.log) if self.arguments.capture else step
 
@@ -210,14 +211,17 @@ class Trainings:
             if name != stage_before:
                 stage_before = name
                 self._enter(name)
+            before_it = elapsed()
             values = self._step(self.stages[name], share)
+            if isinstance(self.step, CapturedStep) and not self.step.ready:
+                began += elapsed() - before_it  # compiling is no time of a stage
             steps += 1
             if self.progress["steps"] % a.every == 0 or self.progress["steps"] in (1, 20):
                 told = values.tolist()
                 if not all(math.isfinite(v) for row in told for v in row):
                     raise FloatingPointError(f"a loss is not finite: {told}")
                 text = "; ".join(
-                    f"{n} {' '.join(f'{v:.3f}' for v in row)}" for n, row in zip(LOSSES, told, strict=True)
+                    f"{n} {' '.join(f'{v:.3f}' for v in row)}" for n, row in zip(self.kind.names, told, strict=True)
                 )
                 rate = steps / (time.time() - noted)
                 self.log(
@@ -246,7 +250,7 @@ class Trainings:
     def _tensors(self, shown: Shown) -> dict[str, Tensor]:
         if shown not in self.seen:
             self.log(f"first batch of {kind_of(shown)}, {shown.size}")
-            self.seen[shown] = Seen(shown).tensors(self.device)
+            self.seen[shown] = self.kind.tensors(shown, self.device)
         return self.seen[shown]
 
     def _next(self) -> tuple[Shown, dict[str, Tensor]]:
@@ -274,14 +278,14 @@ class Trainings:
         seen = self._tensors(shown)
         images = batch.pop("images")
         sight, starved = starved_rows(len(images), len(seen["visual"]), self.device)
-        counts = [float(stage["losses"][name]) for name in LOSSES]
-        counts[LOSSES.index("dense")] *= 1 - stage["fade"] * share
+        counts = [float(stage["losses"][name]) for name in self.kind.names]
+        counts[self.kind.names.index("dense")] *= 1 - stage["fade"] * share
         self.progress["steps"] += 1
         numbers = torch.tensor([*counts, rate, float(self.progress["steps"])])
         if self.device == "cuda":
             numbers = numbers.pin_memory().to(self.device, non_blocking=True)
         given = {
-            "patches": patches_of(images, seen, self.dtype),
+            "patches": self.kind.patches_of(images, seen, self.dtype),
             **batch,
             **seen,
             "sight": sight,
@@ -318,13 +322,14 @@ class Trainings:
             seen = self._tensors(feeder.shown_in(slot))
             batch = to_device(slots, self.device)
             feeder.release(slot)
-            visual, _ = encode_pictures(state, self.config, patches_of(batch["images"], seen, self.dtype), seen)
+            patches = self.kind.patches_of(batch["images"], seen, self.dtype)
+            visual = self.kind.visual(state, self.config, patches, seen)
             branches, targets = branches_of(batch), batch["targets"].long()
             rows, starts = (batch["kinds"] >= 0).nonzero(as_tuple=True)
             kinds, numbers = batch["kinds"][rows, starts].long(), branches.branch[rows, starts]
             asked += torch.bincount(kinds, minlength=len(NAMES))
             for which, shown in enumerate((visual, visual.roll(1, 2))):
-                said = answer(state, self.config, shown, branches, seen).argmax(-1)
+                said = self.kind.answer(state, self.config, shown, branches, seen).argmax(-1)
                 wrong = ((said != targets) & (targets != IGNORED)).float()
                 faults = torch.zeros(*wrong.shape[:2], int(numbers.max()) + 2, device=self.device)
                 faults.scatter_add_(2, (branches.branch + 1).expand(len(wrong), -1, -1), wrong)
@@ -369,12 +374,12 @@ class Trainings:
         a = self.arguments
         if not a.test:
             return
-        size = a.batch
+        size, length, workers = a.batch, self.kind.lengths[1], max(1, a.workers // 2)
         batches = {
             name: max(len(cycle), math.ceil(a.test * self.tested[name] / size)) for name, cycle in self.groups.items()
         }
         feeders = {
-            name: Feeder(max(1, a.workers // 2), size, TEST_LENGTH, a.test_split, 0, 0, None, batches[name], cycle)
+            name: Feeder(workers, size, length, a.test_split, 0, 0, None, batches[name], cycle)
             for name, cycle in self.groups.items()
         }
         found = self.measured(feeders, batches)
@@ -398,6 +403,7 @@ class Trainings:
             state = self.stack.state(flat)
             kept = {n: p[k] for n, p in state.items() if not n.startswith("heads.")}
             meta = {
+                "kind": self.arguments.kind,
                 "shape": self.shape,
                 "seed": seed,
                 "progress": for_one(self.progress, k),
@@ -448,6 +454,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     """Options of a call."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the state, the weights and the log")
+    parser.add_argument("--kind", choices=KINDS, default="qwen", help="family of the models")
     parser.add_argument("--seeds", default="0", help="seeds of the models' first weights, comma-separated")
     parser.add_argument("--data-seed", type=int, default=0, help="seed of the scenes, which all models share")
     parser.add_argument("--seconds", type=float, default=540, help="this call's limit, measurement included")

@@ -367,6 +367,20 @@ def test_files_of_tables_that_are_none(tmp_path: Path, text: str, said: str) -> 
         PaperTable.read(path)
 
 
+def test_painted_scenes_for_a_model_of_ones_own(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """By default a folder is asked the benchmarks, and a model that ships painted scenes."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TOKENPRUNE_DATA", str(tmp_path / "none"))
+    said = []
+    for model, *painted in (["tiny"], ["./mine", "--painted"], ["./mine"]):
+        words = ("--data", "gqa", "--limit", 3, "--out", tmp_path / "o", "--dry-run", "--model", model)
+        assert run("table", "5", *words, *painted) == 0
+        said.append(capsys.readouterr().out)
+    assert "scenes: 3 questions" in said[0]
+    assert said[1].replace("./mine", "tiny") == said[0]
+    assert "no copy here" in said[2]
+
+
 def test_a_dry_run_counts_and_prices_what_would_be_asked(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TOKENPRUNE_DATA", str(tmp_path / "none"))

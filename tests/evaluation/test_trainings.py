@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from tokenprune.core.errors import ConfigError
-from tokenprune.evaluation.statistics import bootstrap_interval, ranked
+from tokenprune.evaluation.statistics import bootstrap_interval, over_trainings, ranked
 
 tables = st.tuples(st.integers(2, 4), st.integers(1, 4), st.integers(2, 6)).flatmap(
     lambda shape: arrays(np.float64, shape, elements=st.integers(0, 3).map(float))
@@ -91,3 +91,40 @@ def test_bad_tables_are_refused() -> None:
         ranked(np.ones((2, 2, 5)), np.ones((2, 4)))
     with pytest.raises(ConfigError, match="values of each training"):
         ranked(np.ones((2, 2, 5)), np.zeros((2, 5)))
+
+
+@given(tables)
+@settings(max_examples=20, deadline=None)
+def test_laws_of_one_difference(sums: np.ndarray) -> None:
+    """Its mean lies in its interval's order, and turning the sign turns everything round."""
+    flat, sizes = sums[:, 0] - 1.5, sizes_of(sums)
+    found, turned = over_trainings(flat, sizes, draws=80), over_trainings(-flat, sizes, draws=80)
+    assert found.mean == pytest.approx(flat.sum() / sizes.sum())
+    assert found.low <= found.high
+    assert (turned.mean, turned.low, turned.high) == pytest.approx((-found.mean, -found.high, -found.low))
+    assert turned.p == found.p
+    assert 0 < found.p <= 1
+
+
+def test_one_difference_is_as_sure_as_the_two_that_are_ranked() -> None:
+    generator = np.random.default_rng(3)
+    right = generator.random((4, 2, 60)) < np.array([0.8, 0.6])[None, :, None]
+    sums, sizes = right.astype(float), np.ones((4, 60))
+    both, one = ranked(sums, sizes, draws=4000), over_trainings(sums[:, 0] - sums[:, 1], sizes, draws=4000)
+    assert one.mean == pytest.approx(both.mean[0] - both.mean[1])
+    assert one.p == pytest.approx(both.p[0, 1], abs=0.01)
+
+
+def test_a_training_that_differs_widens_the_interval() -> None:
+    values = np.tile(np.random.default_rng(0).integers(0, 2, 50).astype(float), (4, 1))
+    alike = over_trainings(values, np.ones((4, 50)))
+    unlike = over_trainings(values + np.array([[-1], [0], [0], [1]]), np.ones((4, 50)))
+    assert unlike.high - unlike.low > 1.5 * (alike.high - alike.low)
+
+
+def test_one_difference_needs_trainings_and_pictures() -> None:
+    for shape in ((1, 5), (5, 1), (4,)):
+        with pytest.raises(ConfigError, match="trainings, pictures"):
+            over_trainings(np.ones(shape), np.ones(shape))
+    with pytest.raises(ConfigError, match="values of each training"):
+        over_trainings(np.zeros((2, 3)), np.array([[1.0, 1, 1], [0, 0, 0]]))

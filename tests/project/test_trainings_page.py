@@ -6,16 +6,15 @@ import csv
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.trainings.page import HERE, PAGE, Row, directions, page, picture_of, read, table
+from experiments.trainings.page import PAGE, Row, agreement, directions, page, picture_of, read, table
 from tokenprune.evaluation.paper_tables import paper_tables
-
-ANSWERS = HERE / "results" / "answers.csv.gz"
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == page(read(ANSWERS))
+    assert PAGE.read_text() == page()
 
 
 def made(better: str, worse: str) -> list[Row]:
@@ -67,3 +66,8 @@ def test_answers_must_be_to_the_same_questions(tmp_path: Path) -> None:
         writer.writerows(rows)
     assert read(file) == rows
     assert picture_of("natural-test-0-12-gqa-color") == "test-0-12"
+
+
+def test_trainings_agree_as_far_as_their_ranks_do() -> None:
+    one = np.array([0.9, 0.5, 0.7, 0.1])
+    assert agreement(np.stack([one, one**2, 1 - one])) == pytest.approx([1, -1, -1])

@@ -73,6 +73,9 @@ def table(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each benchmark; by default all, of painted scenes 238.")
     ] = None,
+    painted: Annotated[
+        bool, typer.Option("--painted", help="Ask about painted scenes, also a model of yours that knows them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be asked, and its cost.")] = False,
     bench: Annotated[
         Path | None, typer.Option(help="Folder that bench wrote for this model here: what the run takes.")
@@ -101,8 +104,8 @@ def table(
     for one in chosen:
         name = one.model if model is None else model
         check_named(name)
-        painted = (painted_set(name) or SCENES) if name.partition(":")[0] in _PAINTED else None
-        if painted == CLIPS:
+        scenes = painted_set(name) or (SCENES if painted or name.partition(":")[0] in _PAINTED else None)
+        if scenes == CLIPS:
             one = one.on_clips(TOKENS)
         rows = _only("--strategies", words_or_all("--strategies", strategies), one.strategies)
         wanted = _only("--data", words_or_all("--data", data), one.data)
@@ -112,7 +115,7 @@ def table(
                 continue
             measured = _speed(one, rows, out / one.name, model, device, dtype, to)
         else:
-            parts = _parts(one, wanted, rows, painted, limit, seed, dry_run)
+            parts = _parts(one, wanted, rows, scenes, limit, seed, dry_run)
             _foretell(one, parts, name, batch_size, _price(one, bench, model), to)
             if dry_run:
                 continue
@@ -120,10 +123,10 @@ def table(
             measured = _answers(one, parts, name, out / one.name, team, to, **options)
             if not team.leads:
                 continue
-        cells = one.filled(measured, painted)
+        cells = one.filled(measured, scenes)
         to.print(terminal(one, cells))
-        if painted:
-            to.print(f"asked about painted {painted}: the paper's numbers are about other questions and not shown")
+        if scenes:
+            to.print(f"asked about painted {scenes}: the paper's numbers are about other questions and not shown")
         write_atomically(out / one.name / "table.md", markdown(one, cells))
         write_atomically(out / one.name / "table.tex", latex(one, cells))
         to.print(f"{out / one.name}/table.md, table.tex", markup=False)

@@ -12,7 +12,16 @@ from scipy import stats
 
 from tokenprune.core.errors import ConfigError
 
-__all__ = ["Ranked", "bootstrap_interval", "bootstrap_mean", "paired_p_value", "ranked", "ratio_interval"]
+__all__ = [
+    "Ranked",
+    "Spread",
+    "bootstrap_interval",
+    "bootstrap_mean",
+    "over_trainings",
+    "paired_p_value",
+    "ranked",
+    "ratio_interval",
+]
 
 Floats = NDArray[np.float64]
 
@@ -200,6 +209,60 @@ def paired_p_value(
         alternative="greater",
     )
     return float(drawn.pvalue)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over trainings and pictures, and how sure it is over others of both.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        With the ends of a percentile interval.
+    p : float
+        Two-sided, of "the mean is nought"; never 0.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def over_trainings(
+    sums: NDArray[np.floating], sizes: NDArray[np.floating], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Spread:
+    """Mean of values that each of several trainings has of the same pictures, resampling both as :func:`ranked` does.
+
+    Parameters
+    ----------
+    sums, sizes : array of shape (T, C)
+        Sum of values, and their number, of each training and picture (cluster).
+    level : float, default 0.95
+    draws, seed : int
+
+    Raises
+    ------
+    ConfigError
+        Shapes differ, there are fewer than two trainings or pictures, or a training has no value.
+    """
+    sums, sizes = np.asarray(sums, np.float64), np.asarray(sizes, np.float64)
+    if sums.ndim != 2 or sums.shape != sizes.shape or min(sums.shape) < 2 or not (sizes.sum(1) > 0).all():
+        raise ConfigError(
+            f"sums and sizes: got shapes {sums.shape} and {sizes.shape}; (trainings, pictures), two of each at least "
+            "and values of each training, are needed"
+        )
+    trainings, pictures = sums.shape
+    generator = np.random.default_rng(seed)
+    chosen = generator.multinomial(trainings, np.full(trainings, 1 / trainings), draws).astype(np.float64)
+    seen = generator.multinomial(pictures, np.full(pictures, 1 / pictures), draws)
+    counts = ((chosen @ sizes) * seen).sum(1)
+    defined = counts > 0
+    means = np.round(((chosen @ sums) * seen).sum(1)[defined] / counts[defined], 12)
+    one_sided = min((means <= 0).sum(), (means >= 0).sum())
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    p = min(1.0, 2 * (int(one_sided) + 1) / (len(means) + 1))
+    return Spread(float(sums.sum() / sizes.sum()), float(low), float(high), p)
 
 
 @dataclass(frozen=True)
