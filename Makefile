@@ -24,7 +24,7 @@ fast: $(INSTALLED)  ## With COVERAGE=1, say which lines the fast tests reach (ta
 	$(TESTED) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term) $(ARGS)
 
 slow: $(INSTALLED)
-	$(TESTED) -m slow $$(grep -rl 'mark\.slow' tests --include='test_*.py') $(ARGS)
+	$(TESTED) -m slow $(ARGS)
 
 mutants: $(INSTALLED)  ## Plant the mistakes of tests/mutants/planted.yaml, one at a time: a test has to fail for each
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)

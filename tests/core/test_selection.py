@@ -559,6 +559,15 @@ def test_questions_about_one_picture_share_its_table(f: tp.Features, asked: list
         torch.testing.assert_close(near, kept.dense()[b][index[b]][:, index[b, :2]], rtol=0, atol=0)
 
 
+def test_scaling_a_row_does_not_depend_on_other_rows() -> None:
+    """One needs more steps than the other."""
+    visual = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).double()
+    pairs = pairwise.SelfPMI(normalizers.Softmax(0.1), "sinkhorn")
+    both = pairs.table(tp.Features(visual)).dense()
+    for b in range(2):
+        torch.testing.assert_close(both[b], pairs.table(tp.Features(visual[b : b + 1])).dense()[0], rtol=0, atol=1e-12)
+
+
 def test_uniform_marginal_is_not_the_rows_own() -> None:
     f = tp.Features(torch.tensor([[[1.0, 0], [1, 0], [0, 1]]], dtype=torch.float64))
     table = pairwise.SelfPMI(normalizers.Softmax(1)).table(f).dense()[0]

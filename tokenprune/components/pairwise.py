@@ -456,10 +456,11 @@ def _sinkhorn(cosine: CosineTable, tau: float, valid: Tensor, steps: int = 100) 
         column = v.unsqueeze(-1)
         times = reduced(cosine, partial(_times, kernel=kernel, column=column)) if whole is None else whole @ column
         sums = torch.where(valid, n * v * times.squeeze(-1), 1.0)
-        if float((sums - 1).abs().max()) <= tolerance:
+        off = (sums - 1).abs().amax(1, keepdim=True)
+        if float(off.max()) <= tolerance:
             break
-        # from 1 a half step is exact for groups of equal tokens
-        v = v * sums ** (-1 / 2 if number == 0 else -2 / 3)
+        # from 1 a half step is exact for groups of equal tokens; a row that is there stays, whatever others still need
+        v = torch.where(off <= tolerance, v, v * sums ** (-1 / 2 if number == 0 else -2 / 3))
     return torch.where(valid, v.log() - diagonal / (2 * tau), 0.0)  # what stands at padding is finite
 
 
