@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.trainings.package import CLIPS_TEMPLATE, read_model, write_processor
+from experiments.trainings.package import read_model
+from experiments.trainings.qwen_folder import CLIPS_TEMPLATE, write_processor
 from tokenprune.core.registry import list_strategies
 from tokenprune.data.items import clip_items
 from tokenprune.evaluation.compare import comparison, environment

@@ -24,7 +24,11 @@ TEMPLATE = (
 )
 
 
-def write_processor(folder: Path) -> None:
+CLIPS_TEMPLATE = TEMPLATE.replace("<vision_start><video><vision_end>", "<video>")
+"""The same for processors that put the marks around each pair of frames themselves."""
+
+
+def write_processor(folder: Path, template: str = TEMPLATE) -> None:
     """Tokenizer, preparation of pictures, chat template."""
     pictures = Qwen2VLImageProcessorPil(
         size={"shortest_edge": FEWEST * TOKEN, "longest_edge": MOST * TOKEN},
@@ -36,4 +40,4 @@ def write_processor(folder: Path) -> None:
     )
     pictures.save_pretrained(folder)
     tokenizer(clips=True).save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(template)
