@@ -62,7 +62,7 @@ def test_they_run(table: Write, tmp_path: Path, monkeypatch: Any, judge_server: 
     few = {
         "compare": ["--strategies", "similarity", "--budgets", "4", "--max-new-tokens", "2"],
         "bench": ["--strategies", "similarity", "--ways", "plain", "--batches", "1", "--repeats", "1", "--warm", "0"],
-        "table": ["--strategies", "similarity", "--limit", "6"],
+        "table": ["--strategies", "mi-pruner", "--limit", "3"],
         "scenes": ["--n", "5"],
     }
     for page in PAGES:
