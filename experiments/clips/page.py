@@ -130,7 +130,10 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
                 )
     said = (DIRECTIONS if lines else HEADING).format(source=published.source).splitlines()
     if missing:
-        told = f"Not asked in full of all trainings, and so not compared yet: {', '.join(sorted(missing))}."
+        told = (
+            f"Not asked in full of all trainings, and so not compared yet: {', '.join(sorted(missing))}. The one that "
+            "ships was asked the whole table, ten questions of each kind: `experiments/clips/README.md` has it."
+        )
         lines += [*([""] if lines else []), textwrap.fill(told, 118)]
     return "\n".join([*said, *lines, ""])
 

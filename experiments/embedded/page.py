@@ -22,7 +22,7 @@ from tokenprune.results.store import as_csv, write_atomically
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "compare.csv"
 PAGE = HERE.parents[1] / "docs" / "results" / "embedded.md"
-COLUMNS = ("strategy", "keep", "family", "value", "low", "high", "p_random", "layer_average_tokens", "n")
+COLUMNS = ("strategy", "keep", "task", "family", "value", "low", "high", "p_random", "layer_average_tokens", "n")
 UNPRUNED = ("full", "wrong image")
 
 
@@ -30,12 +30,12 @@ def collected(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the page needs of a ``summary.json``."""
     if summary["incomplete"] or summary["failed"]:
         raise SystemExit(f"not all rows are there: {summary['incomplete'] or summary['failed']}")
-    return [{name: row[name] for name in COLUMNS} for row in summary["rows"]]
+    return [{name: row[name] for name in COLUMNS} for row in summary["rows"] if row["metric"] == "accuracy"]
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Accuracy over all questions, a column a budget, best first by the mean over budgets."""
-    over_all = {(row["strategy"], int(row["keep"])): row for row in rows if row["family"] == "all"}
+    over_all = {(row["strategy"], int(row["keep"])): row for row in rows if row["task"] == "all"}
     budgets = sorted({keep for _, keep in over_all if keep}, reverse=True)
     names = {name for name, keep in over_all if keep}
     mean = {name: sum(float(over_all[name, keep]["value"]) for keep in budgets) / len(budgets) for name in names}
@@ -60,9 +60,10 @@ def _cell(row: Mapping[str, str]) -> str:
 
 def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same, each with whether it is above the mean of random draws at its budget and family."""
-    random = {(row["keep"], row["family"]): float(row["value"]) for row in rows if row["strategy"] == "random"}
+    kinds = ("keep", "task", "family")
+    random = {tuple(row[k] for k in kinds): float(row["value"]) for row in rows if row["strategy"] == "random"}
     for row in rows:
-        row["above"] = float(row["value"]) > random.get((row["keep"], row["family"]), 0.0)
+        row["above"] = float(row["value"]) > random.get(tuple(row[k] for k in kinds), 0.0)
     return rows
 
 
