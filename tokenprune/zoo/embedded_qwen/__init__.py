@@ -7,14 +7,12 @@ encoder layers added behind the first two of the language model (deepstack), pos
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokenprune.hf.saved_processor import MAKES_PROCESSOR
-from tokenprune.zoo.shipped import load_shipped
+from tokenprune.zoo.shipped import load_qwen
 from tokenprune.zoo.tiny.family import NoVideos, images_only
 
 __all__ = ["load", "path", "read_processor"]
@@ -54,9 +52,4 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     UnsupportedError
         The installation lacks the weights.
     """
-    from transformers import Qwen3VLForConditionalGeneration
-
-    folder = path()
-    model = load_shipped(folder, Qwen3VLForConditionalGeneration, device, dtype)
-    vars(model)[MAKES_PROCESSOR] = partial(read_processor, folder)
-    return model, read_processor(folder)
+    return load_qwen(path(), read_processor, device, dtype)

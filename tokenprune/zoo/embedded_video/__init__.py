@@ -8,7 +8,6 @@ of :mod:`tokenprune.zoo.embedded_qwen`, whose weights it was trained from. ``pat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from tokenprune.hf.saved_processor import MAKES_PROCESSOR
-from tokenprune.zoo.shipped import load_shipped
+from tokenprune.zoo.shipped import load_qwen
 from tokenprune.zoo.tiny.family import NoVideos, images_only
 
 __all__ = ["TOKENS", "PairedFrames", "load", "path", "read_processor"]
@@ -130,9 +128,4 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     UnsupportedError
         The installation lacks the weights.
     """
-    from transformers import Qwen3VLForConditionalGeneration
-
-    folder = path()
-    model = load_shipped(folder, Qwen3VLForConditionalGeneration, device, dtype)
-    vars(model)[MAKES_PROCESSOR] = partial(read_processor, folder)
-    return model, read_processor(folder)
+    return load_qwen(path(), read_processor, device, dtype)
