@@ -7,11 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-collect_ignore_glob = (
-    []
-    if find_spec("triton")
-    else ["test_programs.py", "test_rotary.py", "test_shortening.py", "test_spoken.py", "test_subclasses.py"]
-)
+NEED_TRITON = ("programs", "rotary", "rounds", "shortening", "spoken", "subclasses")
+
+collect_ignore_glob = [] if find_spec("triton") else [f"test_{name}.py" for name in NEED_TRITON]
 
 
 @pytest.fixture(scope="session")

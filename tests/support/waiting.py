@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tokenprune
 import tokenprune_strategies
+from tokenprune.kernels import constant
 
 READ = {
     "aten::_local_scalar_dense",
@@ -64,23 +66,25 @@ def _noted(method: Any, name: str, found: list[str], known: Callable[[Tensor], b
     return read
 
 
-def _frames() -> Iterator[tuple[str, int]]:
+def _frames() -> Iterator[tuple[CodeType, int]]:
     frame = sys._getframe(2)
     while frame is not None:
-        yield frame.f_code.co_filename, frame.f_lineno
+        yield frame.f_code, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
 
 
 def _remembered() -> bool:
     """Numbers that an accelerator is given once: ``constant`` copies them when a shape is met first; what is known of
     sizes is copied before a graph is made."""
-    return any(name.endswith(("tokenprune/kernels/__init__.py", "hf/compiled/known.py")) for name, _ in _frames())
+    copied = constant.__code__
+    return any(code is copied or code.co_filename.endswith("hf/compiled/known.py") for code, _ in _frames())
 
 
 def _place() -> str:
     # by the packages' own folders: that of a checkout may be called tokenprune, too
     places = tuple(f"{Path(path).resolve()}/" for path in (*tokenprune.__path__, *tokenprune_strategies.__path__))
-    ours = [f"{name.rpartition('/')[2]}:{line}" for name, line in _frames() if name.startswith(places)]
+    names = [(code.co_filename, line) for code, line in _frames()]
+    ours = [f"{name.rpartition('/')[2]}:{line}" for name, line in names if name.startswith(places)]
     return " < ".join(ours[:4])
 
 
