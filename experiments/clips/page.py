@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.trainings.page import NOT_RANKED, Row, decided, read, table
+from experiments.trainings.page import NOT_RANKED, Row, beside, decided, read, table
 from tokenprune.data.scenes import CLIP_FAMILIES
 from tokenprune.evaluation.paper_tables import PaperTable, paper_tables
 from tokenprune.evaluation.statistics import ranked
@@ -120,14 +120,8 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
                     continue
                 i, j = one.strategies.index(first), one.strategies.index(second)
                 paper = published.values[budget][first][where] - published.values[budget][second][where]
-                sign = decided(found, i, j)
-                agrees = (sign == "better") == (paper > 0)
-                verdict = "undecided" if sign == "undecided" else "**agrees**" if agrees else "**disagrees**"
-                lines.append(
-                    f"| {budget} ({keep}) | {column.data} | {first} less {second} | {paper:+.1f} "
-                    f"| {100 * (found.mean[i] - found.mean[j]):+.1f} "
-                    f"| {verdict} ({found.wins[i, j]:.2f}, p {max(found.p[i, j], 0.001):.3f}) |"
-                )
+                pair = f"{first} less {second}"
+                lines.append(f"| {budget} ({keep}) | {column.data} | {pair} {beside(paper, found, i, j)}")
     said = (DIRECTIONS if lines else HEADING).format(source=published.source).splitlines()
     if missing:
         told = (

@@ -42,29 +42,20 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     head = " | ".join(str(keep) for keep in budgets)
     lines = [f"| strategy | {head} | tokens a layer, {budgets[-1]} |", "|---|" + "---:|" * (len(budgets) + 1)]
     for name in UNPRUNED:
-        lines.append(f"| {name} | {' | '.join([_cell(over_all[name, 0])] * len(budgets))} | |")
+        lines.append(f"| {name} | {' | '.join([_cell(over_all[name, 0], None)] * len(budgets))} | |")
     for name in sorted(names, key=lambda name: (-mean[name], name)):
-        cells = " | ".join(_cell(over_all[name, keep]) for keep in budgets)
+        cells = " | ".join(_cell(over_all[name, keep], over_all["random", keep]) for keep in budgets)
         lines.append(f"| {name} | {cells} | {float(over_all[name, budgets[-1]]['layer_average_tokens']):.1f} |")
     return "\n".join(lines)
 
 
-def _cell(row: Mapping[str, str]) -> str:
+def _cell(row: Mapping[str, str], random: Mapping[str, str] | None) -> str:
     """Accuracy and interval in percent; bold above random beyond chance, slanted below it (p < 0.05)."""
     value, low, high = (100 * float(row[name]) for name in ("value", "low", "high"))
     said = f"{value:.1f}"
-    if row["p_random"] and float(row["p_random"]) < 0.05:
-        said = f"**{said}**" if row["above"] == "True" else f"*{said}*"
+    if random is not None and row["p_random"] and float(row["p_random"]) < 0.05:
+        said = f"**{said}**" if float(row["value"]) > float(random["value"]) else f"*{said}*"
     return f"{said} ({low:.0f}-{high:.0f})"
-
-
-def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, each with whether it is above the mean of random draws at its budget and family."""
-    kinds = ("keep", "task", "family")
-    random = {tuple(row[k] for k in kinds): float(row["value"]) for row in rows if row["strategy"] == "random"}
-    for row in rows:
-        row["above"] = float(row["value"]) > random.get(tuple(row[k] for k in kinds), 0.0)
-    return rows
 
 
 def main() -> None:
@@ -74,9 +65,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.collect is not None:
         summary = json.loads((asked.collect / "summary.json").read_text(encoding="utf-8"))
-        rows = marked(collected(summary))
+        rows = collected(summary)
         ROWS.parent.mkdir(exist_ok=True)
-        write_atomically(ROWS, as_csv([*COLUMNS, "above"], rows))
+        write_atomically(ROWS, as_csv(COLUMNS, rows))
         return
     with ROWS.open(encoding="utf-8", newline="") as file:
         put(PAGE, "rows", table(list(csv.DictReader(file))))

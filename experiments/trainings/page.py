@@ -134,6 +134,15 @@ def decided(found: Ranked, first: int, second: int) -> str:
     return "better" if found.wins[first, second] > 0.5 else "worse"
 
 
+def beside(theirs: float, found: Ranked, i: int, j: int) -> str:
+    """The paper's difference, ours, and whether it is decided: the last cells of a line, in points."""
+    sign = decided(found, i, j)
+    agrees = (sign == "better") == (theirs > 0)
+    verdict = "undecided" if sign == "undecided" else "**agrees**" if agrees else "**disagrees**"
+    ours = 100 * (found.mean[i] - found.mean[j])
+    return f"| {theirs:+.1f} | {ours:+.1f} | {verdict} ({found.wins[i, j]:.2f}, p {max(found.p[i, j], 0.001):.3f}) |"
+
+
 def agreement(accuracies: NDArray[np.float64]) -> list[float]:
     """Rank correlation (Spearman) of strategies between each two trainings: accuracies (T, S)."""
     return [
@@ -219,14 +228,7 @@ def directions(rows: Sequence[Row], published: PaperTable, draws: int) -> str:
         for first, second in PAIRS:
             i, j = one.strategies.index(first), one.strategies.index(second)
             theirs = published.values[budget][first][column] - published.values[budget][second][column]
-            sign = decided(found, i, j)
-            agrees = (sign == "better") == (theirs > 0)
-            verdict = "undecided" if sign == "undecided" else "**agrees**" if agrees else "**disagrees**"
-            lines.append(
-                f"| {budget} ({keep}) | {first} less {second} | {theirs:+.1f} "
-                f"| {100 * (found.mean[i] - found.mean[j]):+.1f} "
-                f"| {verdict} ({found.wins[i, j]:.2f}, p {max(found.p[i, j], 0.001):.3f}) |"
-            )
+            lines.append(f"| {budget} ({keep}) | {first} less {second} {beside(theirs, found, i, j)}")
     n = len({row["sample"] for row in rows})
     return "\n".join([*lines, "", f"{n} questions, {len(one.trainings)} trainings.", ""])
 

@@ -58,7 +58,7 @@ def notes_on(model: str) -> list[str]:
 
 
 FRAMES_A_SECOND = 2.0
-"""Of painted clips."""
+"""Of painted clips, and of others that nobody says it of."""
 
 
 @lru_cache(maxsize=64)

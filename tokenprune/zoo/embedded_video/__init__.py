@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from tokenprune.data.items import FRAMES_A_SECOND
 from tokenprune.zoo.shipped import load_qwen
 from tokenprune.zoo.tiny.family import NoVideos, images_only
 
@@ -22,9 +23,6 @@ __all__ = ["TOKENS", "PairedFrames", "load", "path", "read_processor"]
 
 TOKENS = 256
 """Of a painted clip: four pairs of frames of 8 x 8."""
-
-FRAMES_A_SECOND = 2.0
-"""Of clips that nobody says it of."""
 
 
 def path() -> Path:
